@@ -1,0 +1,378 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"sublet/internal/plan"
+	"sublet/internal/vps"
+)
+
+const (
+	// A guest that ends by itself is started again after firstBackoff, twice
+	// that the next time, and so on up to lastBackoff; one that ran for
+	// healthyAfter starts over.
+	firstBackoff = time.Second
+	lastBackoff  = 5 * time.Minute
+	healthyAfter = 10 * time.Minute
+	// bootWithin bounds how long one guest may hold up the start of others
+	// after the host booted.
+	bootWithin = 30 * time.Second
+	// killWithin bounds the wait for a guest that was killed.
+	killWithin = 20 * time.Second
+)
+
+// fault is why something could not be done.
+type fault struct {
+	message string
+	code    vps.Code
+	next    time.Time
+	tries   int
+	// guest is the record it failed for: another record is another try.
+	guest vps.Guest
+}
+
+// progress is what the loop knows of a guest beyond spec and observation. It
+// may be lost at any time: only counters and waits go with it.
+type progress struct {
+	// cancel is set while steps of this guest are being taken.
+	cancel context.CancelFunc
+	doing  plan.Kind
+	fault  *fault
+	// restarts counts the starts by policy since the last one asked for;
+	// boots says which that was.
+	restarts int
+	boots    int64
+	nextTry  time.Time
+}
+
+// setOff starts the guests' own steps, each guest in a goroutine of its own,
+// and returns when the next pass is due at the latest.
+func (l *Loop) setOff(ctx context.Context, host vps.Host, o plan.Observed, steps []plan.Step) time.Duration {
+	next, now := l.o.Resync, time.Now()
+	byGuest := map[string][]plan.Step{}
+	for _, s := range steps {
+		byGuest[s.GuestID] = append(byGuest[s.GuestID], s)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range host.Guests {
+		g := host.Guests[i]
+		p := l.guests[g.ID]
+		if p == nil {
+			p = &progress{}
+			l.guests[g.ID] = p
+		}
+		if p.cancel != nil {
+			if p.doing == plan.StopGuest && (g.Abrupt || g.Deleting) {
+				p.cancel() // the power switch does not wait for the shutdown
+			}
+			continue
+		}
+		if p.fault != nil && !reflect.DeepEqual(p.fault.guest, g) {
+			p.fault = nil
+		}
+		todo := byGuest[g.ID]
+		if wait := p.hold(&g, o.Guests[g.ID], todo, now); wait > 0 {
+			next = min(next, wait)
+			continue
+		}
+		if len(todo) > 0 {
+			l.work(ctx, p, host, g, o.Guests[g.ID], todo)
+		}
+	}
+	return next
+}
+
+// hold says how long the guest's steps have to wait: for a try after a fault,
+// or for the backoff of the restart policy. Zero means not at all.
+func (p *progress) hold(g *vps.Guest, o plan.Guest, todo []plan.Step, now time.Time) time.Duration {
+	p.nextTry = time.Time{}
+	if p.boots != g.Boots {
+		p.boots, p.restarts = g.Boots, 0
+	}
+	if len(todo) == 0 {
+		p.fault = nil
+		return 0
+	}
+	if p.fault != nil && now.Before(p.fault.next) {
+		p.nextTry = p.fault.next
+		return p.fault.next.Sub(now)
+	}
+	last := o.Instance
+	if todo[len(todo)-1].Kind != plan.StartGuest || last == nil || last.Exit == nil || last.Boots < g.Boots {
+		return 0
+	}
+	if last.Exit.At.Sub(last.Started) > healthyAfter {
+		p.restarts = 0
+	}
+	due := last.Exit.At.Add(backoff(p.restarts))
+	// A clock that was stepped back must not keep a guest down for long.
+	if wait := min(due.Sub(now), lastBackoff); wait > 0 {
+		p.nextTry = now.Add(wait)
+		return wait
+	}
+	p.restarts++
+	return 0
+}
+
+func backoff(tries int) time.Duration {
+	return min(firstBackoff<<min(tries, 20), lastBackoff)
+}
+
+// work takes a guest's steps in order, in a goroutine. l.mu is held.
+func (l *Loop) work(ctx context.Context, p *progress, host vps.Host, g vps.Guest, o plan.Guest, steps []plan.Step) {
+	ctx, p.cancel = context.WithCancel(ctx)
+	p.doing = steps[0].Kind
+	w := worker{loop: l, host: host, guest: g, observed: o}
+	l.workers.Go(func() {
+		defer l.Kick()
+		var err error
+		for _, s := range steps {
+			l.mu.Lock()
+			p.doing = s.Kind
+			l.mu.Unlock()
+			if err = l.take(ctx, s, func() error { return w.take(ctx, s) }); err != nil {
+				break
+			}
+		}
+		stopped := ctx.Err() != nil
+		l.mu.Lock()
+		p.cancel()
+		p.cancel = nil
+		news := l.note(p, g, err, stopped)
+		l.mu.Unlock()
+		if news != "" {
+			l.log.ErrorContext(ctx, "a step failed", "guest", g.Spec.Name, "error", err)
+			l.event(ctx, g.Spec.Name, vps.EventFailed, news)
+		}
+	})
+}
+
+// note records how a guest's steps went and returns what is new about it for
+// people. l.mu is held.
+func (l *Loop) note(p *progress, g vps.Guest, err error, stopped bool) string {
+	if err == nil || stopped {
+		p.fault = nil
+		return ""
+	}
+	f := &fault{message: vps.ErrorMessage(err), code: vps.ErrorCode(err), guest: g}
+	if p.fault != nil {
+		f.tries = p.fault.tries + 1
+	}
+	f.next = time.Now().Add(backoff(f.tries))
+	news := p.fault == nil || p.fault.message != f.message
+	p.fault = f
+	if news {
+		return f.message
+	}
+	return ""
+}
+
+// worker takes the steps of one guest.
+type worker struct {
+	loop     *Loop
+	host     vps.Host
+	guest    vps.Guest
+	observed plan.Guest
+}
+
+func (w *worker) take(ctx context.Context, s plan.Step) error {
+	o, g := &w.loop.o, w.guest
+	switch s.Kind {
+	case plan.CreateVolume:
+		return w.createVolume(ctx)
+	case plan.GrowVolume:
+		return o.Volumes.Grow(ctx, g.ID, g.Spec.Disk)
+	case plan.WriteSeed:
+		return o.Seeds.Write(ctx, w.host, g)
+	case plan.StartGuest:
+		return w.start(ctx)
+	case plan.ReplugGuest:
+		return w.replug(ctx)
+	case plan.StopGuest:
+		return w.stop(ctx)
+	case plan.KillGuest:
+		return w.kill(ctx)
+	case plan.DeleteVolume:
+		return o.Volumes.Delete(ctx, g.ID)
+	case plan.ForgetGuest:
+		return w.forget(ctx)
+	case plan.SetFirewall, plan.SetNetwork:
+	}
+	return fmt.Errorf("reconcile: %s is no step of a guest", s.Kind)
+}
+
+func (w *worker) createVolume(ctx context.Context) error {
+	img, err := w.loop.o.Images.ByID(ctx, w.guest.ImageID)
+	if err != nil {
+		return err
+	}
+	v, err := w.loop.o.Volumes.Create(ctx, w.guest.ID, img, w.guest.Spec.Disk, w.host.Settings.UID(w.guest.Index))
+	if err != nil {
+		return err
+	}
+	w.observed.Volume = &v
+	w.loop.event(ctx, w.guest.Spec.Name, vps.EventCreated, fmt.Sprintf("a volume of %s from %s", v.Size, w.guest.Spec.Image))
+	return nil
+}
+
+func (w *worker) start(ctx context.Context) error {
+	l := w.loop
+	atBoot := w.observed.Instance == nil && w.guest.HostBoot != l.o.HostBoot
+	if atBoot {
+		select {
+		case l.boots <- struct{}{}:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err := w.startNow(ctx)
+	if !atBoot {
+		return err
+	}
+	// Give the place to the next one only when this one is up. That takes
+	// longer than this step, which is over.
+	l.workers.Go(func() {
+		defer func() { <-l.boots }()
+		if err == nil && l.o.Ready != nil {
+			ready, cancel := context.WithTimeout(context.WithoutCancel(ctx), bootWithin)
+			defer cancel()
+			l.o.Ready(ready, w.guest)
+		}
+	})
+	return err
+}
+
+func (w *worker) startNow(ctx context.Context) error {
+	l := w.loop
+	if v := w.observed.Volume; v != nil && v.Disk.Backing != "" {
+		img, err := l.o.Images.ByID(ctx, v.ImageID)
+		if err != nil {
+			return err
+		}
+		if err := l.o.Volumes.Check(ctx, w.guest.ID, img); err != nil {
+			return err
+		}
+	}
+	m, err := l.o.Machines.Machine(ctx, w.host, w.guest, *w.observed.Volume)
+	if err != nil {
+		return err
+	}
+	i, err := l.o.Driver.Start(ctx, m)
+	if err != nil {
+		return err
+	}
+	l.event(ctx, w.guest.Spec.Name, vps.EventStarted, fmt.Sprintf("process %d", i.PID))
+	return nil
+}
+
+func (w *worker) replug(ctx context.Context) error {
+	n := w.host.Network(func(g *vps.Guest) bool { return g.ID == w.guest.ID })
+	if err := w.loop.o.Replug.Replug(ctx, *w.observed.Instance, n.Guests[0]); err != nil {
+		return err
+	}
+	w.loop.event(ctx, w.guest.Spec.Name, vps.EventDrift, "its link was made again, and it was plugged in")
+	return nil
+}
+
+// stop asks for an orderly shutdown and kills the guest at the deadline.
+func (w *worker) stop(ctx context.Context) error {
+	l, i := w.loop, *w.observed.Instance
+	deadline, cancel := context.WithTimeout(ctx, w.guest.StopDeadline())
+	defer cancel()
+	err := l.o.Driver.Stop(deadline, i)
+	if err == nil {
+		if _, err = l.o.Driver.Wait(deadline, i); err == nil {
+			return nil
+		}
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	why := "it did not shut down within " + w.guest.StopDeadline().String()
+	if !errors.Is(err, context.DeadlineExceeded) {
+		why = "it could not be asked to shut down (" + err.Error() + ")"
+	}
+	l.event(ctx, w.guest.Spec.Name, vps.EventStopped, why+", so it was killed")
+	return w.kill(ctx)
+}
+
+func (w *worker) kill(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, killWithin)
+	defer cancel()
+	if err := w.loop.o.Driver.Kill(ctx, *w.observed.Instance); err != nil {
+		return err
+	}
+	_, err := w.loop.o.Driver.Wait(ctx, *w.observed.Instance)
+	return err
+}
+
+// forget removes the last traces of a guest. Its link and its rules are gone
+// by now: the pass that planned this step took the network's steps first.
+func (w *worker) forget(ctx context.Context) error {
+	l := w.loop
+	if err := l.o.Seeds.Delete(w.guest); err != nil {
+		return err
+	}
+	if err := l.o.Machines.Clear(w.guest); err != nil {
+		return err
+	}
+	if err := l.o.Desired.Forget(ctx, w.guest.ID); err != nil {
+		return err
+	}
+	l.event(ctx, w.guest.Spec.Name, vps.EventDeleted, "the guest and its volume")
+	return nil
+}
+
+// status says in one value what is to be shown of a guest. l.mu is held.
+func (l *Loop) status(g *vps.Guest, o plan.Guest, now time.Time) vps.GuestStatus {
+	s := vps.GuestStatus{Observed: now}
+	p := l.guests[g.ID]
+	if p == nil {
+		p = &progress{}
+	}
+	s.Restarts, s.NextTry = p.restarts, p.nextTry
+	if o.Volume != nil {
+		s.DiskUsed = o.Volume.Used
+	}
+	if i := o.Instance; i != nil {
+		s.Exit = i.Exit
+		if i.Exit == nil {
+			s.PID, s.Started = i.PID, i.Started
+		}
+	}
+	s.State = state(g, o, p, l.o.HostBoot)
+	if f := p.fault; f != nil {
+		s.Message = f.message
+	} else if l.netFault != nil && s.State != vps.StateRunning && s.State != vps.StateStopped {
+		s.Message = l.netFault.message
+	}
+	return s
+}
+
+func state(g *vps.Guest, o plan.Guest, p *progress, hostBoot string) vps.State {
+	switch {
+	case g.Deleting:
+		return vps.StateDeleting
+	case o.Running() && (g.Spec.Power == vps.PowerStopped || o.Instance.Boots < g.Boots):
+		return vps.StateStopping
+	case o.Running():
+		return vps.StateRunning
+	case p.fault != nil:
+		return vps.StateFailed
+	case o.Volume == nil:
+		return vps.StateCreating
+	}
+	crashed := o.Instance != nil && o.Instance.Exit.Failed() && o.Instance.Boots == g.Boots
+	switch {
+	case crashed && g.Spec.Power == vps.PowerRunning:
+		return vps.StateCrashed
+	case plan.WillStart(g, o, hostBoot):
+		return vps.StateStarting
+	}
+	return vps.StateStopped
+}

@@ -1,0 +1,102 @@
+package vps
+
+import (
+	"fmt"
+	"math"
+	"strconv"
+	"strings"
+)
+
+// Bytes is a size in bytes. In JSON it is an integer; in text and YAML it is
+// written with a unit: KiB, MiB, GiB, TiB are powers of 1024 and kB, MB, GB,
+// TB powers of 1000.
+type Bytes int64
+
+// Powers of 1024.
+const (
+	KiB Bytes = 1 << 10
+	MiB Bytes = 1 << 20
+	GiB Bytes = 1 << 30
+	TiB Bytes = 1 << 40
+)
+
+var byteUnits = []struct {
+	suffix string
+	size   Bytes
+}{
+	{"TiB", TiB},
+	{"GiB", GiB},
+	{"MiB", MiB},
+	{"KiB", KiB},
+	{"TB", 1e12},
+	{"GB", 1e9},
+	{"MB", 1e6},
+	{"kB", 1e3},
+	{"B", 1},
+}
+
+// ParseBytes reads "512MiB", "1.5 GiB", "20GB" or a plain number of bytes.
+// Negative sizes, unknown units and fractions of a byte are refused.
+func ParseBytes(s string) (Bytes, error) {
+	number, unit := strings.TrimSpace(s), Bytes(1)
+	for _, u := range byteUnits {
+		if n, ok := strings.CutSuffix(number, u.suffix); ok {
+			number, unit = strings.TrimSpace(n), u.size
+			break
+		}
+	}
+	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
+		if n < 0 || n > math.MaxInt64/int64(unit) {
+			return 0, Invalid("", "%q is out of range for a size", s)
+		}
+		return Bytes(n) * unit, nil
+	}
+	// Fractions go through a float; digits only, so that "inf", "nan" and
+	// hexadecimal floats stay out.
+	if strings.Trim(number, "0123456789.") != "" || number == "" {
+		return 0, Invalid("", "%q is not a size; write a number and a unit, for example 512MiB or 8GiB", s)
+	}
+	f, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		return 0, Invalid("", "%q is not a size; write a number and a unit, for example 512MiB or 8GiB", s)
+	}
+	f *= float64(unit)
+	if f >= math.MaxInt64 || f != math.Trunc(f) {
+		return 0, Invalid("", "%q is not a whole number of bytes in range", s)
+	}
+	return Bytes(f), nil
+}
+
+// Exact writes b so that ParseBytes gives b again, in the largest power of
+// 1024 that divides it: "512MiB", "1536MiB", "1000B".
+func (b Bytes) Exact() string {
+	for _, u := range byteUnits[:4] {
+		if b != 0 && b%u.size == 0 {
+			return strconv.FormatInt(int64(b/u.size), 10) + u.suffix
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
+// String writes b for people, rounded to one decimal: "1.5GiB".
+func (b Bytes) String() string {
+	for _, u := range byteUnits[:4] {
+		if b >= u.size {
+			return strings.Replace(fmt.Sprintf("%.1f%s", float64(b)/float64(u.size), u.suffix), ".0", "", 1)
+		}
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
+// Set reads s as ParseBytes does; with String and Type it makes a Bytes
+// usable as a command-line flag.
+func (b *Bytes) Set(s string) error {
+	v, err := ParseBytes(s)
+	if err == nil {
+		*b = v
+	}
+	return err
+}
+
+// Type names the value in a command's help.
+func (*Bytes) Type() string { return "size" }

@@ -1,0 +1,76 @@
+package vps
+
+import (
+	"net"
+	"time"
+)
+
+// Kernel is what a guest boots, with the parts that belong to it.
+type Kernel struct {
+	// Name identifies it: "uml/6.1.176".
+	Name string `json:"name"`
+	// Release is what uname -r says in the guest.
+	Release string `json:"release"`
+	Path    string `json:"path"`
+	// Initrd holds the program that gives a guest its identity.
+	Initrd string `json:"initrd"`
+	// Modules is a read-only disk with the kernel's modules, empty when it
+	// has none.
+	Modules string `json:"modules,omitempty"`
+}
+
+// Disk is one block device of a guest as the driver attaches it.
+type Disk struct {
+	Path string `json:"path"`
+	// Backing is the image that Path is a copy-on-write overlay of, empty for
+	// a disk that stands alone.
+	Backing  string `json:"backing,omitempty"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
+// Machine is everything a driver needs to start a guest: one plain value,
+// complete, with paths that exist. The tap exists and belongs to UID.
+type Machine struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Boots  int64  `json:"boots"`
+	UID    uint32 `json:"uid"`
+	Kernel Kernel `json:"kernel"`
+	Memory Bytes  `json:"memory"`
+	Root   Disk   `json:"root"`
+	Seed   Disk   `json:"seed"`
+	// DiskLimit bounds how far any file of the guest may grow, in bytes.
+	DiskLimit Bytes            `json:"disk_limit"`
+	Tap       string           `json:"tap"`
+	MAC       net.HardwareAddr `json:"mac"`
+	// RunDir holds sockets and records of this guest; it is gone after a
+	// reboot of the host. LogPath is the console's log, which is not.
+	RunDir  string `json:"run_dir"`
+	LogPath string `json:"log_path"`
+}
+
+// Instance is one life of a guest, from a start to its end, as the driver
+// finds it on the host. It is written down in the guest's run folder, and is
+// all a driver needs to find a running guest again.
+type Instance struct {
+	Version int    `json:"version"`
+	Driver  string `json:"driver"`
+	GuestID string `json:"guest_id"`
+	Name    string `json:"name"`
+	Boots   int64  `json:"boots"`
+	// Keeper and PID are process ids on the host, of the keeper and of the
+	// guest itself.
+	Keeper  int       `json:"keeper"`
+	PID     int       `json:"pid"`
+	Started time.Time `json:"started"`
+	// Socket is where the keeper listens.
+	Socket string `json:"socket"`
+	// Exit is nil while the guest runs.
+	Exit *Exit `json:"exit,omitempty"`
+}
+
+// Usage is what a running instance takes of the host.
+type Usage struct {
+	Memory  Bytes
+	CPUTime time.Duration
+}
