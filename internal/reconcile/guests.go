@@ -347,9 +347,9 @@ func (l *Loop) status(g *vps.Guest, o plan.Guest, now time.Time) vps.GuestStatus
 	}
 	s.State = state(g, o, p, l.o.HostBoot)
 	if f := p.fault; f != nil {
-		s.Message = f.message
+		s.Code, s.Message = f.code, f.message
 	} else if l.netFault != nil && s.State != vps.StateRunning && s.State != vps.StateStopped {
-		s.Message = l.netFault.message
+		s.Code, s.Message = l.netFault.code, l.netFault.message
 	}
 	return s
 }

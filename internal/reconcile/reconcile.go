@@ -358,7 +358,7 @@ func (l *Loop) setNetFault(err error) bool {
 		return false
 	}
 	news := l.netFault == nil || l.netFault.message != vps.ErrorMessage(err)
-	l.netFault = &fault{message: vps.ErrorMessage(err)}
+	l.netFault = &fault{message: vps.ErrorMessage(err), code: vps.ErrorCode(err)}
 	return news
 }
 

@@ -210,6 +210,7 @@ type GuestStatus struct {
 	Exit     *Exit     `json:"exit,omitempty" doc:"How the last instance ended."`
 	Restarts int       `json:"restarts" doc:"Starts by the restart policy since the last start that was asked for."`
 	NextTry  time.Time `json:"next_try,omitzero" doc:"When the next try is due, after a failure."`
+	Code     Code      `json:"code,omitempty" doc:"What is wrong, for programs."`
 	Message  string    `json:"message,omitempty" doc:"What is wrong, for people."`
 	// DiskUsed is what the volume occupies on the host.
 	DiskUsed   Bytes    `json:"disk_used"`

@@ -1,0 +1,79 @@
+# sublet: `make help` lists the targets.
+SHELL        := /bin/bash
+.SHELLFLAGS  := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+# Debian's Go is older than go.mod asks for and fetches the right one by itself.
+export GOTOOLCHAIN := auto
+export CGO_ENABLED := 0
+export PATH := $(PATH):/usr/local/go/bin
+LDFLAGS := -s -w -X sublet/internal/daemon.Version=$(VERSION)
+TOOL    := go tool -modfile=tools/go.mod
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: up
+up: ## install all it takes, start the daemon, create the guest `first`
+	@scripts/install-deps run
+	@$(MAKE) --no-print-directory build
+	@scripts/up
+
+.PHONY: down
+down: ## undo `make up`
+	@scripts/down
+
+.PHONY: build
+build: ## build bin/sublet and bin/sublet-init
+	@scripts/install-deps go
+	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/sublet ./cmd/sublet
+	@go build -trimpath -ldflags '-s -w' -o bin/sublet-init ./cmd/sublet-init
+
+.PHONY: test
+test: ## install what the tests need and run all of them (root)
+	@scripts/install-deps test
+	@go vet ./...
+	@go test -count=1 -timeout 30m ./...
+
+.PHONY: test-unit
+test-unit: ## run the tests that need no root and no kernel feature
+	@scripts/install-deps go
+	@go test $$(go list ./... | grep -E '/(vps|plan|hostfile|store|api|cli|desired|reconcile|doctor)$$')
+
+.PHONY: race
+race: ## run the tests of pure and concurrent code under the race detector (needs gcc)
+	@CGO_ENABLED=1 go test -race $$(go list ./... | grep -E '/(vps|plan|api|cli|desired|reconcile|sqlite)$$')
+
+.PHONY: lint
+lint: ## format check, linters, tidy check
+	@scripts/install-deps go
+	@$(TOOL) golangci-lint run ./...
+	@go mod tidy -diff
+
+.PHONY: vuln
+vuln: ## look for known vulnerabilities (needs the vulnerability database)
+	@$(TOOL) govulncheck ./...
+
+.PHONY: fmt
+fmt: ## format all Go files
+	@$(TOOL) golangci-lint fmt
+
+.PHONY: golden
+golden: ## rewrite the golden files and generated documents from what the code says
+	@go test ./internal/api ./internal/cli ./internal/nft ./internal/image ./internal/guest/uml ./internal/keeper -run 'Golden|OpenAPI|Docs|Reference' -update
+
+.PHONY: fuzz
+fuzz: ## run every fuzz test for a minute
+	@scripts/fuzz 1m
+
+.PHONY: bench
+bench: ## measure what docs/performance.md tells (root)
+	@scripts/install-deps test
+	@go test -run '^$$' -bench . -benchtime 5x -timeout 60m ./test/bench
+	@go test -run '^$$' -bench . ./internal/plan ./internal/nft
+
+.PHONY: clean
+clean: ## remove what was built
+	@rm -rf bin dist

@@ -1,0 +1,112 @@
+package daemon
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+
+	"sublet/internal/hostnet"
+	"sublet/internal/nft"
+	"sublet/internal/seed"
+	"sublet/internal/vps"
+)
+
+// firewall is nft as the loop sets it: the uplinks are found at each turn,
+// because a host's default route may move.
+type firewall struct {
+	nft *nft.Firewall
+	net *hostnet.Net
+}
+
+func (f firewall) Diff(ctx context.Context, n vps.Network) ([]string, error) {
+	uplinks, err := f.net.Uplinks(ctx, n.Uplink)
+	if err != nil {
+		return nil, err
+	}
+	return f.nft.Diff(ctx, n, uplinks)
+}
+
+func (f firewall) Set(ctx context.Context, n vps.Network) error {
+	uplinks, err := f.net.Uplinks(ctx, n.Uplink)
+	if err != nil {
+		return err
+	}
+	return f.nft.Apply(ctx, n, uplinks)
+}
+
+func (f firewall) Watch(ctx context.Context) (<-chan struct{}, error) { return f.nft.Watch(ctx) }
+
+// seeds keeps the disks that tell guests who they are.
+type seeds struct {
+	*parts
+}
+
+func (s seeds) seed(ctx context.Context, host vps.Host, g vps.Guest) seed.Seed {
+	var release string
+	if k, err := s.kernels.Default(ctx); err == nil {
+		release = k.Release
+	}
+	return seed.For(host.Settings, g, release, s.resolvers())
+}
+
+func (s seeds) Current(host vps.Host, g vps.Guest) (bool, error) {
+	have, err := os.ReadFile(seed.Path(s.seedDir(), g.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	want, err := s.seed(context.Background(), host, g).Bytes()
+	return err == nil && bytes.Equal(have, want), err
+}
+
+func (s seeds) Write(ctx context.Context, host vps.Host, g vps.Guest) error {
+	_, _, err := seed.Set(ctx, s.seedDir(), g.ID, s.seed(ctx, host, g), host.Settings.UID(g.Index))
+	return err
+}
+
+func (s seeds) Delete(g vps.Guest) error { return seed.Remove(s.seedDir(), g.ID) }
+
+func (p *parts) seedDir() string { return p.config.statePath("seeds") }
+
+// resolvers returns the name servers of guests that have none named.
+func (p *parts) resolvers() []netip.Addr { return p.hostnet.Resolvers() }
+
+// machines assembles what the driver is given.
+type machines struct {
+	*parts
+}
+
+func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps.Volume) (vps.Machine, error) {
+	k, err := m.kernels.Default(ctx)
+	if err != nil {
+		return vps.Machine{}, err
+	}
+	logPath := m.logPath(g)
+	if err := os.MkdirAll(filepath.Dir(logPath), 0o700); err != nil {
+		return vps.Machine{}, fmt.Errorf("make the folder of the console's log: %w", err)
+	}
+	return vps.Machine{
+		ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, UID: host.Settings.UID(g.Index), Kernel: k, Memory: g.Spec.Memory,
+		Root: v.Disk, Seed: vps.Disk{Path: seed.Path(m.seedDir(), g.ID), ReadOnly: true}, DiskLimit: v.Limit,
+		Tap: g.Link(), MAC: g.Spec.MAC(), RunDir: m.runDir(g), LogPath: logPath,
+	}, nil
+}
+
+func (m machines) Clear(g vps.Guest) error {
+	return errors.Join(os.RemoveAll(m.runDir(g)), os.RemoveAll(filepath.Dir(m.logPath(g))))
+}
+
+func (p *parts) runDir(g vps.Guest) string {
+	return filepath.Join(p.config.RunDir, "guests", g.Spec.Name)
+}
+
+func (p *parts) logPath(g vps.Guest) string {
+	return p.config.statePath(filepath.Join("logs", g.ID, "console.log"))
+}

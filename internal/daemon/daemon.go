@@ -1,0 +1,254 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	sysd "github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/api"
+	"sublet/internal/desired"
+	"sublet/internal/disk"
+	"sublet/internal/guest/uml"
+	"sublet/internal/hostnet"
+	"sublet/internal/image"
+	"sublet/internal/kernel"
+	"sublet/internal/nft"
+	"sublet/internal/reconcile"
+	"sublet/internal/sqlite"
+	"sublet/internal/vps"
+)
+
+// Version is what this build calls itself; the build sets it.
+var Version = "dev" //nolint:gochecknoglobals // set by the linker
+
+// parts are the rooms of one running daemon.
+type parts struct {
+	config   Config
+	log      *slog.Logger
+	hostBoot string
+	// memoryDir is where guests' memory lies.
+	memoryDir string
+	// lifetime ends with the daemon; work that outlives a request uses it.
+	lifetime context.Context //nolint:containedctx // the daemon's own, not a request's
+
+	db         *sqlite.DB
+	state      *desired.State
+	volumes    *disk.Store
+	images     *image.Store
+	kernels    *kernel.Catalog
+	hostnet    *hostnet.Net
+	nft        *nft.Firewall
+	driver     *uml.Driver
+	loop       *reconcile.Loop
+	facts      facts
+	operations operations
+}
+
+// Run is the daemon: it serves the API and reconciles until ctx ends. Guests
+// outlive it.
+func Run(ctx context.Context, c Config, log *slog.Logger) error {
+	c, err := c.withDefaults()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	unlock, err := prepare(c)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	p, err := build(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	listener, err := api.Listen(ctx, c.Socket, c.Group)
+	if err != nil {
+		return err
+	}
+	return p.serve(ctx, listener)
+}
+
+// prepare makes the folders and takes the lock that keeps a second daemon
+// away from them.
+func prepare(c Config) (unlock func(), err error) {
+	// Guests' processes pass through to their own files, by name.
+	const passable = 0o711
+	for _, dir := range []string{c.StateDir, c.RunDir, filepath.Join(c.RunDir, "guests"), c.statePath("seeds")} {
+		if err := os.MkdirAll(dir, passable); err != nil {
+			return nil, vps.Wrap(vps.CodeDenied, err, "the folder %s cannot be made; run the daemon as root, or name other folders with --state-dir and --run-dir", dir)
+		}
+	}
+	path := c.statePath("lock")
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, vps.Wrap(vps.CodeDenied, err, "the lock %s cannot be opened; run the daemon as root", path)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(vps.Wrap(vps.CodeConflict, err, "another daemon already works in %s; stop it first, or name another folder with --state-dir", c.StateDir), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+// build opens every room. Nothing on the host's network changes yet.
+func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return nil, fmt.Errorf("read the host's boot id: %w", err)
+	}
+	p := &parts{config: c, log: log, hostBoot: strings.TrimSpace(string(boot)), lifetime: ctx}
+	if p.memoryDir, err = memoryDir(c, log); err != nil {
+		return nil, err
+	}
+	if p.db, err = sqlite.Open(ctx, c.statePath("state.db"), log); err != nil {
+		return nil, err
+	}
+	p.volumes = disk.New(c.statePath("volumes"), log)
+	p.images = image.New(c.statePath("images"), image.Options{CacheDir: c.PackageCache, Log: log})
+	var binaries []string
+	if c.Kernel != "" {
+		binaries = []string{c.Kernel}
+	}
+	p.kernels = kernel.New(c.statePath("kernels"), kernel.Options{Binaries: binaries, ModulesDir: c.Modules, InitPath: c.Init, Log: log})
+	p.hostnet = hostnet.New(log, hostnet.Options{})
+	p.nft = nft.New(log, nft.Options{})
+	p.driver = uml.New(uml.Options{RunRoot: filepath.Join(c.RunDir, "guests"), Self: c.Self, MemoryDir: p.memoryDir, Log: log})
+	p.facts = facts{p}
+	p.state = desired.New(p.db, p.facts)
+	p.loop = p.newLoop()
+	return p, errors.Join(p.images.Sweep(ctx), p.volumes.Sweep(ctx))
+}
+
+func (p *parts) newLoop() *reconcile.Loop {
+	return reconcile.New(reconcile.Options{
+		Desired: p.state, Volumes: p.volumes, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
+		Network: p.hostnet, Firewall: firewall{p.nft, p.hostnet}, Driver: p.driver, Replug: replugger{p}, Events: p.db,
+		Log: p.log, HostBoot: p.hostBoot, BeforeStep: p.config.BeforeStep, AfterStep: p.config.AfterStep,
+		Ready: func(ctx context.Context, g vps.Guest) { _ = sshAnswers(ctx, g.Spec.Address) },
+	})
+}
+
+// serve runs everything until ctx ends or one part of it fails.
+func (p *parts) serve(ctx context.Context, listener net.Listener) error {
+	b := backend{p}
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{Log: p.log, Version: Version})
+	work, ctx := errgroup.WithContext(ctx)
+	work.Go(func() error { return p.loop.Run(ctx) })
+	work.Go(func() error { return server.Serve(ctx, listener) })
+	work.Go(func() error {
+		// The first start makes the disks that go with a kernel; later ones
+		// find them. Without a kernel the daemon still serves, and says so.
+		if _, err := p.kernels.Default(ctx); err != nil && ctx.Err() == nil {
+			p.log.WarnContext(ctx, "no guest can boot yet", "error", err)
+		}
+		return nil
+	})
+	work.Go(func() error { return p.announce(ctx) })
+	err := work.Wait()
+	p.operations.work.Wait()
+	return err
+}
+
+// announce tells systemd when the first pass is through, and when the daemon
+// stops (sd_notify(3)). Elsewhere it only logs.
+func (p *parts) announce(ctx context.Context) error {
+	for {
+		s, changed := p.loop.Snapshot()
+		if !s.At.IsZero() {
+			break
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+	p.log.InfoContext(ctx, "ready", "socket", p.config.Socket, "version", Version)
+	if _, err := sysd.SdNotify(false, sysd.SdNotifyReady); err != nil {
+		p.log.WarnContext(ctx, "cannot notify the service manager", "error", err)
+	}
+	<-ctx.Done()
+	_, err := sysd.SdNotify(false, sysd.SdNotifyStopping)
+	return err
+}
+
+func (p *parts) close() {
+	if err := p.db.Close(); err != nil {
+		p.log.Error("cannot close the state", "error", err)
+	}
+}
+
+// memoryDir makes a file system of its own for guests' memory: as large as
+// the host's memory, which the promises to guests are measured against, and
+// executable, which a host's /dev/shm need not be. Where that is not allowed
+// /dev/shm has to do; the doctor says when it is not fit.
+func memoryDir(c Config, log *slog.Logger) (string, error) {
+	dir := filepath.Join(c.RunDir, "memory")
+	if err := os.MkdirAll(dir, 0o711); err != nil {
+		return "", fmt.Errorf("make the folder for guests' memory: %w", err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir, &fs); err != nil {
+		return "", fmt.Errorf("look at %s: %w", dir, err)
+	}
+	var parent unix.Statfs_t
+	if err := unix.Statfs(c.RunDir, &parent); err != nil {
+		return "", fmt.Errorf("look at %s: %w", c.RunDir, err)
+	}
+	if fs.Fsid != parent.Fsid {
+		return dir, nil // mounted by an earlier daemon, and in use by its guests
+	}
+	size, err := memTotal()
+	if err != nil {
+		return "", err
+	}
+	err = unix.Mount("sublet-memory", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=1777", int64(size)))
+	if err != nil {
+		log.Warn("guests' memory goes to /dev/shm", "error", err)
+		return "/dev/shm", nil
+	}
+	return dir, nil
+}
+
+// CleanUp takes away what a daemon leaves on the host besides its folders:
+// links, rules, and the mount for guests' memory. It refuses while a daemon
+// works in these folders. Absent is success.
+func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
+	c, err := c.withDefaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := prepare(c)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	driver := uml.New(uml.Options{RunRoot: filepath.Join(c.RunDir, "guests"), Self: c.Self, Log: log})
+	instances, err := driver.List(ctx)
+	if err != nil {
+		return err
+	}
+	for _, i := range instances {
+		if i.Exit == nil {
+			return vps.Errorf(vps.CodeConflict, "the guest %s still runs; stop all guests first", i.Name)
+		}
+	}
+	err = errors.Join(
+		hostnet.New(log, hostnet.Options{}).CleanUp(ctx),
+		nft.New(log, nft.Options{}).CleanUp(ctx),
+	)
+	if e := unix.Unmount(filepath.Join(c.RunDir, "memory"), 0); e != nil && !errors.Is(e, unix.EINVAL) && !errors.Is(e, unix.ENOENT) {
+		err = errors.Join(err, fmt.Errorf("unmount the memory of guests: %w", e))
+	}
+	return err
+}

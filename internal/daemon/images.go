@@ -1,0 +1,134 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"slices"
+	"strings"
+	"sync"
+
+	"sublet/internal/api"
+	"sublet/internal/vps"
+)
+
+// operations keeps long work that goes on when its caller has left. It is
+// memory only: a killed daemon's builds are swept at the next start.
+type operations struct {
+	mu   sync.Mutex
+	all  map[string]*api.Operation
+	ids  []string // oldest first
+	work sync.WaitGroup
+}
+
+// keptOperations bounds how many are remembered.
+const keptOperations = 100
+
+// start runs work in the background and returns how it is found again. ctx
+// must outlive the caller's request.
+func (o *operations) start(ctx context.Context, kind, target string, work func(context.Context, func(vps.Progress)) error) api.Operation {
+	op := &api.Operation{ID: strings.ToLower(rand.Text()[:12]), Kind: kind, Target: target}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.all == nil {
+		o.all = map[string]*api.Operation{}
+	}
+	o.all[op.ID] = op
+	o.ids = append(o.ids, op.ID)
+	if len(o.ids) > keptOperations {
+		delete(o.all, o.ids[0])
+		o.ids = slices.Delete(o.ids, 0, 1)
+	}
+	started := *op
+	o.work.Go(func() {
+		err := work(ctx, func(p vps.Progress) {
+			o.mu.Lock()
+			defer o.mu.Unlock()
+			op.Progress = p
+		})
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		op.Done = true
+		if err != nil {
+			op.Code, op.Error = vps.ErrorCode(err), vps.ErrorMessage(err)
+		}
+	})
+	return started
+}
+
+func (o *operations) get(id string) (api.Operation, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if op := o.all[id]; op != nil {
+		return *op, nil
+	}
+	return api.Operation{}, vps.Errorf(vps.CodeNotFound, "there is no operation %q; it ended with an earlier daemon, or never was", id)
+}
+
+func (b backend) Images(ctx context.Context) ([]vps.Image, error) { return b.images.List(ctx) }
+
+func (b backend) Image(ctx context.Context, name string) (vps.Image, error) {
+	return b.images.Get(ctx, name)
+}
+
+func (b backend) BuildImage(ctx context.Context, name string) (api.Operation, error) {
+	if err := vps.ValidImageName("name", name); err != nil {
+		return api.Operation{}, err
+	}
+	return b.operations.start(b.lifetime, "image-build", name, func(ctx context.Context, progress func(vps.Progress)) error {
+		img, err := b.images.Build(ctx, name, progress)
+		if err != nil {
+			b.log.ErrorContext(ctx, "an image could not be built", "image", name, "error", err)
+			return err
+		}
+		b.log.InfoContext(ctx, "an image was built", "image", name, "id", img.ID)
+		return nil
+	}), nil
+}
+
+func (b backend) Operation(_ context.Context, id string) (api.Operation, error) {
+	return b.operations.get(id)
+}
+
+func (b backend) DeleteImage(ctx context.Context, name string) error {
+	host, err := b.state.Host(ctx)
+	if err != nil {
+		return err
+	}
+	return b.images.Delete(ctx, name, func(id string) []string {
+		var users []string
+		for i := range host.Guests {
+			if host.Guests[i].ImageID == id {
+				users = append(users, host.Guests[i].Spec.Name)
+			}
+		}
+		return users
+	})
+}
+
+func (b backend) Kernels(ctx context.Context) ([]api.KernelInfo, error) {
+	kernels, err := b.kernels.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	infos := make([]api.KernelInfo, 0, len(kernels))
+	for _, k := range kernels {
+		f, err := b.kernels.Features(ctx, k)
+		if err != nil {
+			return nil, err
+		}
+		info := api.KernelInfo{Kernel: k, Features: []string{}}
+		for _, feature := range []struct {
+			name string
+			has  bool
+		}{
+			{"ipv6", f.IPv6}, {"iptables", f.Iptables}, {"nftables", f.NFTables}, {"nftables-bridge", f.NFTablesBridge},
+			{"wireguard", f.WireGuard}, {"modules", f.Modules}, {"hostfs", f.Hostfs},
+		} {
+			if feature.has {
+				info.Features = append(info.Features, feature.name)
+			}
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}

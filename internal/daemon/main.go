@@ -1,0 +1,102 @@
+package daemon
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"sublet/internal/cli"
+	"sublet/internal/keeper"
+)
+
+// Main is the program: it runs the verb that args name and returns its exit
+// code.
+func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr})
+	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), keeperCommand(stderr))
+	root.SetArgs(args)
+	return cli.ExitCode(root.ExecuteContext(ctx), stderr)
+}
+
+func serveCommand(stderr io.Writer) *cobra.Command {
+	var c Config
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run the daemon",
+		Long: `Run the daemon: it serves the API on a unix socket and makes the host match
+what was asked for. Guests outlive it: stop it, kill it or upgrade it at any
+time, and they run on.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return Run(cmd.Context(), c, c.logger(stderr))
+		},
+	}
+	c.folderFlags(cmd)
+	f := cmd.Flags()
+	f.StringVar(&c.Group, "group", env("SUBLET_GROUP", "sublet"), "group that may use the API besides root")
+	f.StringVar(&c.Kernel, "kernel", env("SUBLET_KERNEL", ""), "UML kernel that guests boot (default /usr/bin/linux.uml)")
+	f.StringVar(&c.Modules, "modules", env("SUBLET_MODULES", ""), "folder with the modules of UML kernels (default /usr/lib/uml/modules)")
+	f.StringVar(&c.Init, "init", env("SUBLET_INIT", ""), "early-boot program of guests (default sublet-init beside this program, or in /usr/local/lib/sublet)")
+	f.StringVar(&c.PackageCache, "package-cache", env("SUBLET_PACKAGE_CACHE", ""), "folder that keeps packages between image builds (default none)")
+	f.BoolVar(&c.LogJSON, "log-json", env("SUBLET_LOG_JSON", "") != "", "write logs as JSON")
+	f.BoolVar(&c.LogDebug, "log-debug", env("SUBLET_LOG_DEBUG", "") != "", "write more logs")
+	return cmd
+}
+
+func (c *Config) folderFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&c.StateDir, "state-dir", env("SUBLET_STATE_DIR", DefaultStateDir), "folder for all that survives a reboot")
+	f.StringVar(&c.RunDir, "run-dir", env("SUBLET_RUN_DIR", DefaultRunDir), "folder for sockets and records of running guests")
+	// --socket is a flag of every verb; the daemon listens where they call.
+	cmd.PreRun = func(cmd *cobra.Command, _ []string) {
+		if flag := cmd.Flag("socket"); flag != nil && (flag.Changed || os.Getenv("SUBLET_SOCKET") != "") {
+			c.Socket = flag.Value.String()
+		}
+	}
+}
+
+func cleanupCommand(stderr io.Writer) *cobra.Command {
+	var c Config
+	cmd := &cobra.Command{
+		Use:   "cleanup",
+		Short: "Take the links and rules of a stopped daemon off the host",
+		Long: `Take the links, the firewall rules and the mount of a stopped daemon off the
+host. Guests' disks, images and the state stay. It refuses while the daemon or
+a guest runs. Nothing that belongs to others is touched.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return CleanUp(cmd.Context(), c, c.logger(stderr))
+		},
+	}
+	c.folderFlags(cmd)
+	return cmd
+}
+
+func keeperCommand(stderr io.Writer) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:    "keeper",
+		Short:  "Keep one guest (started by the daemon)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return keeper.Main(cmd.Context(), path, Config{}.logger(stderr))
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "", "the keeper's configuration")
+	return cmd
+}
+
+// env returns an environment variable, or a default.
+func env(name, fallback string) string {
+	if v := os.Getenv(name); v != "" {
+		return v
+	}
+	return fallback
+}

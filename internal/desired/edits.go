@@ -1,0 +1,299 @@
+package desired
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"sublet/internal/hostfile"
+	"sublet/internal/vps"
+)
+
+// Edited is what an edit did, or with a dry run would do.
+type Edited struct {
+	Before, After vps.Host
+	// Guest is the ID of the guest that was edited; empty for edits of more.
+	Guest string
+}
+
+// Lines says what changed, one line each.
+func (e Edited) Lines() []string { return describe(e.Before, e.After) }
+
+// newID returns an ID that was never used: 80 random bits, in letters that
+// may stand in a file name.
+func newID() string {
+	return strings.ToLower(rand.Text()[:16])
+}
+
+// Create adds a guest. What shape returns is its spec; address and ports that
+// it leaves open are given out.
+func (s *State) Create(ctx context.Context, name string, shape func(spec vps.GuestSpec) (vps.GuestSpec, error), dryRun bool) (Edited, error) {
+	id := s.newID()
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		return s.add(ctx, c, id, name, shape)
+	})
+	return Edited{before, after, id}, err
+}
+
+// Update changes the spec of a guest. Name, address and port block stay.
+func (s *State) Update(ctx context.Context, name string, shape func(spec vps.GuestSpec) (vps.GuestSpec, error), dryRun bool) (Edited, error) {
+	var id string
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		g, err := find(c, name)
+		if err != nil {
+			return err
+		}
+		id = g.ID
+		return s.reshape(ctx, c, g, shape)
+	})
+	return Edited{before, after, id}, err
+}
+
+// Start asks for a guest to run. One that is asked to run already is left
+// alone, unless it ended by itself: running says what is observed.
+func (s *State) Start(ctx context.Context, name string, running, dryRun bool) (Edited, error) {
+	return s.order(ctx, name, dryRun, func(c *contents, g *vps.Guest) error {
+		if g.Spec.Power == vps.PowerRunning && running {
+			return nil
+		}
+		return s.powerOn(ctx, c, g)
+	})
+}
+
+// Restart asks for a new boot: of a running guest after an orderly shutdown.
+func (s *State) Restart(ctx context.Context, name string, within time.Duration, dryRun bool) (Edited, error) {
+	return s.order(ctx, name, dryRun, func(c *contents, g *vps.Guest) error {
+		if err := s.powerOn(ctx, c, g); err != nil {
+			return err
+		}
+		g.StopWithin = vps.Duration(within)
+		return nil
+	})
+}
+
+func (s *State) powerOn(ctx context.Context, c *contents, g *vps.Guest) error {
+	g.Spec.Power, g.Abrupt, g.StopWithin = vps.PowerRunning, false, 0
+	g.Boots++
+	g.HostBoot = s.facts.HostBoot()
+	if err := s.facts.Kernel(ctx, g.Spec.Driver); err != nil {
+		return err
+	}
+	return s.checkMemory(ctx, c)
+}
+
+// Stop asks for an orderly shutdown; abrupt for the power switch. A deadline
+// of zero means the guest's own.
+func (s *State) Stop(ctx context.Context, name string, within time.Duration, abrupt, dryRun bool) (Edited, error) {
+	return s.order(ctx, name, dryRun, func(_ *contents, g *vps.Guest) error {
+		g.Spec.Power, g.Abrupt, g.StopWithin = vps.PowerStopped, abrupt, vps.Duration(within)
+		return nil
+	})
+}
+
+// Delete marks a guest for removal, with its volume.
+func (s *State) Delete(ctx context.Context, name string, dryRun bool) (Edited, error) {
+	return s.order(ctx, name, dryRun, func(_ *contents, g *vps.Guest) error {
+		remove(g)
+		return nil
+	})
+}
+
+// remove marks a guest for removal. Its forwards are free at once; its
+// address and block only when it is gone.
+func remove(g *vps.Guest) {
+	g.Deleting, g.Abrupt, g.Spec.Power = true, true, vps.PowerStopped
+}
+
+func (s *State) order(ctx context.Context, name string, dryRun bool, change func(*contents, *vps.Guest) error) (Edited, error) {
+	var id string
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		g, err := find(c, name)
+		if err != nil {
+			return err
+		}
+		id = g.ID
+		return change(c, g)
+	})
+	return Edited{before, after, id}, err
+}
+
+// Undo marks a guest for removal by its ID: the way back for a guest whose
+// making failed. Absent is success.
+func (s *State) Undo(ctx context.Context, id string) error {
+	_, _, err := s.edit(ctx, false, func(c *contents) error {
+		for i := range c.host.Guests {
+			if c.host.Guests[i].ID == id {
+				remove(&c.host.Guests[i])
+			}
+		}
+		return nil
+	})
+	return err
+}
+
+// Forget removes the record of a guest whose parts are all gone. Absent is
+// success.
+func (s *State) Forget(ctx context.Context, id string) error {
+	_, _, err := s.edit(ctx, false, func(c *contents) error {
+		c.host.Guests = slices.DeleteFunc(c.host.Guests, func(g vps.Guest) bool { return g.ID == id })
+		return nil
+	})
+	return err
+}
+
+// PutTenant adds a tenant or changes its note.
+func (s *State) PutTenant(ctx context.Context, t vps.Tenant) (Edited, error) {
+	before, after, err := s.edit(ctx, false, func(c *contents) error {
+		if old := c.host.Tenant(t.Name); old != nil {
+			old.Note = t.Note
+			return nil
+		}
+		t.Created = s.now().UTC()
+		c.host.Tenants = append(c.host.Tenants, t)
+		return nil
+	})
+	return Edited{Before: before, After: after}, err
+}
+
+// DeleteTenant removes a tenant who has no guests.
+func (s *State) DeleteTenant(ctx context.Context, name string) (Edited, error) {
+	before, after, err := s.edit(ctx, false, func(c *contents) error {
+		if c.host.Tenant(name) == nil {
+			return vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
+		}
+		return removeTenant(c, name)
+	})
+	return Edited{Before: before, After: after}, err
+}
+
+func removeTenant(c *contents, name string) error {
+	if name == vps.DefaultTenant {
+		return vps.Errorf(vps.CodeDenied, "the tenant %s is the host's owner and stays", name)
+	}
+	for i := range c.host.Guests {
+		if g := &c.host.Guests[i]; g.Spec.Tenant == name && !g.Deleting {
+			return vps.Errorf(vps.CodeConflict, "the tenant %s still has the guest %s; delete it or give it to another tenant first", name, g.Spec.Name)
+		}
+	}
+	c.host.Tenants = slices.DeleteFunc(c.host.Tenants, func(t vps.Tenant) bool { return t.Name == name })
+	return nil
+}
+
+// Apply makes the host what a host file says. Guests and tenants that it does
+// not name stay, unless prune asks for their removal.
+func (s *State) Apply(ctx context.Context, file io.Reader, prune, dryRun bool) (Edited, error) {
+	f, err := hostfile.Decode(file)
+	if err != nil {
+		return Edited{}, err
+	}
+	ids := map[string]string{} // kept for every try, so that a dry run and a retry agree
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		return s.applyFile(ctx, c, f, prune, ids)
+	})
+	return Edited{Before: before, After: after}, err
+}
+
+func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, prune bool, ids map[string]string) error {
+	settings, err := f.MergeSettings(c.host.Settings)
+	if err != nil {
+		return err
+	}
+	if settings.Subnet != c.host.Settings.Subnet {
+		if err := settings.Validate(); err != nil {
+			return err
+		}
+		if err := s.facts.Subnet(ctx, settings); err != nil {
+			return err
+		}
+	}
+	c.host.Settings = settings
+	for _, t := range f.Tenants {
+		if old := c.host.Tenant(t.Name); old != nil {
+			old.Note = t.Note
+		} else {
+			c.host.Tenants = append(c.host.Tenants, vps.Tenant{Name: t.Name, Note: t.Note, Created: s.now().UTC()})
+		}
+	}
+	named := map[string]bool{}
+	for _, gf := range f.Guests {
+		named[gf.Name] = true
+		if err := s.applyGuest(ctx, c, gf, ids); err != nil {
+			return gf.Locate(err)
+		}
+	}
+	if !prune {
+		return nil
+	}
+	for i := range c.host.Guests {
+		if g := &c.host.Guests[i]; !named[g.Spec.Name] {
+			remove(g)
+		}
+	}
+	for _, t := range slices.Clone(c.host.Tenants) {
+		listed := slices.ContainsFunc(f.Tenants, func(o hostfile.Tenant) bool { return o.Name == t.Name })
+		if !listed && t.Name != vps.DefaultTenant {
+			if err := removeTenant(c, t.Name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *State) applyGuest(ctx context.Context, c *contents, gf hostfile.Guest, ids map[string]string) error {
+	g := c.host.Guest(gf.Name)
+	if g == nil {
+		if ids[gf.Name] == "" {
+			ids[gf.Name] = s.newID()
+		}
+		return s.add(ctx, c, ids[gf.Name], gf.Name, gf.Merge)
+	}
+	if g.Deleting {
+		return vps.Errorf(vps.CodeConflict, "the old guest %s is still being deleted; try again in a moment", gf.Name)
+	}
+	was := g.Spec.Power
+	if err := s.reshape(ctx, c, g, gf.Merge); err != nil {
+		return err
+	}
+	switch {
+	case was == g.Spec.Power:
+		return nil
+	case g.Spec.Power == vps.PowerRunning:
+		return s.powerOn(ctx, c, g)
+	}
+	g.Abrupt, g.StopWithin = false, 0
+	return nil
+}
+
+// Export writes the host as a host file that Apply reads.
+func (s *State) Export(ctx context.Context, w io.Writer) error {
+	host, err := s.Host(ctx)
+	if err != nil {
+		return err
+	}
+	host.Guests = slices.DeleteFunc(host.Guests, func(g vps.Guest) bool { return g.Deleting })
+	return hostfile.Encode(w, host)
+}
+
+func find(c *contents, name string) (*vps.Guest, error) {
+	g := c.host.Guest(name)
+	switch {
+	case g == nil:
+		return nil, NoGuest(name)
+	case g.Deleting:
+		return nil, vps.Errorf(vps.CodeConflict, "the guest %s is being deleted", name)
+	}
+	return g, nil
+}
+
+// NoGuest is the error for a guest that does not exist.
+func NoGuest(name string) error {
+	if err := vps.ValidName("", name); err != nil {
+		return errors.Join(vps.Errorf(vps.CodeNotFound, "there is no guest %q; `sublet list` shows all", name), err)
+	}
+	return vps.Errorf(vps.CodeNotFound, "there is no guest %s; `sublet list` shows all", name)
+}

@@ -1,0 +1,233 @@
+package desired
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"sublet/internal/vps"
+)
+
+// minFree is the space that must be left for a new volume's header, seed and
+// first writes. An overlay grows only with what its guest writes.
+const minFree = 64 * vps.MiB
+
+// shape turns the spec that a guest has, or starts out with, into the one
+// that is asked for.
+type shape = func(spec vps.GuestSpec) (vps.GuestSpec, error)
+
+// add puts a new guest into the host.
+func (s *State) add(ctx context.Context, c *contents, id, name string, shape shape) error {
+	if err := vps.ValidName("name", name); err != nil {
+		return err
+	}
+	spec, err := shape(vps.NewGuestSpec(name))
+	if err != nil {
+		return err
+	}
+	spec = normalize(spec)
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	if old := c.host.Guest(name); old != nil && old.Deleting {
+		return vps.Errorf(vps.CodeConflict, "the old guest %s is still being deleted; try again in a moment", name)
+	} else if old != nil {
+		return vps.Errorf(vps.CodeConflict, "a guest named %s exists already; choose another name or delete it first", name)
+	}
+	img, err := s.facts.Image(ctx, spec.Image)
+	if err != nil {
+		return err
+	}
+	if err := s.facts.Kernel(ctx, spec.Driver); err != nil {
+		return err
+	}
+	listeners, err := s.facts.Listeners(ctx)
+	if err != nil {
+		return err
+	}
+	if err := allocate(&c.host, &spec, listeners); err != nil {
+		return err
+	}
+	c.sequence.LastIndex++
+	g := vps.Guest{
+		ID: id, Spec: spec, Index: c.sequence.LastIndex, ImageID: img.ID,
+		HostBoot: s.facts.HostBoot(), Created: s.now().UTC(),
+	}
+	if spec.Power == vps.PowerRunning {
+		g.Boots = 1
+	}
+	c.host.Guests = append(c.host.Guests, g)
+	if err := s.checkMemory(ctx, c); err != nil {
+		return err
+	}
+	return s.checkDisk(ctx, name)
+}
+
+// reshape changes the spec of a guest that exists. Some of it is for life.
+func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape shape) error {
+	was := g.Spec
+	spec, err := shape(was)
+	if err != nil {
+		return err
+	}
+	spec = normalize(spec)
+	if spec.Ports.First == 0 && spec.Ports.Count == was.Ports.Count {
+		spec.Ports = was.Ports
+	}
+	if !spec.Address.IsValid() {
+		spec.Address = was.Address
+	}
+	if err := spec.Validate(); err != nil {
+		return err
+	}
+	const forLife = "%s cannot change from %s to %s: it stays with the guest %s for life; make a new guest"
+	switch {
+	case spec.Driver != was.Driver:
+		return vps.Errorf(vps.CodeConflict, forLife, "the driver", was.Driver, spec.Driver, was.Name)
+	case spec.Image != was.Image:
+		return vps.Errorf(vps.CodeConflict, forLife, "the image", was.Image, spec.Image, was.Name)
+	case spec.Address != was.Address:
+		return vps.Errorf(vps.CodeConflict, forLife, "the address", was.Address, spec.Address, was.Name)
+	case spec.Ports != was.Ports:
+		return vps.Errorf(vps.CodeConflict, forLife, "the port block", was.Ports, spec.Ports, was.Name)
+	case spec.Disk < was.Disk:
+		return vps.Invalid("disk", "the disk of %s cannot shrink from %s to %s; a filesystem only grows", was.Name, was.Disk, spec.Disk)
+	}
+	if added := slices.DeleteFunc(slices.Clone(spec.Forwards), func(f vps.Forward) bool { return slices.Contains(was.Forwards, f) }); len(added) > 0 {
+		listeners, err := s.facts.Listeners(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range added {
+			if err := free(listeners, f); err != nil {
+				return err
+			}
+		}
+	}
+	g.Spec = spec
+	if spec.Memory > was.Memory {
+		return s.checkMemory(ctx, c)
+	}
+	return nil
+}
+
+// normalize makes specs that mean the same also equal.
+func normalize(s vps.GuestSpec) vps.GuestSpec {
+	if len(s.SSHKeys) == 0 {
+		s.SSHKeys = nil
+	}
+	if len(s.DNS) == 0 {
+		s.DNS = nil
+	}
+	if len(s.Forwards) == 0 {
+		s.Forwards = nil
+	}
+	if s.Ports.Count == 0 {
+		s.Ports = vps.PortBlock{}
+	}
+	return s
+}
+
+// allocate gives out the address and the port block that the spec leaves
+// open, and checks that what it asks for is free on the host itself. What
+// other guests have is checked with the whole host.
+func allocate(h *vps.Host, s *vps.GuestSpec, listeners []Listener) error {
+	if !s.Address.IsValid() {
+		a, err := nextAddress(h)
+		if err != nil {
+			return err
+		}
+		s.Address = a
+	}
+	for _, f := range s.Forwards {
+		if err := free(listeners, f); err != nil {
+			return err
+		}
+	}
+	switch {
+	case s.Ports.Count == 0:
+		return nil
+	case s.Ports.First == 0:
+		block, err := nextBlock(h, s, listeners)
+		s.Ports = block
+		return err
+	}
+	for _, l := range listeners {
+		if s.Ports.Contains(l.Port) {
+			return vps.Errorf(vps.CodeConflict, "a program of the host listens on port %d/%s, which lies in %s; choose another block", l.Port, l.Protocol, s.Ports)
+		}
+	}
+	return nil
+}
+
+func free(listeners []Listener, f vps.Forward) error {
+	for _, l := range listeners {
+		if l.Port == f.Host && (f.Protocol == vps.ProtoBoth || f.Protocol == l.Protocol) {
+			return vps.Errorf(vps.CodeConflict, "a program of the host listens on port %d/%s; choose another port, or stop that program first", l.Port, l.Protocol)
+		}
+	}
+	return nil
+}
+
+// nextAddress returns the lowest free address of the subnet.
+func nextAddress(h *vps.Host) (netip.Addr, error) {
+	taken := map[netip.Addr]bool{}
+	for i := range h.Guests {
+		taken[h.Guests[i].Spec.Address] = true
+	}
+	subnet := h.Settings.Subnet
+	for a := h.Settings.Gateway().Next(); subnet.Contains(a.Next()); a = a.Next() {
+		if !taken[a] {
+			return a, nil
+		}
+	}
+	return netip.Addr{}, vps.Errorf(vps.CodeDenied, "the subnet %s has no free address left; set a larger settings.subnet or delete a guest", subnet)
+}
+
+// nextBlock returns the lowest free block, aligned to its own length so that
+// equal blocks pack without gaps.
+func nextBlock(h *vps.Host, s *vps.GuestSpec, listeners []Listener) (vps.PortBlock, error) {
+	pool, count := h.Settings.PortRange, s.Ports.Count
+	for first := int(pool.First); first+int(count)-1 <= int(pool.Last()); first += int(count) {
+		block := vps.PortBlock{First: uint16(first), Count: count}
+		if !blockTaken(h, s, block, listeners) {
+			return block, nil
+		}
+	}
+	return vps.PortBlock{}, vps.Errorf(vps.CodeDenied, "the port range %s has no %d free ports in a row left; set a larger settings.ports or delete a guest", pool, count)
+}
+
+func blockTaken(h *vps.Host, s *vps.GuestSpec, b vps.PortBlock, listeners []Listener) bool {
+	inBlock := func(f vps.Forward) bool { return b.Contains(f.Host) }
+	for i := range h.Guests {
+		if o := &h.Guests[i].Spec; o.Ports.Overlaps(b) || slices.ContainsFunc(o.Forwards, inBlock) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(s.Forwards, inBlock) ||
+		slices.ContainsFunc(listeners, func(l Listener) bool { return b.Contains(l.Port) })
+}
+
+// checkMemory tells whether the host can keep what it would promise.
+func (s *State) checkMemory(ctx context.Context, c *contents) error {
+	memory, _, err := s.facts.Room(ctx)
+	if err != nil {
+		return err
+	}
+	room := memory / 100 * vps.Bytes(c.host.Settings.MemoryOvercommit)
+	if promised := c.host.Promised(); promised > room {
+		return vps.Errorf(vps.CodeDenied, "guests would be promised %s of memory, and the host has %s for them; give less, stop a guest, or raise settings.memory_overcommit", promised, room)
+	}
+	return nil
+}
+
+func (s *State) checkDisk(ctx context.Context, name string) error {
+	_, disk, err := s.facts.Room(ctx)
+	if err != nil {
+		return err
+	}
+	if disk < minFree {
+		return vps.Errorf(vps.CodeDenied, "the disk is full: %s are left for volumes, and the guest %s needs at least %s; free some space", disk, name, minFree)
+	}
+	return nil
+}

@@ -1,0 +1,251 @@
+package plan_test
+
+import (
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"pgregory.net/rapid"
+
+	"sublet/internal/plan"
+	"sublet/internal/vps"
+)
+
+const boot = "boot-1"
+
+func guest(name string, change func(*vps.Guest)) vps.Guest {
+	g := vps.Guest{ID: "id-" + name, Spec: vps.NewGuestSpec(name), Index: 1, Boots: 1, HostBoot: boot}
+	g.Spec.Address = netip.MustParseAddr("10.213.0.2")
+	if change != nil {
+		change(&g)
+	}
+	return g
+}
+
+func running(boots int64) *vps.Instance { return &vps.Instance{Boots: boots, PID: 7} }
+
+func ended(boots int64, reason vps.ExitReason) *vps.Instance {
+	return &vps.Instance{Boots: boots, Exit: &vps.Exit{Reason: reason}}
+}
+
+func TestDiff(t *testing.T) {
+	t.Parallel()
+	whole := &vps.Volume{Size: vps.DefaultDisk}
+	policy := func(p vps.RestartPolicy) func(*vps.Guest) {
+		return func(g *vps.Guest) { g.Spec.Restart = p }
+	}
+	tests := []struct {
+		name   string
+		change func(*vps.Guest)
+		found  plan.Guest
+		want   string
+	}{
+		{"new", nil, plan.Guest{}, `
+create-volume a 8GiB from debian/12 (it has none)
+write-seed a (its identity changed)
+start a (it was asked to run)`},
+		{"new and not to run", func(g *vps.Guest) { g.Spec.Power = vps.PowerStopped }, plan.Guest{}, `
+create-volume a 8GiB from debian/12 (it has none)
+write-seed a (its identity changed)`},
+		{"half made: the volume is there", nil, plan.Guest{Volume: whole}, `
+write-seed a (its identity changed)
+start a (it was asked to run)`},
+		{"as it should be", nil, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, ``},
+		{"a running guest's seed waits for its next boot", nil, plan.Guest{Volume: whole, Instance: running(1)}, ``},
+		{"grown while it runs waits for its next boot", nil, plan.Guest{Volume: &vps.Volume{Size: vps.GiB}, Instance: running(1)}, ``},
+		{"grown while stopped", func(g *vps.Guest) { g.Spec.Power = vps.PowerStopped }, plan.Guest{Volume: &vps.Volume{Size: vps.GiB}, Seed: true}, `
+grow-volume a to 8GiB (it has 1GiB)`},
+		{"its link was made again", nil, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Detached: true}, `
+replug a (its link was made again)`},
+		{"stop", func(g *vps.Guest) { g.Spec.Power = vps.PowerStopped }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+stop a within 1m0s (it was asked to be stopped)`},
+		{"kill", func(g *vps.Guest) { g.Spec.Power, g.Abrupt = vps.PowerStopped, true }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+kill a (it was asked to be stopped)`},
+		{"restart, first half", func(g *vps.Guest) { g.Boots, g.StopWithin = 2, vps.Duration(5*time.Second) }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+stop a within 5s (a restart was asked for)`},
+		{"restart, second half", func(g *vps.Guest) { g.Boots = 2 }, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, `
+start a (a start was asked for)`},
+		{"crash, on-failure", policy(vps.RestartOnFailure), plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitCrash)}, `
+start a (it ended: crash)`},
+		{"panic, always", policy(vps.RestartAlways), plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPanic)}, `
+start a (it ended: panic)`},
+		{"crash, never", policy(vps.RestartNever), plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitCrash)}, ``},
+		{"power-off inside, on-failure", policy(vps.RestartOnFailure), plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, ``},
+		{"power-off inside, always", policy(vps.RestartAlways), plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, `
+start a (it ended: power-off)`},
+		{"after a reboot of the host", func(g *vps.Guest) { g.HostBoot = "boot-0" }, plan.Guest{Volume: whole, Seed: true}, `
+start a (the host was booted)`},
+		{"after a reboot of the host, no autostart", func(g *vps.Guest) { g.HostBoot, g.Spec.Autostart = "boot-0", false }, plan.Guest{Volume: whole, Seed: true}, ``},
+		{"delete while it runs", func(g *vps.Guest) { g.Deleting = true }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+kill a (it is being deleted)`},
+		{"delete what is stopped", func(g *vps.Guest) { g.Deleting = true }, plan.Guest{Volume: whole, Instance: ended(1, vps.ExitKilled)}, `
+delete-volume a (it is being deleted)
+forget a (it is being deleted)`},
+		{"delete what is almost gone", func(g *vps.Guest) { g.Deleting = true }, plan.Guest{}, `
+forget a (it is being deleted)`},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			g := guest("a", tt.change)
+			host := vps.Host{Settings: vps.DefaultSettings(), Guests: []vps.Guest{g}}
+			got := text(plan.Diff(host, plan.Observed{HostBoot: boot, Guests: map[string]plan.Guest{g.ID: tt.found}}))
+			if diff := cmp.Diff(strings.TrimSpace(tt.want), got); diff != "" {
+				t.Errorf("steps (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestHostStepsComeFirst(t *testing.T) {
+	t.Parallel()
+	host := vps.Host{Settings: vps.DefaultSettings(), Guests: []vps.Guest{guest("b", nil), guest("a", nil)}}
+	got := text(plan.Diff(host, plan.Observed{
+		HostBoot: boot, Firewall: []string{"the table inet sublet is missing"}, Network: []string{"the link sl-a is missing"},
+	}))
+	want := `set-firewall (the table inet sublet is missing)
+set-network (the link sl-a is missing)
+create-volume a 8GiB from debian/12 (it has none)
+write-seed a (its identity changed)
+start a (it was asked to run)
+create-volume b 8GiB from debian/12 (it has none)
+write-seed b (its identity changed)
+start b (it was asked to run)`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("steps (-want +got):\n%s", diff)
+	}
+}
+
+func text(steps []plan.Step) string {
+	lines := make([]string, 0, len(steps))
+	for _, s := range steps {
+		lines = append(lines, s.String())
+	}
+	return strings.Join(lines, "\n")
+}
+
+// TestPlanSettles is the promise that the plan after a successful apply is
+// empty: any host in any state settles, within three rounds, whatever part of
+// the first plan was taken before a kill.
+func TestPlanSettles(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		host := vps.Host{Settings: vps.DefaultSettings()}
+		o := plan.Observed{HostBoot: boot, Guests: map[string]plan.Guest{}}
+		for _, name := range []string{"a", "b", "c"}[:rapid.IntRange(0, 3).Draw(t, "guests")] {
+			g := drawGuest(t, name)
+			host.Guests = append(host.Guests, g)
+			o.Guests[g.ID] = drawFound(t, name)
+		}
+		if rapid.Bool().Draw(t, "drift") {
+			o.Firewall, o.Network = []string{"drift"}, []string{"drift"}
+		}
+		first := plan.Diff(host, o)
+		killedAfter := rapid.IntRange(0, len(first)).Draw(t, "killed after")
+		for _, s := range first[:killedAfter] {
+			take(&host, &o, s)
+		}
+		var steps []plan.Step
+		for range 3 {
+			steps = plan.Diff(host, o)
+			for _, s := range steps {
+				take(&host, &o, s)
+				take(&host, &o, s) // a step taken twice is a step taken once
+			}
+		}
+		if steps = plan.Diff(host, o); len(steps) > 0 {
+			t.Fatalf("the plan does not settle:\n%s", text(steps))
+		}
+	})
+}
+
+func drawGuest(t *rapid.T, name string) vps.Guest {
+	return guest(name, func(g *vps.Guest) {
+		g.Deleting = rapid.Bool().Draw(t, "deleting")
+		g.Abrupt = rapid.Bool().Draw(t, "abrupt")
+		g.Spec.Power = rapid.SampledFrom([]vps.Power{vps.PowerRunning, vps.PowerStopped}).Draw(t, "power")
+		g.Boots = rapid.Int64Range(1, 3).Draw(t, "boots")
+		g.Spec.Autostart = rapid.Bool().Draw(t, "autostart")
+		g.HostBoot = rapid.SampledFrom([]string{boot, "boot-0"}).Draw(t, "host boot")
+		g.Spec.Restart = rapid.SampledFrom([]vps.RestartPolicy{vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever}).Draw(t, "restart")
+	})
+}
+
+func drawFound(t *rapid.T, name string) plan.Guest {
+	var f plan.Guest
+	if rapid.Bool().Draw(t, "volume") {
+		f.Volume = &vps.Volume{GuestID: "id-" + name, Size: rapid.SampledFrom([]vps.Bytes{vps.GiB, vps.DefaultDisk}).Draw(t, "size")}
+	}
+	f.Seed = rapid.Bool().Draw(t, "seed")
+	switch rapid.IntRange(0, 2).Draw(t, "instance") {
+	case 1:
+		f.Instance = running(rapid.Int64Range(1, 3).Draw(t, "instance boots"))
+		f.Detached = rapid.Bool().Draw(t, "detached")
+	case 2:
+		f.Instance = ended(1, rapid.SampledFrom([]vps.ExitReason{vps.ExitPowerOff, vps.ExitKilled, vps.ExitPanic, vps.ExitCrash, vps.ExitLost}).Draw(t, "reason"))
+	}
+	return f
+}
+
+// take does to the model what a step does to a host.
+func take(host *vps.Host, o *plan.Observed, s plan.Step) {
+	f := o.Guests[s.GuestID]
+	switch s.Kind {
+	case plan.SetFirewall:
+		o.Firewall = nil
+		return
+	case plan.SetNetwork:
+		o.Network = nil
+		return
+	case plan.ForgetGuest:
+		delete(o.Guests, s.GuestID)
+		host.Guests = slicesDelete(host.Guests, s.GuestID)
+		return
+	case plan.CreateVolume, plan.GrowVolume:
+		f.Volume = &vps.Volume{GuestID: s.GuestID, Size: vps.DefaultDisk}
+	case plan.WriteSeed:
+		f.Seed = true
+	case plan.StartGuest:
+		for _, g := range host.Guests {
+			if g.ID == s.GuestID {
+				f.Instance, f.Detached = running(g.Boots), false
+			}
+		}
+	case plan.ReplugGuest:
+		f.Detached = false
+	case plan.StopGuest:
+		f.Instance = ended(f.Instance.Boots, vps.ExitPowerOff)
+	case plan.KillGuest:
+		f.Instance = ended(f.Instance.Boots, vps.ExitKilled)
+	case plan.DeleteVolume:
+		f.Volume = nil
+	}
+	o.Guests[s.GuestID] = f
+}
+
+func slicesDelete(guests []vps.Guest, id string) []vps.Guest {
+	var kept []vps.Guest
+	for _, g := range guests {
+		if g.ID != id {
+			kept = append(kept, g)
+		}
+	}
+	return kept
+}
+
+func BenchmarkDiff(b *testing.B) {
+	host := vps.Host{Settings: vps.DefaultSettings()}
+	o := plan.Observed{HostBoot: boot, Guests: map[string]plan.Guest{}}
+	for i := range 1000 {
+		g := guest("g"+strings.Repeat("x", i%20), func(g *vps.Guest) { g.ID += string(rune('a'+i%26)) + time.Duration(i).String() })
+		host.Guests = append(host.Guests, g)
+		o.Guests[g.ID] = plan.Guest{Volume: &vps.Volume{Size: vps.DefaultDisk}, Seed: true, Instance: running(1)}
+	}
+	for b.Loop() {
+		if len(plan.Diff(host, o)) > 0 {
+			b.Fatal("a settled host has steps")
+		}
+	}
+}
