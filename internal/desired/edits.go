@@ -194,7 +194,7 @@ func (s *State) Apply(ctx context.Context, file io.Reader, prune, dryRun bool) (
 	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
 		return s.applyFile(ctx, c, f, prune, ids)
 	})
-	return Edited{Before: before, After: after}, err
+	return Edited{Before: before, After: after}, f.Locate(err)
 }
 
 func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, prune bool, ids map[string]string) error {
@@ -213,9 +213,9 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	c.host.Settings = settings
 	for _, t := range f.Tenants {
 		if old := c.host.Tenant(t.Name); old != nil {
-			old.Note = t.Note
+			*old = t.Merge(*old)
 		} else {
-			c.host.Tenants = append(c.host.Tenants, vps.Tenant{Name: t.Name, Note: t.Note, Created: s.now().UTC()})
+			c.host.Tenants = append(c.host.Tenants, t.Merge(vps.Tenant{Name: t.Name, Created: s.now().UTC()}))
 		}
 	}
 	named := map[string]bool{}
@@ -228,14 +228,20 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	if !prune {
 		return nil
 	}
+	return pruneFile(c, f, named)
+}
+
+// pruneFile removes what the file does not name. A file without a list of
+// guests, or of tenants, says nothing about them, and none is removed.
+func pruneFile(c *contents, f hostfile.File, named map[string]bool) error {
 	for i := range c.host.Guests {
-		if g := &c.host.Guests[i]; !named[g.Spec.Name] {
+		if g := &c.host.Guests[i]; f.Guests != nil && !named[g.Spec.Name] {
 			remove(g)
 		}
 	}
 	for _, t := range slices.Clone(c.host.Tenants) {
 		listed := slices.ContainsFunc(f.Tenants, func(o hostfile.Tenant) bool { return o.Name == t.Name })
-		if !listed && t.Name != vps.DefaultTenant {
+		if f.Tenants != nil && !listed && t.Name != vps.DefaultTenant {
 			if err := removeTenant(c, t.Name); err != nil {
 				return err
 			}

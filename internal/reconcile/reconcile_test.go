@@ -142,7 +142,9 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 					end := w.run(t, func(o *reconcile.Options) { o.BeforeStep, o.AfterStep = dieAt, dieAt })
 					w.edit(func(*vps.Host) { w.add("a", nil) })
 					settle()
+					w.mu.Lock()
 					hooks, w.armed = 0, true
+					w.mu.Unlock()
 					tt.edit(w)
 					settle()
 					end()
@@ -179,17 +181,17 @@ func TestCrashIsStartedAgainWithBackoff(t *testing.T) {
 			if next := w.status("a").NextTry; !next.Equal(time.Now().Add(pause)) {
 				t.Fatalf("try %d is due in %s; want %s", n, time.Until(next), pause)
 			}
-			time.Sleep(pause - time.Millisecond)
+			elapse(pause - time.Millisecond)
 			settle()
 			wantState(t, w, "a", vps.StateCrashed)
-			time.Sleep(time.Millisecond)
+			elapse(time.Millisecond)
 			settle()
 			wantState(t, w, "a", vps.StateRunning)
 			if got := w.status("a").Restarts; got != n+1 {
 				t.Fatalf("%d restarts are counted; want %d", got, n+1)
 			}
 		}
-		time.Sleep(time.Hour) // a long healthy life starts the backoff over
+		elapse(time.Hour) // a long healthy life starts the backoff over
 		w.end("a", vps.ExitCrash)
 		settle()
 		if next := w.status("a").NextTry; !next.Equal(time.Now().Add(time.Second)) {
@@ -209,7 +211,7 @@ func TestPowerOffInsideStaysOff(t *testing.T) {
 		w.edit(func(*vps.Host) { w.add("a", nil) })
 		settle()
 		w.end("a", vps.ExitPowerOff)
-		time.Sleep(time.Hour)
+		elapse(time.Hour)
 		settle()
 		wantState(t, w, "a", vps.StateStopped)
 		w.edit(func(h *vps.Host) { h.Guests[0].Boots++ })
@@ -227,10 +229,10 @@ func TestDeafGuestIsKilledAtTheDeadline(t *testing.T) {
 		w.edit(func(*vps.Host) { w.add("a", nil) })
 		settle()
 		w.edit(func(h *vps.Host) { h.Guests[0].Spec.Power = vps.PowerStopped })
-		time.Sleep(59 * time.Second)
+		elapse(59 * time.Second)
 		settle()
 		wantState(t, w, "a", vps.StateStopping)
-		time.Sleep(time.Second)
+		elapse(time.Second)
 		settle()
 		wantState(t, w, "a", vps.StateStopped)
 		if !hasEvent(w, "it did not shut down within 1m0s, so it was killed") {
@@ -270,7 +272,7 @@ func TestNoStartWithoutFirewall(t *testing.T) {
 		w.mu.Lock()
 		delete(w.fail, plan.SetFirewall)
 		w.mu.Unlock()
-		time.Sleep(5 * time.Second)
+		elapse(5 * time.Second)
 		settle()
 		wantState(t, w, "a", vps.StateRunning)
 	})
@@ -293,12 +295,14 @@ func TestFaultOfOneGuestLeavesOthersAlone(t *testing.T) {
 		if got := w.status("b"); got.Code != vps.CodeDenied || got.Message != "the disk is full" {
 			t.Errorf("the status is %+v; want the fault", got)
 		}
-		time.Sleep(10 * time.Minute)
+		elapse(10 * time.Minute)
 		settle()
 		failures := 0
+		w.mu.Lock()
 		for _, e := range w.events {
 			failures += strings.Count(e, "the disk is full")
 		}
+		w.mu.Unlock()
 		if failures != 1 {
 			t.Errorf("the same fault is told %d times; want once", failures)
 		}
@@ -352,10 +356,10 @@ func TestFewBootAtATimeAfterTheHostDid(t *testing.T) {
 		})()
 		for _, want := range []int{2, 4, 5} {
 			settle()
-			if got := len(w.instances); got != want {
+			if got := w.count(); got != want {
 				t.Fatalf("%d guests run; want %d", got, want)
 			}
-			time.Sleep(10 * time.Second)
+			elapse(10 * time.Second)
 		}
 	})
 }
@@ -367,7 +371,7 @@ func TestOrphansAreShownAndNeverKilled(t *testing.T) {
 		w.instances["id-x"] = &instance{vps.Instance{GuestID: "id-x", Name: "x", PID: 99}, make(chan struct{})}
 		w.volumes["id-y"] = vps.Volume{GuestID: "id-y"}
 		defer w.run(t, nil)()
-		time.Sleep(time.Hour)
+		elapse(time.Hour)
 		settle()
 		s, _ := w.loop.Snapshot()
 		slices.Sort(s.Orphans)
@@ -392,7 +396,7 @@ func TestUnreadableStoreChangesNothing(t *testing.T) {
 		end()
 		w.took()
 		defer w.run(t, func(o *reconcile.Options) { o.Desired = brokenStore{} })()
-		time.Sleep(time.Hour)
+		elapse(time.Hour)
 		settle()
 		same(t, "nothing is done", "", w.took())
 		if w.instances["id-a"].Exit != nil {

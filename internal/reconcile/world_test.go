@@ -138,6 +138,16 @@ func (w *world) failure(k plan.Kind) error {
 // settle waits until nothing moves any more short of the passing of time.
 func settle() { synctest.Wait() }
 
+// count returns how many guests run.
+func (w *world) count() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.instances)
+}
+
+// elapse lets d pass on the fake clock.
+func elapse(d time.Duration) { <-time.After(d) }
+
 // The store.
 
 func (w *world) Host(context.Context) (vps.Host, error) {

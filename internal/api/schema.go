@@ -1,0 +1,191 @@
+package api
+
+import (
+	"encoding/json"
+	"io"
+	"maps"
+	"net/http"
+	"net/netip"
+	"reflect"
+	"slices"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
+
+	"sublet/internal/vps"
+)
+
+// apiVersion is the version of the API in the document and in every path.
+const apiVersion = "v1"
+
+// newAPI configures huma: JSON only, no pages with foreign scripts, no
+// $schema members, our own schemas for the nouns' types.
+func newAPI(mux routes) huma.API {
+	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
+	aliases := map[reflect.Type]reflect.Type{
+		reflect.TypeFor[vps.Bytes]():         reflect.TypeFor[bytesSchema](),
+		reflect.TypeFor[vps.Duration]():      reflect.TypeFor[durationSchema](),
+		reflect.TypeFor[netip.Addr]():        reflect.TypeFor[addrSchema](),
+		reflect.TypeFor[netip.Prefix]():      reflect.TypeFor[prefixSchema](),
+		reflect.TypeFor[uint16]():            reflect.TypeFor[uint16Schema](),
+		reflect.TypeFor[uint32]():            reflect.TypeFor[uint32Schema](),
+		reflect.TypeFor[vps.Power]():         reflect.TypeFor[powerSchema](),
+		reflect.TypeFor[vps.RestartPolicy](): reflect.TypeFor[restartSchema](),
+		reflect.TypeFor[vps.State]():         reflect.TypeFor[stateSchema](),
+		reflect.TypeFor[vps.ExitReason]():    reflect.TypeFor[exitSchema](),
+		reflect.TypeFor[vps.Code]():          reflect.TypeFor[codeSchema](),
+		reflect.TypeFor[huma.ErrorModel]():   reflect.TypeFor[Problem](),
+	}
+	for from, to := range aliases {
+		registry.RegisterTypeAlias(from, to)
+	}
+	format := huma.Format{
+		Marshal:   func(w io.Writer, v any) error { return json.NewEncoder(w).Encode(v) },
+		Unmarshal: json.Unmarshal,
+	}
+	return humago.New(mux, huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title:   "sublet",
+				Version: apiVersion,
+				Description: "Servers within a server. The daemon serves this API on a unix socket. " +
+					"Sizes are integers in bytes, durations text such as 1m30s, times RFC 3339.",
+				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
+			},
+			Components: &huma.Components{Schemas: registry},
+		},
+		Formats:                      map[string]huma.Format{typeJSON: format, "json": format},
+		DefaultFormat:                typeJSON,
+		RejectUnknownQueryParameters: true,
+		Transformers:                 []huma.Transformer{translate},
+	})
+}
+
+// finishDocument corrects what huma derives from Go types and cannot know:
+// lists are never null, answers may grow members while requests may not have
+// unknown ones, and the password's hash is never shown.
+func finishDocument(doc *huma.OpenAPI) {
+	schemas := doc.Components.Schemas.Map()
+	requests := []string{"CreateGuest", "UpdateGuest", "TenantBody", "BuildBody", "PortBlock", "Forward"}
+	for name, schema := range schemas {
+		if !slices.Contains(requests, name) {
+			schema.AdditionalProperties = nil
+		}
+		for _, property := range schema.Properties {
+			if property.Type == huma.TypeArray {
+				property.Nullable = false
+			}
+		}
+	}
+	if spec := schemas["GuestSpec"]; spec != nil {
+		delete(spec.Properties, "root_password")
+		spec.PrecomputeMessages()
+	}
+}
+
+// registerDocument serves the OpenAPI document. It is written anew for every
+// caller: that happens rarely, and keeping it would cost memory for good.
+func (s *Server) registerDocument() {
+	s.mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, r *http.Request) {
+		doc, err := s.OpenAPI()
+		s.sendDocument(w, r, "application/openapi+json", doc, err)
+	})
+	s.mux.HandleFunc("GET /openapi.yaml", func(w http.ResponseWriter, r *http.Request) {
+		doc, err := s.api.OpenAPI().YAML()
+		s.sendDocument(w, r, "application/openapi+yaml", doc, err)
+	})
+}
+
+func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentType string, doc []byte, err error) {
+	if err != nil {
+		s.refuse(w, r, err)
+		return
+	}
+	w.Header().Set("Content-Type", contentType)
+	_, _ = w.Write(doc) // a caller that left needs no answer
+}
+
+// The types below stand in for types of vps and of the standard library, so
+// that vps need not know huma.
+type (
+	bytesSchema    struct{}
+	durationSchema struct{}
+	addrSchema     struct{}
+	prefixSchema   struct{}
+	uint16Schema   struct{}
+	uint32Schema   struct{}
+	powerSchema    struct{}
+	restartSchema  struct{}
+	stateSchema    struct{}
+	exitSchema     struct{}
+	codeSchema     struct{}
+)
+
+// Schema describes vps.Bytes.
+func (bytesSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(0.0), Description: "A size in bytes."}
+}
+
+// Schema describes vps.Duration: what time.ParseDuration takes, unsigned.
+func (durationSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Type: huma.TypeString, Description: "A duration.", Examples: []any{"1m30s"},
+		Pattern:            `^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`,
+		PatternDescription: "a duration such as 90s or 2m",
+	}
+}
+
+// Schema describes netip.Addr; in answers "" stands for none.
+func (addrSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "ip", Description: "An IP address; in answers empty for none."}
+}
+
+// Schema describes netip.Prefix.
+func (prefixSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: "An IP prefix.", Examples: []any{"10.213.0.0/16"}}
+}
+
+// Schema describes uint16, which huma gives no upper bound.
+func (uint16Schema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int32", Minimum: new(0.0), Maximum: new(float64(1<<16 - 1))}
+}
+
+// Schema describes uint32, which does not fit into huma's int32.
+func (uint32Schema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(0.0), Maximum: new(float64(1<<32 - 1))}
+}
+
+// Schema describes vps.Power.
+func (powerSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.PowerRunning, vps.PowerStopped)
+}
+
+// Schema describes vps.RestartPolicy.
+func (restartSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever)
+}
+
+// Schema describes vps.State.
+func (stateSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.StateCreating, vps.StateStarting, vps.StateRunning, vps.StateStopping,
+		vps.StateStopped, vps.StateCrashed, vps.StateFailed, vps.StateDeleting)
+}
+
+// Schema describes vps.ExitReason.
+func (exitSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.ExitPowerOff, vps.ExitKilled, vps.ExitPanic, vps.ExitCrash, vps.ExitLost)
+}
+
+// Schema describes vps.Code.
+func (codeSchema) Schema(huma.Registry) *huma.Schema {
+	return words(slices.Sorted(maps.Keys(statuses()))...)
+}
+
+func words[T ~string](values ...T) *huma.Schema {
+	s := &huma.Schema{Type: huma.TypeString}
+	for _, v := range values {
+		s.Enum = append(s.Enum, string(v))
+	}
+	return s
+}

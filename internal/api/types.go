@@ -1,0 +1,230 @@
+package api
+
+import (
+	"context"
+	"io"
+	"net/netip"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// SchemaVersion is carried by every list and object that is meant for
+// programs. It grows when a field changes its meaning; new fields do not
+// change it.
+const SchemaVersion = 1
+
+// Guest is a guest as the API shows it: what was asked for and what was
+// observed, side by side, and never the password hash.
+type Guest struct {
+	Schema  int             `json:"schema_version" doc:"Grows when a member changes its meaning."`
+	ID      string          `json:"id" doc:"Never changes and is never used again."`
+	Spec    vps.GuestSpec   `json:"spec" doc:"What was asked for."`
+	Status  vps.GuestStatus `json:"status" doc:"What was observed."`
+	Link    string          `json:"link" doc:"Name of its tap on the host."`
+	MAC     string          `json:"mac" doc:"Its hardware address."`
+	UID     uint32          `json:"uid" doc:"The user that its process runs as on the host."`
+	ImageID string          `json:"image_id" doc:"The version of the image that its disk is cloned from."`
+	SSH     Endpoint        `json:"ssh" doc:"Where its SSH server is reached."`
+	Created time.Time       `json:"created" doc:"When it was asked for."`
+}
+
+// Endpoint is where a caller reaches a guest's SSH server. Port is 0 when the
+// guest has no port block; Address is not valid when the host has no public
+// address.
+type Endpoint struct {
+	Address netip.Addr `json:"address" doc:"The host's public address; empty when it has none."`
+	Port    uint16     `json:"port" doc:"0 when the guest has no port block."`
+}
+
+// CreateGuest asks for a new guest. Everything but the name may be left out
+// and then takes the host's default; a nil pointer means "left out".
+type CreateGuest struct {
+	Name             string             `json:"name" doc:"Lower-case letters, digits and hyphens, starting with a letter, at most 32."`
+	Tenant           *string            `json:"tenant,omitempty" doc:"Who it belongs to; left out: owner."`
+	Driver           *string            `json:"driver,omitempty" doc:"What runs it; left out: uml."`
+	Image            *string            `json:"image,omitempty" doc:"What its disk is cloned from, as distribution/release."`
+	Memory           *vps.Bytes         `json:"memory,omitempty" doc:"Memory in bytes, a multiple of 4096."`
+	Disk             *vps.Bytes         `json:"disk,omitempty" doc:"Size of its disk in bytes, a multiple of 1048576."`
+	Power            *vps.Power         `json:"power,omitempty" doc:"Whether it is to run; left out: running."`
+	Hostname         *string            `json:"hostname,omitempty" doc:"Its host name; left out: its name."`
+	Locale           *string            `json:"locale,omitempty" doc:"For example C.UTF-8."`
+	Timezone         *string            `json:"timezone,omitempty" doc:"For example Etc/UTC."`
+	SSHKeys          []string           `json:"ssh_keys,omitempty" doc:"Lines of authorized_keys for root."`
+	RootPasswordHash *string            `json:"root_password_hash,omitempty" doc:"A crypt(5) hash of the kinds $5$, $6$ or $y$. It is never shown again."`
+	Address          *netip.Addr        `json:"address,omitempty" doc:"Its address in the subnet; left out: the next free one."`
+	DNS              []netip.Addr       `json:"dns,omitempty" doc:"At most 3 name servers; left out: the host's."`
+	Ports            *vps.PortBlock     `json:"ports,omitempty" doc:"Its block of host ports; with first 0 the next free block of that count."` // First 0: the next free block
+	Forwards         []vps.Forward      `json:"forwards,omitempty" doc:"Single host ports that lead to it."`
+	Restart          *vps.RestartPolicy `json:"restart,omitempty" doc:"What follows when it ends unasked."`
+	Autostart        *bool              `json:"autostart,omitempty" doc:"Whether it starts when the host boots."`
+	StopTimeout      *vps.Duration      `json:"stop_timeout,omitempty" doc:"How long an orderly stop may take, 1s to 1h."`
+}
+
+// UpdateGuest changes a guest. A nil field stays as it is; an empty list
+// empties it. Address and port block stay for life. Memory, disk and identity
+// take effect at the next boot.
+type UpdateGuest struct {
+	Tenant           *string            `json:"tenant,omitempty" doc:"Who it belongs to."`
+	Memory           *vps.Bytes         `json:"memory,omitempty" doc:"Memory in bytes, at the next boot."`
+	Disk             *vps.Bytes         `json:"disk,omitempty" doc:"Size of its disk in bytes, at the next boot; it can only grow."`
+	Hostname         *string            `json:"hostname,omitempty" doc:"Its host name, at the next boot."`
+	Locale           *string            `json:"locale,omitempty" doc:"Its locale, at the next boot."`
+	Timezone         *string            `json:"timezone,omitempty" doc:"Its time zone, at the next boot."`
+	SSHKeys          *[]string          `json:"ssh_keys,omitempty" doc:"Lines of authorized_keys for root, at the next boot."`
+	RootPasswordHash *string            `json:"root_password_hash,omitempty" doc:"A crypt(5) hash; empty for no password."`
+	DNS              *[]netip.Addr      `json:"dns,omitempty" doc:"At most 3 name servers."`
+	Forwards         *[]vps.Forward     `json:"forwards,omitempty" doc:"Single host ports that lead to it."`
+	Restart          *vps.RestartPolicy `json:"restart,omitempty" doc:"What follows when it ends unasked."`
+	Autostart        *bool              `json:"autostart,omitempty" doc:"Whether it starts when the host boots."`
+	StopTimeout      *vps.Duration      `json:"stop_timeout,omitempty" doc:"How long an orderly stop may take, 1s to 1h."`
+}
+
+// Change is the answer to every request that edits the desired state: the
+// steps that the host takes, or with a dry run would take, as text.
+type Change struct {
+	Schema int      `json:"schema_version"`
+	DryRun bool     `json:"dry_run"`
+	Edits  []string `json:"edits" doc:"What changes in the spec, one line each."`
+	Steps  []string `json:"steps" doc:"The plan: what the host does for it, in order."`
+}
+
+// ApplyOptions say how a host file is applied.
+type ApplyOptions struct {
+	Prune  bool // delete guests and tenants that the file does not name
+	DryRun bool // change nothing, only tell
+}
+
+// Operation is long work, such as building an image.
+type Operation struct {
+	ID       string       `json:"id" doc:"Names it in /v1/operations."`
+	Kind     string       `json:"kind" doc:"What is done."`
+	Target   string       `json:"target" doc:"What it is done to."`
+	Progress vps.Progress `json:"progress"`
+	Done     bool         `json:"done" doc:"Whether it has ended, well or not."`
+	// Code and Error are empty when it went well.
+	Code  vps.Code `json:"code,omitempty" doc:"Empty when it went well."`
+	Error string   `json:"error,omitempty" doc:"Why it failed, for people; empty when it went well."`
+}
+
+// HostInfo is what the host says of itself.
+type HostInfo struct {
+	Schema        int          `json:"schema_version"`
+	Version       string       `json:"version"`
+	Hostname      string       `json:"hostname"`
+	PublicAddress netip.Addr   `json:"public_address"`
+	Uplinks       []string     `json:"uplinks"`
+	Memory        vps.Bytes    `json:"memory"`
+	Promised      vps.Bytes    `json:"promised" doc:"Memory promised to guests that run or are to run."`
+	DiskFree      vps.Bytes    `json:"disk_free"`
+	Guests        int          `json:"guests"`
+	Running       int          `json:"running"`
+	Settings      vps.Settings `json:"settings"`
+	// Settled is true when the plan is empty: the host is as it was asked to be.
+	Settled bool     `json:"settled"`
+	Pending []string `json:"pending" doc:"The steps that are still to be taken."`
+}
+
+// KernelInfo is a kernel that guests can boot, and what it can do.
+type KernelInfo struct {
+	vps.Kernel
+	Features []string `json:"features"`
+}
+
+// WaitFor is what a caller of wait waits for.
+type WaitFor string
+
+// What can be waited for.
+const (
+	WaitSSH     WaitFor = "ssh"     // its SSH server answers
+	WaitRunning WaitFor = "running" // its process runs
+	WaitStopped WaitFor = "stopped"
+	WaitDeleted WaitFor = "deleted"
+)
+
+// Finding is one result of the doctor.
+type Finding struct {
+	Check   string `json:"check" doc:"What was checked."`
+	Level   string `json:"level" enum:"ok,warning,error"`
+	Message string `json:"message" doc:"What was found."`
+	Remedy  string `json:"remedy,omitempty" doc:"What to do about it."`
+}
+
+// ConsoleOptions say how a console is opened.
+type ConsoleOptions struct {
+	ReadOnly bool // only watch
+	Takeover bool // take the keyboard from whoever has it
+	Rows     uint16
+	Columns  uint16
+}
+
+// Desired edits and reads what was asked for. Every edit is validated, and is
+// one transaction. With dryRun nothing is changed.
+type Desired interface {
+	CreateGuest(ctx context.Context, g CreateGuest, dryRun bool) (Change, error)
+	UpdateGuest(ctx context.Context, name string, u UpdateGuest, dryRun bool) (Change, error)
+	// Order starts, stops, restarts, kills or deletes a guest. A timeout of
+	// zero means the guest's own stop timeout.
+	Order(ctx context.Context, name string, order Order, timeout time.Duration, dryRun bool) (Change, error)
+	PutTenant(ctx context.Context, t vps.Tenant) error
+	DeleteTenant(ctx context.Context, name string) error
+	Apply(ctx context.Context, file io.Reader, o ApplyOptions) (Change, error)
+	Export(ctx context.Context, w io.Writer) error
+}
+
+// Order is an order to one guest.
+type Order string
+
+// The orders.
+const (
+	OrderStart   Order = "start"
+	OrderStop    Order = "stop"
+	OrderRestart Order = "restart"
+	OrderKill    Order = "kill"
+	OrderDelete  Order = "delete"
+)
+
+// Observed reads what is there.
+type Observed interface {
+	Guests(ctx context.Context) ([]Guest, error)
+	Guest(ctx context.Context, name string) (Guest, error)
+	Tenants(ctx context.Context) ([]vps.Tenant, error)
+	Host(ctx context.Context) (HostInfo, error)
+	Events(ctx context.Context, guest string, after int64, limit int) ([]vps.Event, error)
+	Doctor(ctx context.Context) ([]Finding, error)
+	// Wait blocks until the guest is in the state asked for, or ctx ends,
+	// which is CodeTimeout. A guest that cannot get there any more is an
+	// error at once.
+	Wait(ctx context.Context, name string, what WaitFor) (Guest, error)
+}
+
+// Consoles reach a guest's console and its log.
+type Consoles interface {
+	// Console opens the console. The result's Close may come from another
+	// goroutine, more than once, and unblocks Read and Write; Read returns
+	// io.EOF when the guest ends, and a *vps.Error for any other end, such as
+	// a takeover. It may have a method Resize(rows, cols uint16) error.
+	Console(ctx context.Context, name string, o ConsoleOptions) (io.ReadWriteCloser, error)
+	// Logs writes the last lines of the console log, 0 for all, and with
+	// follow goes on until ctx ends or the guest is deleted.
+	Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
+}
+
+// Images keeps images and kernels.
+type Images interface {
+	Images(ctx context.Context) ([]vps.Image, error)
+	Image(ctx context.Context, name string) (vps.Image, error)
+	// BuildImage starts the build and returns at once.
+	BuildImage(ctx context.Context, name string) (Operation, error)
+	Operation(ctx context.Context, id string) (Operation, error)
+	DeleteImage(ctx context.Context, name string) error
+	Kernels(ctx context.Context) ([]KernelInfo, error)
+}
+
+// Backend is everything the server serves. A nil part answers 503.
+type Backend struct {
+	Desired  Desired
+	Observed Observed
+	Consoles Consoles
+	Images   Images
+}

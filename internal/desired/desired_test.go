@@ -1,0 +1,337 @@
+package desired_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"sublet/internal/desired"
+	"sublet/internal/sqlite"
+	"sublet/internal/vps"
+)
+
+// facts is a host with room for little.
+type facts struct {
+	memory, disk vps.Bytes
+	listeners    []desired.Listener
+	kernel       error
+	subnet       error
+}
+
+func (f *facts) Image(_ context.Context, name string) (vps.Image, error) {
+	if name != vps.DefaultImage {
+		return vps.Image{}, vps.Errorf(vps.CodeNotFound, "there is no image %s", name)
+	}
+	return vps.Image{Name: name, ID: "image-1"}, nil
+}
+func (f *facts) Kernel(context.Context, string) error { return f.kernel }
+func (f *facts) Room(context.Context) (memory, disk vps.Bytes, err error) {
+	return f.memory, f.disk, nil
+}
+func (f *facts) Listeners(context.Context) ([]desired.Listener, error) { return f.listeners, nil }
+func (f *facts) Subnet(context.Context, vps.Settings) error            { return f.subnet }
+func (f *facts) HostBoot() string                                      { return "boot-1" }
+
+func open(t *testing.T) (*desired.State, *facts) {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	f := &facts{memory: 4 * vps.GiB, disk: 100 * vps.GiB}
+	return desired.New(db, f), f
+}
+
+func plain(s vps.GuestSpec) (vps.GuestSpec, error) { return s, nil }
+
+func create(t *testing.T, s *desired.State, name string, shape func(*vps.GuestSpec)) vps.Guest {
+	t.Helper()
+	e, err := s.Create(t.Context(), name, func(spec vps.GuestSpec) (vps.GuestSpec, error) {
+		if shape != nil {
+			shape(&spec)
+		}
+		return spec, nil
+	}, false)
+	if err != nil {
+		t.Fatalf("create %s: %v", name, err)
+	}
+	return *e.After.Guest(name)
+}
+
+func host(t *testing.T, s *desired.State) *vps.Host {
+	t.Helper()
+	h, err := s.Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &h
+}
+
+func TestCreateGivesOutAddressesAndPorts(t *testing.T) {
+	t.Parallel()
+	s, f := open(t)
+	f.listeners = []desired.Listener{{Port: 20025, Protocol: vps.ProtoUDP}}
+	var got []string
+	for _, name := range []string{"a", "b", "c"} {
+		g := create(t, s, name, nil)
+		got = append(got, fmt.Sprintf("%s %s %s %d %s", name, g.Spec.Address, g.Spec.Ports, g.Index, g.ImageID))
+	}
+	want := []string{"a 10.213.0.2 20000-20019 1 image-1", "b 10.213.0.3 20040-20059 2 image-1", "c 10.213.0.4 20060-20079 3 image-1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("given out (-want +got):\n%s", diff)
+	}
+	// What a guest leaves is given out again; its index, and so its uid, never.
+	if err := s.Forget(t.Context(), host(t, s).Guest("b").ID); err != nil {
+		t.Fatal(err)
+	}
+	if g := create(t, s, "d", nil); g.Spec.Address.String() != "10.213.0.3" || g.Spec.Ports.First != 20040 || g.Index != 4 {
+		t.Errorf("after b is gone d gets %s %s %d", g.Spec.Address, g.Spec.Ports, g.Index)
+	}
+}
+
+// TestRefused tries what must not be, and checks that nothing changed.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	create := func(name string, shape func(*vps.GuestSpec)) func(context.Context, *desired.State) error {
+		return func(ctx context.Context, s *desired.State) error {
+			_, err := s.Create(ctx, name, func(spec vps.GuestSpec) (vps.GuestSpec, error) {
+				if shape != nil {
+					shape(&spec)
+				}
+				return spec, nil
+			}, false)
+			return err
+		}
+	}
+	update := func(shape func(*vps.GuestSpec)) func(context.Context, *desired.State) error {
+		return func(ctx context.Context, s *desired.State) error {
+			_, err := s.Update(ctx, "a", func(spec vps.GuestSpec) (vps.GuestSpec, error) { shape(&spec); return spec, nil }, false)
+			return err
+		}
+	}
+	tests := map[string]struct {
+		host func(*facts)
+		edit func(context.Context, *desired.State) error
+		code vps.Code
+		say  string
+	}{
+		"name taken":       {nil, create("a", nil), vps.CodeConflict, "a guest named a exists already"},
+		"bad name":         {nil, create("A!", nil), vps.CodeInvalid, "name: "},
+		"no such image":    {nil, create("b", func(s *vps.GuestSpec) { s.Image = "arch/latest" }), vps.CodeNotFound, "arch/latest"},
+		"no such tenant":   {nil, create("b", func(s *vps.GuestSpec) { s.Tenant = "bob" }), vps.CodeNotFound, "sublet tenant add bob"},
+		"memory short":     {nil, create("b", func(s *vps.GuestSpec) { s.Memory = 4 * vps.GiB }), vps.CodeDenied, "memory_overcommit"},
+		"disk full":        {func(f *facts) { f.disk = vps.MiB }, create("b", nil), vps.CodeDenied, "the disk is full"},
+		"no kernel":        {func(f *facts) { f.kernel = vps.Errorf(vps.CodeNotFound, "no kernel") }, create("b", nil), vps.CodeNotFound, "no kernel"},
+		"port block taken": {nil, create("b", func(s *vps.GuestSpec) { s.Ports = vps.PortBlock{First: 20010, Count: 5} }), vps.CodeConflict, "overlap 20000-20019 of the guest a"},
+		"port in use":      {func(f *facts) { f.listeners = []desired.Listener{{Port: 22, Protocol: vps.ProtoTCP}} }, update(func(s *vps.GuestSpec) { s.Forwards = []vps.Forward{{Host: 22, Guest: 22, Protocol: vps.ProtoTCP}} }), vps.CodeConflict, "listens on port 22/tcp"},
+		"address taken":    {nil, create("b", func(s *vps.GuestSpec) { s.Address = netip.MustParseAddr("10.213.0.2") }), vps.CodeConflict, "belongs to the guest a"},
+		"too many ports":   {nil, create("b", func(s *vps.GuestSpec) { s.Ports.Count = 1001 }), vps.CodeInvalid, "ports: "},
+		"shrink":           {nil, update(func(s *vps.GuestSpec) { s.Disk = vps.GiB }), vps.CodeInvalid, "cannot shrink"},
+		"another image":    {nil, update(func(s *vps.GuestSpec) { s.Image = "debian/13" }), vps.CodeConflict, "for life"},
+		"another address":  {nil, update(func(s *vps.GuestSpec) { s.Address = netip.MustParseAddr("10.213.0.9") }), vps.CodeConflict, "for life"},
+		"unknown guest": {nil, func(ctx context.Context, s *desired.State) error {
+			_, err := s.Stop(ctx, "x", 0, false, false)
+			return err
+		}, vps.CodeNotFound, "no guest x"},
+		"the owner stays":   {nil, func(ctx context.Context, s *desired.State) error { _, err := s.DeleteTenant(ctx, "owner"); return err }, vps.CodeDenied, "stays"},
+		"tenant has guests": {nil, func(ctx context.Context, s *desired.State) error { _, err := s.DeleteTenant(ctx, "ann"); return err }, vps.CodeConflict, "still has the guest a"},
+		"bad file": {nil, func(ctx context.Context, s *desired.State) error {
+			_, err := s.Apply(ctx, strings.NewReader("version: 1\nguests:\n- name: b\n- name: c\n  memory: 1MiB\n"), false, false)
+			return err
+		}, vps.CodeInvalid, "line 5"},
+		"subnet in use": {func(f *facts) { f.subnet = vps.Errorf(vps.CodeConflict, "the route 10.99.0.0/16") }, func(ctx context.Context, s *desired.State) error {
+			_, err := s.Apply(ctx, strings.NewReader("version: 1\nsettings:\n  subnet: 10.99.0.0/16\n"), false, false)
+			return err
+		}, vps.CodeConflict, "10.99.0.0/16"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, f := open(t)
+			if _, err := s.PutTenant(t.Context(), vps.Tenant{Name: "ann"}); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Create(t.Context(), "a", func(spec vps.GuestSpec) (vps.GuestSpec, error) { spec.Tenant = "ann"; return spec, nil }, false); err != nil {
+				t.Fatal(err)
+			}
+			before := host(t, s)
+			if tt.host != nil {
+				tt.host(f)
+			}
+			err := tt.edit(t.Context(), s)
+			if vps.ErrorCode(err) != tt.code || !strings.Contains(vps.ErrorMessage(err), tt.say) {
+				t.Errorf("got %s: %v; want %s and %q", vps.ErrorCode(err), err, tt.code, tt.say)
+			}
+			if diff := cmp.Diff(before, host(t, s), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+				t.Errorf("something changed (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestOrders(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	create(t, s, "a", nil)
+	get := func() vps.Guest { return *host(t, s).Guest("a") }
+	if _, err := s.Start(ctx, "a", true, false); err != nil || get().Boots != 1 {
+		t.Errorf("starting what runs: %v, %d boots; want nothing to change", err, get().Boots)
+	}
+	if _, err := s.Start(ctx, "a", false, false); err != nil || get().Boots != 2 {
+		t.Errorf("starting what ended: %v, %d boots; want 2", err, get().Boots)
+	}
+	if _, err := s.Stop(ctx, "a", 0, true, false); err != nil || get().Spec.Power != vps.PowerStopped || !get().Abrupt {
+		t.Errorf("kill: %v, %+v", err, get())
+	}
+	if _, err := s.Restart(ctx, "a", 5e9, false); err != nil || get().Spec.Power != vps.PowerRunning || get().Abrupt || get().StopWithin != 5e9 {
+		t.Errorf("restart: %v, %+v", err, get())
+	}
+	if e, err := s.Stop(ctx, "a", 0, false, true); err != nil || len(e.Lines()) != 1 || get().Spec.Power != vps.PowerRunning {
+		t.Errorf("a dry run: %v, %q, %+v; want one line and no change", err, e.Lines(), get())
+	}
+	if _, err := s.Delete(ctx, "a", false); err != nil || !get().Deleting {
+		t.Errorf("delete: %v, %+v", err, get())
+	}
+	if _, err := s.Start(ctx, "a", false, false); vps.ErrorCode(err) != vps.CodeConflict {
+		t.Errorf("starting what is being deleted: %v; want a conflict", err)
+	}
+	if err := s.Forget(ctx, get().ID); err != nil || host(t, s).Guest("a") != nil {
+		t.Errorf("forget: %v", err)
+	}
+}
+
+func TestMemoryOfStoppedGuestsIsNotPromised(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	for i := range 100 {
+		create(t, s, fmt.Sprintf("g%d", i), func(s *vps.GuestSpec) { s.Power, s.Memory = vps.PowerStopped, 3*vps.GiB })
+	}
+	if _, err := s.Start(t.Context(), "g1", false, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Start(t.Context(), "g2", false, false); vps.ErrorCode(err) != vps.CodeDenied {
+		t.Errorf("promising 6GiB of 4GiB: %v; want it denied", err)
+	}
+}
+
+func TestApplyAfterExportChangesNothing(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	file := `version: 1
+settings: {timezone: Asia/Shanghai, dns: [9.9.9.9]}
+tenants: [{name: ann, note: next door}]
+guests:
+- {name: a, tenant: ann, memory: 256MiB, ports: 40, forwards: ["8443:443/tcp"], autostart: false}
+- {name: b, power: stopped}
+`
+	e, err := s.Apply(ctx, strings.NewReader(file), false, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(e.Lines()) == 0 {
+		t.Error("applying a file tells of no change")
+	}
+	before := host(t, s)
+	var out bytes.Buffer
+	if err := s.Export(ctx, &out); err != nil {
+		t.Fatal(err)
+	}
+	for _, prune := range []bool{false, true} {
+		e, err := s.Apply(ctx, bytes.NewReader(out.Bytes()), prune, false)
+		if err != nil || len(e.Lines()) > 0 {
+			t.Fatalf("apply after export, prune %v: %v, %q", prune, err, e.Lines())
+		}
+		// The file that was applied first says the same.
+		if e, err := s.Apply(ctx, strings.NewReader(file), prune, false); err != nil || len(e.Lines()) > 0 {
+			t.Fatalf("apply again, prune %v: %v, %q", prune, err, e.Lines())
+		}
+	}
+	if diff := cmp.Diff(before, host(t, s), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+		t.Errorf("something changed (-before +after):\n%s", diff)
+	}
+}
+
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	create(t, s, "a", nil)
+	create(t, s, "b", nil)
+	if _, err := s.Apply(ctx, strings.NewReader("version: 1\nguests: [{name: a}]\n"), false, false); err != nil || host(t, s).Guest("b").Deleting {
+		t.Fatalf("without --prune: %v; want b kept", err)
+	}
+	if _, err := s.Apply(ctx, strings.NewReader("version: 1\nsettings: {locale: C.UTF-8}\n"), true, false); err != nil || host(t, s).Guest("b").Deleting {
+		t.Fatalf("a file without guests: %v; want b kept", err)
+	}
+	e, err := s.Apply(ctx, strings.NewReader("version: 1\nguests: [{name: a}]\n"), true, false)
+	if err != nil || !host(t, s).Guest("b").Deleting || host(t, s).Guest("a").Deleting {
+		t.Fatalf("with --prune: %v; want b deleted and a kept", err)
+	}
+	if got := strings.Join(e.Lines(), "\n"); got != "delete the guest b and its disk" {
+		t.Errorf("the lines say %q", got)
+	}
+}
+
+// TestEditsAtTheSameTime lets many guests be made at once: each gets what no
+// other has.
+func TestEditsAtTheSameTime(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	var wg sync.WaitGroup
+	for i := range 16 {
+		wg.Go(func() {
+			_, err := s.Create(t.Context(), fmt.Sprintf("g%d", i), func(s vps.GuestSpec) (vps.GuestSpec, error) {
+				s.Power = vps.PowerStopped
+				return s, nil
+			}, false)
+			if err != nil {
+				t.Errorf("g%d: %v", i, err)
+			}
+		})
+	}
+	wg.Wait()
+	h := host(t, s)
+	if err := h.Validate(); err != nil || len(h.Guests) != 16 {
+		t.Errorf("%d guests, %v", len(h.Guests), err)
+	}
+	seen := map[int]bool{}
+	for _, g := range h.Guests {
+		if seen[g.Index] {
+			t.Errorf("the index %d was given out twice", g.Index)
+		}
+		seen[g.Index] = true
+	}
+}
+
+func TestUndoIsIdempotent(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	g := create(t, s, "a", nil)
+	for range 2 {
+		if err := s.Undo(t.Context(), g.ID); err != nil || !host(t, s).Guest("a").Deleting {
+			t.Errorf("undo: %v", err)
+		}
+	}
+	if err := s.Undo(t.Context(), "unknown"); err != nil {
+		t.Errorf("undo of what never was: %v", err)
+	}
+	_, err := s.Create(t.Context(), "a", plain, false)
+	if vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(err.Error(), "still being deleted") {
+		t.Errorf("the name of a guest that is being deleted: %v", err)
+	}
+}

@@ -1,0 +1,185 @@
+package hostfile
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode"
+
+	"sublet/internal/vps"
+)
+
+const header = `# A sublet host file: ` + "`sublet apply -f`" + ` makes a host be like this.
+# It holds password hashes: keep it readable for its owner only (mode 0600).
+`
+
+// Encode writes the host as a host file, every value spelt out, guests and
+// tenants in the order they have. Decoded and merged it gives the same host
+// again, whatever was changed in between; IDs, indexes, boots and times are
+// not part of a host file. The same host gives the same bytes.
+func Encode(w io.Writer, h vps.Host) error {
+	e := &encoder{w: bufio.NewWriter(w)}
+	e.print(header)
+	e.line(0, "version", strconv.Itoa(Version))
+	e.print("\n")
+	e.settings(&h.Settings)
+	e.open("tenants", len(h.Tenants))
+	for _, t := range h.Tenants {
+		e.item("name", plain(t.Name))
+		e.line(4, "note", plain(t.Note))
+	}
+	e.open("guests", len(h.Guests))
+	for i := range h.Guests {
+		if i > 0 {
+			e.print("\n")
+		}
+		e.guest(&h.Guests[i].Spec)
+	}
+	if err := e.w.Flush(); err != nil { // a bufio.Writer keeps its first error
+		return vps.Wrap(vps.CodeInternal, err, "the host file cannot be written")
+	}
+	return nil
+}
+
+type encoder struct{ w *bufio.Writer }
+
+func (e *encoder) print(s string) { _, _ = e.w.WriteString(s) }
+
+func (e *encoder) line(indent int, key, value string) {
+	e.print(strings.Repeat(" ", indent) + key + ": " + value + "\n")
+}
+
+func (e *encoder) item(key, value string) { e.print("  - " + key + ": " + value + "\n") }
+
+func (e *encoder) open(key string, length int) {
+	if length == 0 {
+		e.print("\n" + key + ": []\n")
+		return
+	}
+	e.print("\n" + key + ":\n")
+}
+
+// list writes short values in one line and long ones below each other.
+func (e *encoder) list(indent int, key string, values []string) {
+	if len(strings.Join(values, ", ")) <= 72 {
+		e.line(indent, key, "["+strings.Join(values, ", ")+"]")
+		return
+	}
+	pad := strings.Repeat(" ", indent)
+	e.print(pad + key + ":\n")
+	for _, v := range values {
+		e.print(pad + "  - " + v + "\n")
+	}
+}
+
+func (e *encoder) settings(s *vps.Settings) {
+	e.print("settings:\n")
+	e.line(2, "subnet", s.Subnet.String())
+	e.line(2, "ports", s.PortRange.String())
+	e.line(2, "uplink", plain(s.Uplink))
+	e.line(2, "public_address", address(s.PublicAddress))
+	e.list(2, "dns", addresses(s.DNS))
+	e.line(2, "locale", plain(s.Locale))
+	e.line(2, "timezone", plain(s.Timezone))
+	e.line(2, "memory_overcommit", strconv.Itoa(s.MemoryOvercommit))
+	e.line(2, "first_uid", strconv.FormatUint(uint64(s.FirstUID), 10))
+}
+
+func (e *encoder) guest(s *vps.GuestSpec) {
+	e.item("name", plain(s.Name))
+	e.line(4, "tenant", plain(s.Tenant))
+	e.line(4, "driver", plain(s.Driver))
+	e.line(4, "image", plain(s.Image))
+	e.line(4, "memory", s.Memory.Exact())
+	e.line(4, "disk", s.Disk.Exact())
+	e.line(4, "power", plain(string(s.Power)))
+	e.line(4, "hostname", plain(s.Hostname))
+	e.line(4, "locale", plain(s.Locale))
+	e.line(4, "timezone", plain(s.Timezone))
+	keys := make([]string, len(s.SSHKeys))
+	for i, k := range s.SSHKeys {
+		keys[i] = plain(k)
+	}
+	e.list(4, "ssh_keys", keys)
+	e.line(4, secretKey, plain(s.RootPassword))
+	if s.Address.IsValid() {
+		e.line(4, "address", address(s.Address))
+	}
+	e.list(4, "dns", addresses(s.DNS))
+	if s.Ports.First == 0 || s.Ports.Count == 0 {
+		e.line(4, "ports", strconv.Itoa(int(s.Ports.Count)))
+	} else {
+		e.line(4, "ports", fmt.Sprintf("{first: %d, count: %d}", s.Ports.First, s.Ports.Count))
+	}
+	forwards := make([]string, len(s.Forwards))
+	for i, f := range s.Forwards {
+		// In quotes: other readers of YAML take 22:22 for a number to the
+		// base of 60.
+		forwards[i] = strconv.Quote(f.String())
+	}
+	e.list(4, "forwards", forwards)
+	e.line(4, "restart", plain(string(s.Restart)))
+	e.line(4, "autostart", strconv.FormatBool(s.Autostart))
+	e.line(4, "stop_timeout", s.StopTimeout.String())
+}
+
+// address writes the zero address as an empty text, and one of version 6 in
+// quotes, for its colons.
+func address(a netip.Addr) string {
+	switch {
+	case !a.IsValid():
+		return `""`
+	case a.Is4():
+		return a.String()
+	default:
+		return strconv.Quote(a.String())
+	}
+}
+
+func addresses(list []netip.Addr) []string {
+	out := make([]string, len(list))
+	for i, a := range list {
+		out[i] = address(a)
+	}
+	return out
+}
+
+// Words that need no quotes in any version of YAML, except for those that
+// some versions take for a boolean or nothing.
+var (
+	plainWord = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_./+-]*$`)
+	reserved  = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+)
+
+// plain writes a text, in double quotes unless it is a harmless word.
+func plain(s string) string {
+	if plainWord.MatchString(s) && !slices.Contains(reserved, strings.ToLower(s)) {
+		return s
+	}
+	var b strings.Builder
+	b.WriteByte('"')
+	for _, r := range s {
+		switch {
+		case r == '"' || r == '\\':
+			b.WriteByte('\\')
+			b.WriteRune(r)
+		case r == '\n':
+			b.WriteString(`\n`)
+		case r == '\t':
+			b.WriteString(`\t`)
+		case r > 0xffff && !unicode.IsPrint(r):
+			fmt.Fprintf(&b, `\U%08x`, r)
+		case !unicode.IsPrint(r):
+			fmt.Fprintf(&b, `\u%04x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	b.WriteByte('"')
+	return b.String()
+}

@@ -1,0 +1,173 @@
+// Package hostfile reads and writes the one file that describes a whole host:
+// settings, tenants and guests, in YAML.
+//
+// What a file does not say stays as it is, and is the default in a new guest:
+// that is why every value here is a pointer, or nil for unset, and why the
+// types are kept apart from the nouns of package vps. Merge lays them over a
+// noun. Sizes, addresses and ports are parsed here, so that a fault is shown
+// at its line and column; whether they make sense together is for the
+// validation in package vps to say, and Locate finds the line for that too.
+//
+// The file holds password hashes. Whoever writes one to disk gives it the
+// mode 0600.
+package hostfile
+
+import (
+	"net/netip"
+	"slices"
+
+	"sublet/internal/vps"
+)
+
+// Version is the version of the format, and the only one so far.
+const Version = 1
+
+// MaxSize is the largest file that is read.
+const MaxSize = 1 << 20
+
+// File is a host file as it was read. The zero value asks for nothing.
+type File struct {
+	Settings Settings
+	// Tenants and Guests are in the order of the file. They are nil when the
+	// file does not have the key at all, and empty when it lists none: only
+	// the second is a wish to have none.
+	Tenants []Tenant
+	Guests  []Guest
+
+	src *source
+}
+
+// Settings are the settings that a file names; nil means unset.
+type Settings struct {
+	Subnet           *netip.Prefix
+	PortRange        *vps.PortBlock
+	Uplink           *string
+	PublicAddress    *netip.Addr // the zero address: the uplink's first
+	DNS              *[]netip.Addr
+	Locale           *string
+	Timezone         *string
+	MemoryOvercommit *int
+	FirstUID         *uint32
+}
+
+// Tenant is one tenant of a file. A name is always there.
+type Tenant struct {
+	Name string
+	// Note is empty when the file has none; HasNote tells whether it says so.
+	Note    string
+	HasNote bool
+}
+
+// Guest is one guest of a file; nil means unset. A name is always there, and
+// no two guests of a file share one.
+type Guest struct {
+	Name         string
+	Tenant       *string
+	Driver       *string
+	Image        *string
+	Memory       *vps.Bytes
+	Disk         *vps.Bytes
+	Power        *vps.Power
+	Hostname     *string
+	Locale       *string
+	Timezone     *string
+	SSHKeys      *[]string
+	RootPassword *string // the key is root_password_hash
+	Address      *netip.Addr
+	DNS          *[]netip.Addr
+	// Ports with First 0 asks for so many ports, wherever they are free.
+	Ports       *vps.PortBlock
+	Forwards    *[]vps.Forward
+	Restart     *vps.RestartPolicy
+	Autostart   *bool
+	StopTimeout *vps.Duration
+
+	src  *source
+	path string // "guests[0]"
+}
+
+// MergeSettings lays the file's settings over those of a host. The error is
+// for callers that merge from elsewhere too: it is always nil.
+func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
+	set(&s.Subnet, f.Settings.Subnet)
+	set(&s.PortRange, f.Settings.PortRange)
+	set(&s.Uplink, f.Settings.Uplink)
+	set(&s.PublicAddress, f.Settings.PublicAddress)
+	setList(&s.DNS, f.Settings.DNS)
+	set(&s.Locale, f.Settings.Locale)
+	set(&s.Timezone, f.Settings.Timezone)
+	set(&s.MemoryOvercommit, f.Settings.MemoryOvercommit)
+	set(&s.FirstUID, f.Settings.FirstUID)
+	return s, nil
+}
+
+// Merge lays the file's tenant over one that exists or is new.
+func (t Tenant) Merge(old vps.Tenant) vps.Tenant {
+	old.Name = t.Name
+	if t.HasNote {
+		old.Note = t.Note
+	}
+	return old
+}
+
+// Merge lays the file's guest over a spec that exists, or over the one that
+// vps.NewGuestSpec gives. It shares no memory with either. A number of ports
+// keeps the first port that the spec already has. The error is for callers
+// that merge from elsewhere too: it is always nil.
+func (g Guest) Merge(s vps.GuestSpec) (vps.GuestSpec, error) {
+	s.Name = g.Name
+	set(&s.Tenant, g.Tenant)
+	set(&s.Driver, g.Driver)
+	set(&s.Image, g.Image)
+	set(&s.Memory, g.Memory)
+	set(&s.Disk, g.Disk)
+	set(&s.Power, g.Power)
+	set(&s.Hostname, g.Hostname)
+	set(&s.Locale, g.Locale)
+	set(&s.Timezone, g.Timezone)
+	setList(&s.SSHKeys, g.SSHKeys)
+	set(&s.RootPassword, g.RootPassword)
+	set(&s.Address, g.Address)
+	setList(&s.DNS, g.DNS)
+	if p := g.Ports; p != nil {
+		first := p.First
+		if first == 0 && p.Count > 0 {
+			first = s.Ports.First
+		}
+		s.Ports = vps.PortBlock{First: first, Count: p.Count}
+	}
+	setList(&s.Forwards, g.Forwards)
+	set(&s.Restart, g.Restart)
+	set(&s.Autostart, g.Autostart)
+	set(&s.StopTimeout, g.StopTimeout)
+	return s, nil
+}
+
+func set[T any](to, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+// setList copies, so that file and spec can be changed apart from each other.
+func setList[T any](to, from *[]T) {
+	if from != nil {
+		*to = slices.Clone(*from)
+		return
+	}
+	*to = slices.Clone(*to)
+}
+
+// Locate adds where in the file it is to an error about a guest that came
+// from this one, as validation returns it with a Field such as "memory" or
+// "ssh_keys[1]". An error without a Field is located at the guest. Code and
+// cause stay; errors of other kinds, and nil, are returned as they are.
+func (g Guest) Locate(err error) error {
+	return g.src.locate(err, g.path)
+}
+
+// Locate adds where in the file it is to an error whose Field is a whole path,
+// such as "settings.subnet" or "tenants[0].name".
+func (f *File) Locate(err error) error {
+	return f.src.locate(err, "")
+}

@@ -1,0 +1,177 @@
+package hostfile
+
+import (
+	"math"
+
+	"github.com/goccy/go-yaml/ast"
+
+	"sublet/internal/vps"
+)
+
+// file reads the whole document.
+func (d decoder) file(root ast.Node, f *File) error {
+	return d.mapping(root, "", map[string]field{
+		"version":  d.version,
+		"settings": func(n ast.Node, path string) error { return d.settings(n, path, &f.Settings) },
+		"tenants":  func(n ast.Node, path string) error { return d.tenants(n, path, f) },
+		"guests":   func(n ast.Node, path string) error { return d.guests(n, path, f) },
+	})
+}
+
+func (d decoder) version(n ast.Node, path string) error {
+	if v, ok := n.(*ast.IntegerNode); !ok || v.GetToken().Value != "1" {
+		return d.src.fail(where(n), path, "this sublet reads version %d of the format only; write 1, or use the sublet that wrote this file", Version)
+	}
+	return nil
+}
+
+func (d decoder) settings(n ast.Node, path string, s *Settings) error {
+	return d.mapping(n, path, d.settingsKeys(s))
+}
+
+func (d decoder) settingsKeys(s *Settings) map[string]field {
+	return map[string]field{
+		"subnet":         scalar(d, &s.Subnet, "a subnet", parsePrefix),
+		"ports":          scalar(d, &s.PortRange, "a range of ports", parseRange),
+		"uplink":         d.text(&s.Uplink),
+		"public_address": scalar(d, &s.PublicAddress, "an address", parseOptionalAddress),
+		"dns":            scalars(d, &s.DNS, "an address", parseAddress),
+		"locale":         d.text(&s.Locale),
+		"timezone":       d.text(&s.Timezone),
+		"memory_overcommit": scalar(d, &s.MemoryOvercommit, "a number of percent", func(s string) (int, error) {
+			return parseNumber[int](s, 100_000)
+		}),
+		"first_uid": scalar(d, &s.FirstUID, "a user id", func(s string) (uint32, error) {
+			return parseNumber[uint32](s, math.MaxUint32)
+		}),
+	}
+}
+
+func (d decoder) tenants(n ast.Node, path string, f *File) error {
+	f.Tenants = []Tenant{}
+	first := map[string]position{}
+	return d.list(n, path, func(n ast.Node, path string) error {
+		var name, note *string
+		err := d.mapping(n, path, map[string]field{"name": d.text(&name), "note": d.text(&note)})
+		if err != nil {
+			return err
+		}
+		if err := d.unique(n, path, "tenant", name, first); err != nil {
+			return err
+		}
+		t := Tenant{Name: *name, HasNote: note != nil}
+		set(&t.Note, note)
+		f.Tenants = append(f.Tenants, t)
+		return nil
+	})
+}
+
+func (d decoder) guests(n ast.Node, path string, f *File) error {
+	f.Guests = []Guest{}
+	first := map[string]position{}
+	return d.list(n, path, func(n ast.Node, path string) error {
+		g := Guest{src: d.src, path: path}
+		var name *string
+		if err := d.mapping(n, path, d.guestKeys(&g, &name)); err != nil {
+			return err
+		}
+		if err := d.unique(n, path, "guest", name, first); err != nil {
+			return err
+		}
+		g.Name = *name
+		f.Guests = append(f.Guests, g)
+		return nil
+	})
+}
+
+// unique wants a name, and not one that was there before.
+func (d decoder) unique(n ast.Node, path, what string, name *string, first map[string]position) error {
+	if name == nil || *name == "" {
+		return d.src.fail(where(n), path, "this %s has no name; add one", what)
+	}
+	at := d.src.at[path+".name"]
+	if before, twice := first[*name]; twice {
+		return d.src.fail(at, path+".name", "the %s %s is there already in line %d; remove one or rename it", what, quote(*name), before.line)
+	}
+	first[*name] = at
+	return nil
+}
+
+func (d decoder) guestKeys(g *Guest, name **string) map[string]field {
+	return map[string]field{
+		"name":         d.text(name),
+		"tenant":       d.text(&g.Tenant),
+		"driver":       d.text(&g.Driver),
+		"image":        d.text(&g.Image),
+		"memory":       scalar(d, &g.Memory, "a size", parseSize),
+		"disk":         scalar(d, &g.Disk, "a size", parseSize),
+		"power":        scalar(d, &g.Power, "running or stopped", oneOf(vps.PowerRunning, vps.PowerStopped)),
+		"hostname":     d.text(&g.Hostname),
+		"locale":       d.text(&g.Locale),
+		"timezone":     d.text(&g.Timezone),
+		"ssh_keys":     scalars(d, &g.SSHKeys, "a public key", asIs),
+		secretKey:      d.text(&g.RootPassword),
+		"address":      scalar(d, &g.Address, "an address", parseAddress),
+		"dns":          scalars(d, &g.DNS, "an address", parseAddress),
+		"ports":        d.ports(&g.Ports),
+		"forwards":     scalars(d, &g.Forwards, "a forward in quotes, such as \"8443:443/tcp\"", parseForward),
+		"restart":      scalar(d, &g.Restart, "a restart policy", oneOf(vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever)),
+		"autostart":    d.boolean(&g.Autostart),
+		"stop_timeout": scalar(d, &g.StopTimeout, "a duration", parseDuration),
+	}
+}
+
+// ports reads a number of ports, FIRST-LAST, or {first: …, count: …}.
+func (d decoder) ports(to **vps.PortBlock) field {
+	return func(n ast.Node, path string) error {
+		switch n.(type) {
+		case *ast.MappingNode, *ast.MappingValueNode:
+		default:
+			return scalar(d, to, "a number of ports", parsePorts)(n, path)
+		}
+		var first, count *uint16
+		port := func(s string) (uint16, error) { return parseNumber[uint16](s, math.MaxUint16) }
+		err := d.mapping(n, path, map[string]field{
+			"first": scalar(d, &first, "a port", port),
+			"count": scalar(d, &count, "a number of ports", port),
+		})
+		if err != nil {
+			return err
+		}
+		if first == nil || count == nil || *first == 0 || *count == 0 {
+			return d.src.fail(where(n), path, "a block needs a first port and a count above 0; write a number alone for any free block, and 0 for none")
+		}
+		if int(*first)+int(*count)-1 > math.MaxUint16 {
+			return d.src.fail(where(n), path, "%d ports from %d on go beyond 65535", *count, *first)
+		}
+		*to = &vps.PortBlock{First: *first, Count: *count}
+		return nil
+	}
+}
+
+func parsePorts(s string) (vps.PortBlock, error) {
+	if n, err := parseNumber[uint16](s, math.MaxUint16); err == nil {
+		return vps.PortBlock{Count: n}, nil
+	}
+	b, err := vps.ParsePortBlock(s)
+	if err != nil {
+		return vps.PortBlock{}, vps.Invalid("", "%s is neither a number of ports nor a block; write for example 20 or 20000-20019", quote(s))
+	}
+	return b, nil
+}
+
+func parseRange(s string) (vps.PortBlock, error) {
+	b, err := vps.ParsePortBlock(s)
+	if err != nil {
+		return vps.PortBlock{}, vps.Invalid("", "%s is not a range of ports; write for example 20000-29999", quote(s))
+	}
+	return b, nil
+}
+
+func parseForward(s string) (vps.Forward, error) {
+	f, err := vps.ParseForward(s)
+	if err != nil {
+		return vps.Forward{}, vps.Invalid("", "%s is not a forward; write HOST:GUEST/PROTOCOL, for example \"8443:443/tcp\"", quote(s))
+	}
+	return f, nil
+}

@@ -1,0 +1,110 @@
+package hostfile
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"sublet/internal/vps"
+)
+
+// secretKey is the key whose value no message repeats.
+const secretKey = "root_password_hash"
+
+// position counts lines and columns (characters) from 1.
+type position struct{ line, column int }
+
+// source remembers where in a file each value stands. A nil source, as in a
+// File that nobody decoded, knows nothing.
+type source struct {
+	lines []string
+	at    map[string]position
+}
+
+func newSource(text string) *source {
+	return &source{lines: strings.Split(text, "\n"), at: map[string]position{}}
+}
+
+// fail makes an error of vps.CodeInvalid that shows the place. path may be
+// empty.
+func (s *source) fail(at position, path, format string, args ...any) error {
+	return vps.Invalid(path, "%s: %s%s", at, fmt.Sprintf(format, args...), s.excerpt(at))
+}
+
+func (p position) String() string { return fmt.Sprintf("line %d, column %d", p.line, p.column) }
+
+// locate adds the place to an error of validation; see Guest.Locate.
+func (s *source) locate(err error, under string) error {
+	e, ok := err.(*vps.Error) //nolint:errorlint // one that is wrapped has words of its own around it
+	if !ok || s == nil {
+		return err
+	}
+	field := e.Field
+	if field == "root_password" {
+		field = secretKey
+	}
+	path := field
+	switch {
+	case under != "" && field != "":
+		path = under + "." + field
+	case under != "":
+		path = under
+	}
+	at, found := s.find(path)
+	if !found {
+		return err
+	}
+	out := &vps.Error{Code: e.Code, Message: fmt.Sprintf("%s: %s%s", at, e.Message, s.excerpt(at)), Err: e.Err}
+	if e.Field != "" {
+		out.Field = path
+	}
+	return out
+}
+
+// find looks for a path, or for the nearest part above it: a value that is
+// wrong may be a default that the file does not mention.
+func (s *source) find(path string) (position, bool) {
+	for path != "" {
+		if at, ok := s.at[path]; ok {
+			return at, true
+		}
+		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
+	}
+	return position{}, false
+}
+
+// excerpt shows the line with a caret under the column, as two more lines of
+// the message. Long lines are cut to a window, and what could steer a
+// terminal is replaced.
+func (s *source) excerpt(at position) string {
+	if at.line < 1 || at.line > len(s.lines) {
+		return ""
+	}
+	line := []rune(s.lines[at.line-1])
+	if strings.Contains(string(line), secretKey) || at.column < 1 || at.column > len(line)+1 {
+		return ""
+	}
+	const before, after = 40, 36
+	from := max(at.column-1-before, 0)
+	to := min(at.column-1+after, len(line))
+	var b strings.Builder
+	b.WriteString("\n    ")
+	for _, r := range line[from:to] {
+		if !unicode.IsPrint(r) {
+			r = ' '
+		}
+		b.WriteRune(r)
+	}
+	b.WriteString("\n    " + strings.Repeat(" ", at.column-1-from) + "^")
+	return b.String()
+}
+
+// quote shows a value in a message, cut when it is long.
+func quote(s string) string {
+	const most = 60
+	if utf8.RuneCountInString(s) > most {
+		s = string([]rune(s)[:most]) + "…"
+	}
+	return fmt.Sprintf("%q", s)
+}
