@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"sublet/internal/hostnet"
 	"sublet/internal/nft"
@@ -109,4 +110,24 @@ func (p *parts) runDir(g vps.Guest) string {
 
 func (p *parts) logPath(g vps.Guest) string {
 	return p.config.statePath(filepath.Join("logs", g.ID, "console.log"))
+}
+
+// replugger gives running guests their network again after their link was
+// made anew.
+type replugger struct {
+	*parts
+}
+
+func (r replugger) Detached(ctx context.Context, n vps.Network, running []vps.Instance) (map[string]bool, error) {
+	names, err := r.hostnet.Detached(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	detached := map[string]bool{}
+	for _, i := range running {
+		if slices.Contains(names, i.Name) {
+			detached[i.GuestID] = true
+		}
+	}
+	return detached, nil
 }

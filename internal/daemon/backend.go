@@ -47,7 +47,7 @@ func (b backend) provision(ctx context.Context, id string) error {
 	err := b.await(ctx, func(s reconcile.Snapshot) bool {
 		st, known := s.Status[id]
 		switch {
-		case !known || s.At.IsZero():
+		case !known:
 			return false
 		case st.Message != "":
 			failure = &vps.Error{Code: st.Code, Message: st.Message}
@@ -273,7 +273,12 @@ func (b backend) Wait(ctx context.Context, name string, what api.WaitFor) (api.G
 		return api.Guest{}, err
 	}
 	var failure error
+	asked := time.Now()
+	b.loop.Kick()
 	err = b.await(ctx, func(s reconcile.Snapshot) bool {
+		if s.Loaded.Before(asked) {
+			return false // it may not know yet of the order that is waited for
+		}
 		var there bool
 		there, failure = reached(s, g, what)
 		return there || failure != nil
@@ -297,9 +302,8 @@ func (b backend) Wait(ctx context.Context, name string, what api.WaitFor) (api.G
 func reached(s reconcile.Snapshot, g api.Guest, what api.WaitFor) (bool, error) {
 	st, known := s.Status[g.ID]
 	if !known {
-		// Either it is gone, or the snapshot is older than the guest.
-		if gone := s.At.After(g.Created) && !s.At.IsZero(); !gone || what == api.WaitDeleted {
-			return gone, nil
+		if what == api.WaitDeleted {
+			return true, nil
 		}
 		return false, vps.Errorf(vps.CodeNotFound, "the guest %s was deleted meanwhile", g.Spec.Name)
 	}

@@ -20,6 +20,7 @@ import (
 	"sublet/internal/guest/uml"
 	"sublet/internal/hostnet"
 	"sublet/internal/image"
+	"sublet/internal/keeper"
 	"sublet/internal/kernel"
 	"sublet/internal/nft"
 	"sublet/internal/reconcile"
@@ -122,11 +123,18 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.kernels = kernel.New(c.statePath("kernels"), kernel.Options{Binaries: binaries, ModulesDir: c.Modules, InitPath: c.Init, Log: log})
 	p.hostnet = hostnet.New(log, hostnet.Options{})
 	p.nft = nft.New(log, nft.Options{})
-	p.driver = uml.New(uml.Options{RunRoot: filepath.Join(c.RunDir, "guests"), Self: c.Self, MemoryDir: p.memoryDir, Log: log})
+	p.driver = newDriver(c, p.memoryDir, log)
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
 	p.loop = p.newLoop()
 	return p, errors.Join(p.images.Sweep(ctx), p.volumes.Sweep(ctx))
+}
+
+func newDriver(c Config, memoryDir string, log *slog.Logger) *uml.Driver {
+	return uml.New(uml.Options{
+		RunRoot: filepath.Join(c.RunDir, "guests"), Launcher: keeper.NewLauncher([]string{c.Self, "keeper"}),
+		MemoryDir: memoryDir, Log: log,
+	})
 }
 
 func (p *parts) newLoop() *reconcile.Loop {
@@ -233,8 +241,7 @@ func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	defer unlock()
-	driver := uml.New(uml.Options{RunRoot: filepath.Join(c.RunDir, "guests"), Self: c.Self, Log: log})
-	instances, err := driver.List(ctx)
+	instances, err := newDriver(c, "", log).List(ctx)
 	if err != nil {
 		return err
 	}

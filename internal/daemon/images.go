@@ -121,8 +121,13 @@ func (b backend) Kernels(ctx context.Context) ([]api.KernelInfo, error) {
 			name string
 			has  bool
 		}{
-			{"ipv6", f.IPv6}, {"iptables", f.Iptables}, {"nftables", f.NFTables}, {"nftables-bridge", f.NFTablesBridge},
-			{"wireguard", f.WireGuard}, {"modules", f.Modules}, {"hostfs", f.Hostfs},
+			{"ipv6", f.IPv6},
+			{"iptables", f.Iptables},
+			{"nftables", f.NFTables},
+			{"nftables-bridge", f.NFTablesBridge},
+			{"wireguard", f.WireGuard},
+			{"modules", f.Modules},
+			{"hostfs", f.Hostfs},
 		} {
 			if feature.has {
 				info.Features = append(info.Features, feature.name)

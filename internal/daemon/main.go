@@ -18,7 +18,7 @@ import (
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr})
+	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine})
 	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), keeperCommand(stderr))
 	root.SetArgs(args)
 	return cli.ExitCode(root.ExecuteContext(ctx), stderr)
@@ -27,8 +27,9 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 func serveCommand(stderr io.Writer) *cobra.Command {
 	var c Config
 	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run the daemon",
+		Use:     "serve",
+		GroupID: "host",
+		Short:   "Run the daemon",
 		Long: `Run the daemon: it serves the API on a unix socket and makes the host match
 what was asked for. Guests outlive it: stop it, kill it or upgrade it at any
 time, and they run on.`,
@@ -64,8 +65,9 @@ func (c *Config) folderFlags(cmd *cobra.Command) {
 func cleanupCommand(stderr io.Writer) *cobra.Command {
 	var c Config
 	cmd := &cobra.Command{
-		Use:   "cleanup",
-		Short: "Take the links and rules of a stopped daemon off the host",
+		Use:     "cleanup",
+		GroupID: "host",
+		Short:   "Take the links and rules of a stopped daemon off the host",
 		Long: `Take the links, the firewall rules and the mount of a stopped daemon off the
 host. Guests' disks, images and the state stay. It refuses while the daemon or
 a guest runs. Nothing that belongs to others is touched.`,
@@ -79,18 +81,16 @@ a guest runs. Nothing that belongs to others is touched.`,
 }
 
 func keeperCommand(stderr io.Writer) *cobra.Command {
-	var path string
-	cmd := &cobra.Command{
-		Use:    "keeper",
-		Short:  "Keep one guest (started by the daemon)",
-		Hidden: true,
-		Args:   cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return keeper.Main(cmd.Context(), path, Config{}.logger(stderr))
+	return &cobra.Command{
+		Use:                "keeper",
+		Short:              "Keep one guest (started by the daemon)",
+		Hidden:             true,
+		DisableFlagParsing: true, // what the daemon passes on is the keeper's own
+		RunE: func(cmd *cobra.Command, args []string) error {
+			// The keeper takes signals itself: the first one is not the end.
+			return keeper.Main(context.WithoutCancel(cmd.Context()), args, stderr)
 		},
 	}
-	cmd.Flags().StringVar(&path, "config", "", "the keeper's configuration")
-	return cmd
 }
 
 // env returns an environment variable, or a default.

@@ -142,8 +142,10 @@ type Snapshot struct {
 	Host     vps.Host
 	Observed plan.Observed
 	Steps    []plan.Step
-	At       time.Time
-	Orphans  []string
+	// Loaded is when the desired state was read, and At when the snapshot was
+	// published. What was edited before Loaded is in it.
+	Loaded, At time.Time
+	Orphans    []string
 	// Status is by guest ID.
 	Status map[string]vps.GuestStatus
 }
@@ -233,6 +235,7 @@ func (l *Loop) Snapshot() (Snapshot, <-chan struct{}) {
 // pass looks at the host once and sets off what is to be done. It returns
 // when the next one is due at the latest.
 func (l *Loop) pass(ctx context.Context) (time.Duration, error) {
+	loaded := time.Now()
 	host, err := l.o.Desired.Host(ctx)
 	if err != nil {
 		return l.o.Resync, fmt.Errorf("load the desired state: %w", err)
@@ -243,11 +246,11 @@ func (l *Loop) pass(ctx context.Context) (time.Duration, error) {
 	}
 	steps := plan.Diff(host, observed)
 	if observed, steps, err = l.takeHostSteps(ctx, host, observed, steps); err != nil {
-		l.publish(host, observed, steps)
+		l.publish(loaded, host, observed, steps)
 		return 2 * time.Second, err
 	}
 	next := l.setOff(ctx, host, observed, steps)
-	l.publish(host, observed, steps)
+	l.publish(loaded, host, observed, steps)
 	return next, nil
 }
 
@@ -410,11 +413,11 @@ func (l *Loop) watch(ctx context.Context, i vps.Instance) {
 }
 
 // publish makes the snapshot that everything which shows state reads.
-func (l *Loop) publish(host vps.Host, o plan.Observed, steps []plan.Step) {
+func (l *Loop) publish(loaded time.Time, host vps.Host, o plan.Observed, steps []plan.Step) {
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Snapshot{Host: host, Observed: o, Steps: steps, At: now, Status: map[string]vps.GuestStatus{}}
+	s := Snapshot{Host: host, Observed: o, Steps: steps, Loaded: loaded, At: now, Status: map[string]vps.GuestStatus{}}
 	known := map[string]bool{}
 	for i := range host.Guests {
 		g := &host.Guests[i]

@@ -1,0 +1,97 @@
+package cli
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"sublet/internal/api"
+	"sublet/internal/vps"
+)
+
+// Reader reads guests and tenants.
+type Reader interface {
+	Guests(ctx context.Context) ([]api.Guest, error)
+	Guest(ctx context.Context, name string) (api.Guest, error)
+	Tenants(ctx context.Context) ([]vps.Tenant, error)
+	// Wait blocks until the guest is in the state asked for, which it reports,
+	// or the timeout is over, which is vps.CodeTimeout.
+	Wait(ctx context.Context, name string, what api.WaitFor, timeout time.Duration) (api.Guest, error)
+}
+
+// Editor changes guests and tenants. Every edit is accepted or refused as a
+// whole; with dryRun nothing is changed.
+type Editor interface {
+	CreateGuest(ctx context.Context, g api.CreateGuest, dryRun bool) (api.Change, error)
+	UpdateGuest(ctx context.Context, name string, u api.UpdateGuest, dryRun bool) (api.Change, error)
+	// Order tells one guest what to do. A timeout of zero is the guest's own.
+	Order(ctx context.Context, name string, order api.Order, timeout time.Duration, dryRun bool) (api.Change, error)
+	PutTenant(ctx context.Context, t vps.Tenant) error
+	DeleteTenant(ctx context.Context, name string) error
+}
+
+// Filer moves whole hosts as files.
+type Filer interface {
+	Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) (api.Change, error)
+	Export(ctx context.Context, w io.Writer) error
+}
+
+// Stream is an open console: what the guest writes is read from it, what is
+// written to it are the guest's key presses. Read ends with io.EOF when the
+// guest does. Resize tells the guest how large the terminal is.
+type Stream interface {
+	io.ReadWriteCloser
+	Resize(rows, columns uint16) error
+}
+
+// Consoles reach what a guest says.
+type Consoles interface {
+	Console(ctx context.Context, name string, o api.ConsoleOptions) (Stream, error)
+	Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
+}
+
+// Images keeps images and kernels.
+type Images interface {
+	Images(ctx context.Context) ([]vps.Image, error)
+	Image(ctx context.Context, name string) (vps.Image, error)
+	BuildImage(ctx context.Context, name string) (api.Operation, error)
+	Operation(ctx context.Context, id string) (api.Operation, error)
+	DeleteImage(ctx context.Context, name string) error
+	Kernels(ctx context.Context) ([]api.KernelInfo, error)
+}
+
+// Machines reads the state of the host.
+type Machines interface {
+	Host(ctx context.Context) (api.HostInfo, error)
+	Events(ctx context.Context, guest string, after int64, limit int) ([]vps.Event, error)
+	Doctor(ctx context.Context) ([]api.Finding, error)
+	Version(ctx context.Context) (api.VersionInfo, error)
+}
+
+// Client is everything that the verbs ask of a daemon. Errors carry a
+// vps.Code; a daemon that does not answer is vps.CodeUnavailable.
+type Client interface {
+	Reader
+	Editor
+	Filer
+	Consoles
+	Images
+	Machines
+}
+
+// overSocket is the daemon behind a unix socket.
+type overSocket struct{ *api.Client }
+
+// Console opens a guest's console.
+func (c overSocket) Console(ctx context.Context, name string, o api.ConsoleOptions) (Stream, error) {
+	conn, err := c.Client.Console(ctx, name, o)
+	if err != nil {
+		// Not conn: a nil *api.ConsoleConn would be a Stream that is not nil.
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Dial returns a client of the daemon behind a unix socket. Nothing is
+// connected before the first call.
+func Dial(socket string) Client { return overSocket{api.NewClient(socket)} }

@@ -1,0 +1,381 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"sublet/internal/api"
+	"sublet/internal/vps"
+)
+
+// now is when all tests play.
+var now = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
+
+// fake is a daemon whose guests obey at once. Some names are special: a guest
+// called "stubborn" has to be killed, one called "deaf" never answers SSH, and
+// one called "broken" cannot start.
+type fake struct {
+	mu      sync.Mutex
+	guests  map[string]*api.Guest
+	tenants map[string]vps.Tenant
+	images  []vps.Image
+	events  []vps.Event
+	polls   int
+	next    int
+	failure error // what every call answers, when set
+	console Stream
+	opened  api.ConsoleOptions
+	created []api.CreateGuest
+	orders  []string
+	applied api.ApplyOptions
+	log     string
+	onPoll  func()
+	finds   []api.Finding
+}
+
+func newFake() *fake {
+	return &fake{
+		guests:  map[string]*api.Guest{},
+		tenants: map[string]vps.Tenant{vps.DefaultTenant: {Name: vps.DefaultTenant, Created: now.Add(-24 * time.Hour)}},
+		images: []vps.Image{{
+			Name: "debian/12", ID: "img-1", Distribution: "debian", Release: "12", Architecture: "amd64", Filesystem: "ext4",
+			Packages: []vps.Package{{Name: "apt", Version: "2.6.1"}, {Name: "systemd", Version: "252.39-1"}},
+			Size:     2 * vps.GiB, Content: 412 * vps.MiB, SHA256: strings.Repeat("ab", 32), Created: now.Add(-3 * time.Hour),
+		}},
+		finds: []api.Finding{{Check: "root", Level: "ok", Message: "runs as root"}},
+		log:   "one\ntwo\nthree\n",
+	}
+}
+
+func (f *fake) Guests(context.Context) ([]api.Guest, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return nil, f.failure
+	}
+	var out []api.Guest
+	for _, g := range f.guests {
+		out = append(out, *g)
+	}
+	slices.SortFunc(out, func(a, b api.Guest) int { return strings.Compare(a.Spec.Name, b.Spec.Name) })
+	return out, nil
+}
+
+func (f *fake) find(name string) (*api.Guest, error) {
+	if f.failure != nil {
+		return nil, f.failure
+	}
+	g, ok := f.guests[name]
+	if !ok {
+		return nil, vps.Errorf(vps.CodeNotFound, "guest %q does not exist; `sublet list` shows all", name)
+	}
+	return g, nil
+}
+
+func (f *fake) Guest(_ context.Context, name string) (api.Guest, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.find(name)
+	if err != nil {
+		return api.Guest{}, err
+	}
+	return *g, nil
+}
+
+func (f *fake) Tenants(context.Context) ([]vps.Tenant, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []vps.Tenant
+	for _, t := range f.tenants {
+		out = append(out, t)
+	}
+	slices.SortFunc(out, func(a, b vps.Tenant) int { return strings.Compare(a.Name, b.Name) })
+	return out, f.failure
+}
+
+func (f *fake) Wait(ctx context.Context, name string, what api.WaitFor, timeout time.Duration) (api.Guest, error) {
+	g, err := f.Guest(ctx, name)
+	switch {
+	case what == api.WaitDeleted && vps.ErrorCode(err) == vps.CodeNotFound:
+		return api.Guest{}, nil
+	case err != nil:
+		return g, err
+	case what == api.WaitSSH && name == "deaf":
+		return g, vps.Errorf(vps.CodeTimeout, "deaf did not answer SSH in %s; `sublet console deaf` shows what it does", timeout)
+	case g.Status.State == vps.StateFailed:
+		return g, vps.Errorf(vps.CodeInternal, "%s", g.Status.Message)
+	case (what == api.WaitStopped) != (g.Status.State == vps.StateStopped):
+		return g, vps.Errorf(vps.CodeConflict, "%s is %s, and nothing is going to change that", name, g.Status.State)
+	}
+	return g, nil
+}
+
+func set[T any](to *T, from *T) {
+	if from != nil {
+		*to = *from
+	}
+}
+
+func (f *fake) CreateGuest(_ context.Context, c api.CreateGuest, dryRun bool) (api.Change, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failure != nil {
+		return api.Change{}, f.failure
+	}
+	if _, ok := f.guests[c.Name]; ok {
+		return api.Change{}, vps.Errorf(vps.CodeConflict, "there is a guest %s already; choose another name", c.Name)
+	}
+	f.created = append(f.created, c)
+	f.next++
+	addr := netip.AddrFrom4([4]byte{10, 213, 0, byte(1 + f.next)})
+	g := &api.Guest{Schema: api.SchemaVersion, ID: fmt.Sprintf("g-%d", f.next), ImageID: "img-1", UID: 721300 + uint32(f.next), Created: now}
+	g.Spec = vps.GuestSpec{
+		Name: c.Name, Tenant: vps.DefaultTenant, Driver: vps.DefaultDriver, Image: vps.DefaultImage, Memory: vps.DefaultMemory,
+		Disk: vps.DefaultDisk, Power: vps.PowerRunning, Hostname: c.Name, Locale: "C.UTF-8", Timezone: "Etc/UTC", SSHKeys: c.SSHKeys,
+		Address: addr, DNS: c.DNS, Forwards: c.Forwards, Ports: vps.PortBlock{First: 19980 + 20*uint16(f.next), Count: 20},
+		Restart: vps.RestartOnFailure, Autostart: true, StopTimeout: vps.DefaultStopTimeout,
+	}
+	set(&g.Spec.Tenant, c.Tenant)
+	set(&g.Spec.Memory, c.Memory)
+	set(&g.Spec.Disk, c.Disk)
+	set(&g.Spec.Power, c.Power)
+	set(&g.Spec.Ports, c.Ports)
+	if g.Spec.Memory > 4*vps.GiB {
+		return api.Change{}, vps.Errorf(vps.CodeDenied, "memory: %s is more than the 4GiB that are left; stop a guest or ask for less", g.Spec.Memory)
+	}
+	if _, ok := f.tenants[g.Spec.Tenant]; !ok {
+		return api.Change{}, vps.Errorf(vps.CodeNotFound, "tenant %q does not exist; add it with `sublet tenant add`", g.Spec.Tenant)
+	}
+	change := api.Change{
+		Schema: api.SchemaVersion, DryRun: dryRun, Edits: []string{"add guest " + c.Name},
+		Steps: []string{"clone debian/12 for " + c.Name, "start " + c.Name},
+	}
+	if dryRun {
+		return change, nil
+	}
+	g.Link, g.MAC = vps.LinkName(c.Name), vps.MACFor(g.Spec.Address).String()
+	if g.Spec.Ports.First > 0 {
+		g.SSH = api.Endpoint{Address: netip.MustParseAddr("203.0.113.5"), Port: g.Spec.Ports.First}
+	}
+	g.Status = vps.GuestStatus{State: vps.StateStopped, Observed: now}
+	f.guests[c.Name] = g
+	if g.Spec.Power == vps.PowerRunning {
+		f.start(g)
+	}
+	return change, nil
+}
+
+func (f *fake) start(g *api.Guest) {
+	if g.Spec.Name == "broken" {
+		g.Status.State, g.Status.Message = vps.StateFailed, "broken has no kernel; run `sublet doctor`"
+		return
+	}
+	g.Status = vps.GuestStatus{State: vps.StateRunning, Observed: now, PID: 4711, Started: now.Add(-754 * time.Second)}
+}
+
+func (f *fake) UpdateGuest(_ context.Context, name string, u api.UpdateGuest, dryRun bool) (api.Change, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.find(name)
+	if err != nil {
+		return api.Change{}, err
+	}
+	c := api.Change{Schema: api.SchemaVersion, DryRun: dryRun, Edits: []string{"guest " + name + " changed"}}
+	if !dryRun {
+		set(&g.Spec.Memory, u.Memory)
+		set(&g.Spec.SSHKeys, u.SSHKeys)
+		set(&g.Spec.Forwards, u.Forwards)
+		set(&g.Spec.Restart, u.Restart)
+	}
+	return c, nil
+}
+
+func (f *fake) Order(_ context.Context, name string, order api.Order, timeout time.Duration, dryRun bool) (api.Change, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	g, err := f.find(name)
+	if err != nil {
+		return api.Change{}, err
+	}
+	change := api.Change{Schema: api.SchemaVersion, DryRun: dryRun, Steps: []string{string(order) + " " + name}}
+	if dryRun {
+		return change, nil
+	}
+	f.orders = append(f.orders, fmt.Sprintf("%s %s %s", order, name, timeout))
+	switch order {
+	case api.OrderStart, api.OrderRestart:
+		f.start(g)
+	case api.OrderStop, api.OrderKill:
+		reason := vps.ExitPowerOff
+		if order == api.OrderKill || name == "stubborn" {
+			reason = vps.ExitKilled
+		}
+		g.Status = vps.GuestStatus{State: vps.StateStopped, Observed: now, Exit: &vps.Exit{Reason: reason, At: now}}
+	case api.OrderDelete:
+		delete(f.guests, name)
+	}
+	return change, nil
+}
+
+func (f *fake) PutTenant(_ context.Context, t vps.Tenant) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t.Created = now
+	f.tenants[t.Name] = t
+	return f.failure
+}
+
+func (f *fake) DeleteTenant(_ context.Context, name string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.tenants[name]; !ok {
+		return vps.Errorf(vps.CodeNotFound, "tenant %q does not exist", name)
+	}
+	for _, g := range f.guests {
+		if g.Spec.Tenant == name {
+			return vps.Errorf(vps.CodeConflict, "%s still owns %s; delete it first", name, g.Spec.Name)
+		}
+	}
+	delete(f.tenants, name)
+	return nil
+}
+
+// Apply reads lines of the form "guest NAME".
+func (f *fake) Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) (api.Change, error) {
+	f.applied = o
+	change := api.Change{Schema: api.SchemaVersion, DryRun: o.DryRun, Edits: []string{}, Steps: []string{}}
+	lines := bufio.NewScanner(file)
+	for n := 1; lines.Scan(); n++ {
+		name, ok := strings.CutPrefix(lines.Text(), "guest ")
+		if !ok {
+			return change, vps.Invalid("", "line %d: unknown key %q", n, lines.Text())
+		}
+		c, err := f.CreateGuest(ctx, api.CreateGuest{Name: name}, o.DryRun)
+		if vps.ErrorCode(err) == vps.CodeConflict {
+			continue
+		}
+		if err != nil {
+			return change, err
+		}
+		change.Edits = append(change.Edits, c.Edits...)
+		change.Steps = append(change.Steps, c.Steps...)
+	}
+	return change, f.failure
+}
+
+func (f *fake) Export(ctx context.Context, w io.Writer) error {
+	guests, err := f.Guests(ctx)
+	for _, g := range guests {
+		_, _ = fmt.Fprintf(w, "guest %s\n", g.Spec.Name)
+	}
+	return err
+}
+
+func (f *fake) Console(_ context.Context, name string, o api.ConsoleOptions) (Stream, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.opened = o
+	if _, err := f.find(name); err != nil {
+		return nil, err
+	}
+	return f.console, nil
+}
+
+func (f *fake) Logs(_ context.Context, name string, lines int, _ bool, w io.Writer) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.find(name); err != nil {
+		return err
+	}
+	all := strings.SplitAfter(f.log, "\n")
+	if lines > 0 {
+		all = all[max(0, len(all)-1-lines):]
+	}
+	_, err := io.WriteString(w, strings.Join(all, ""))
+	return err
+}
+
+func (f *fake) Images(context.Context) ([]vps.Image, error) { return f.images, f.failure }
+
+func (f *fake) Image(_ context.Context, name string) (vps.Image, error) {
+	for _, i := range f.images {
+		if i.Name == name {
+			return i, f.failure
+		}
+	}
+	return vps.Image{}, vps.Errorf(vps.CodeNotFound, "image %s does not exist; build it with `sublet image build %s`", name, name)
+}
+
+func (f *fake) BuildImage(_ context.Context, name string) (api.Operation, error) {
+	return api.Operation{ID: "op-1", Kind: "image", Target: name, Progress: vps.Progress{Phase: "starting"}}, f.failure
+}
+
+func (f *fake) Operation(context.Context, string) (api.Operation, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.polls++
+	if f.onPoll != nil {
+		f.onPoll()
+	}
+	op := api.Operation{ID: "op-1", Kind: "image", Target: "debian/12", Progress: vps.Progress{Phase: "installing packages", Fraction: 0.4}}
+	switch f.polls {
+	case 1:
+	case 2:
+		return api.Operation{}, vps.Errorf(vps.CodeUnavailable, "the daemon does not run")
+	case 3:
+		op.Progress = vps.Progress{Phase: "making the filesystem", Fraction: 0.9}
+	default:
+		op.Progress, op.Done = vps.Progress{Phase: "done", Fraction: 1}, true
+	}
+	return op, nil
+}
+
+func (f *fake) DeleteImage(_ context.Context, name string) error {
+	for i, img := range f.images {
+		if img.Name == name {
+			f.images = slices.Delete(f.images, i, i+1)
+			return nil
+		}
+	}
+	return vps.Errorf(vps.CodeNotFound, "image %s does not exist", name)
+}
+
+func (f *fake) Kernels(context.Context) ([]api.KernelInfo, error) {
+	return []api.KernelInfo{{Kernel: vps.Kernel{Name: "uml/6.1.176", Release: "6.1.176", Path: "/usr/bin/linux.uml", Initrd: "/var/lib/sublet/kernels/i"}, Features: []string{"vector", "ext4"}}}, f.failure
+}
+
+func (f *fake) Host(context.Context) (api.HostInfo, error) {
+	s := vps.DefaultSettings()
+	return api.HostInfo{
+		Schema: api.SchemaVersion, Version: "1.2.3", Hostname: "vps1", PublicAddress: netip.MustParseAddr("203.0.113.5"), Uplinks: []string{"eth0"},
+		Memory: 2 * vps.GiB, Promised: 512 * vps.MiB, DiskFree: 30 * vps.GiB, Guests: 2, Running: 1, Settings: s, Pending: []string{"start bob"},
+	}, f.failure
+}
+
+func (f *fake) Events(_ context.Context, guest string, after int64, limit int) ([]vps.Event, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.onPoll != nil {
+		f.onPoll()
+	}
+	var out []vps.Event
+	for _, e := range f.events {
+		if e.ID > after && (guest == "" || e.Guest == guest) {
+			out = append(out, e)
+		}
+	}
+	return out[max(0, len(out)-limit):], f.failure
+}
+
+func (f *fake) Doctor(context.Context) ([]api.Finding, error) { return f.finds, f.failure }
+
+func (f *fake) Version(context.Context) (api.VersionInfo, error) {
+	return api.VersionInfo{Schema: api.SchemaVersion, Version: "1.2.3", API: "v1"}, f.failure
+}

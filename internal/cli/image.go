@@ -1,0 +1,242 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"sublet/internal/api"
+	"sublet/internal/vps"
+)
+
+func (a *app) imageCmd() *cobra.Command {
+	return noun("image", "Build and keep the images that guests are cloned from",
+		a.imageBuildCmd(), a.imageListCmd(), a.imageShowCmd(), a.imageDeleteCmd())
+}
+
+func (a *app) imageBuildCmd() *cobra.Command {
+	var noWait bool
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "build IMAGE",
+		Short: "Build an image",
+		Long: `Build an image, or a new version of one. The daemon builds it, so the work goes
+on when this verb is interrupted. Guests keep the version they were made from.`,
+		Example: `  sublet image build debian/12`,
+		Args:    one("one image, for example " + vps.DefaultImage),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return []string{vps.DefaultImage}, cobra.ShellCompDirectiveNoFileComp
+		},
+	}
+	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return when the daemon has begun")
+	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to wait")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name := args[0]
+		if err := vps.ValidImageName("", name); err != nil {
+			return err
+		}
+		if timeout <= 0 {
+			return usage(cmd, "--timeout must be more than nothing")
+		}
+		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+		defer cancel()
+		client := a.client()
+		op, err := client.BuildImage(ctx, name)
+		if err != nil {
+			return about(name, err)
+		}
+		if noWait {
+			a.say("%s is being built; `sublet image list` shows it when it is done", name)
+			return nil
+		}
+		op, err = a.follow(ctx, client, op)
+		switch {
+		case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+			a.say("the build of %s goes on in the daemon; `sublet image list` shows it when it is done", name)
+			if cmd.Context().Err() == nil {
+				return vps.Errorf(vps.CodeTimeout, "%s is not built after %s", name, timeout)
+			}
+			return err
+		case err != nil:
+			return about(name, err)
+		case op.Code != "" || op.Error != "":
+			return about(name, operationError(op))
+		}
+		return a.sayBuilt(ctx, client, name)
+	}
+	return cmd
+}
+
+func operationError(op api.Operation) error {
+	code := op.Code
+	if code == "" {
+		code = vps.CodeInternal
+	}
+	return vps.Errorf(code, "%s", op.Error)
+}
+
+func (a *app) sayBuilt(ctx context.Context, client Client, name string) error {
+	img, err := client.Image(ctx, name)
+	if err != nil {
+		return about(name, err)
+	}
+	a.say("%s is built: %d packages, %s", name, len(img.Packages), img.Content)
+	return nil
+}
+
+// follow draws the progress of an operation until it is done. A daemon that
+// does not answer once is asked again: it may be restarting.
+func (a *app) follow(ctx context.Context, client Client, op api.Operation) (api.Operation, error) {
+	progress := a.newBar(op.Target)
+	defer progress.clear()
+	tick := time.NewTicker(a.Poll)
+	defer tick.Stop()
+	const patience = 25 // polls without an answer: 5 s
+	for misses := 0; ; {
+		progress.show(op.Progress)
+		if op.Done {
+			return op, nil
+		}
+		select {
+		case <-ctx.Done():
+			return op, ctx.Err()
+		case <-tick.C:
+		}
+		next, err := client.Operation(ctx, op.ID)
+		switch {
+		case err == nil:
+			op, misses = next, 0
+		case ctx.Err() != nil:
+			return op, ctx.Err()
+		case vps.ErrorCode(err) == vps.CodeUnavailable && misses < patience:
+			misses++
+		default:
+			return op, err
+		}
+	}
+}
+
+func imageColumns() []column[vps.Image] {
+	return []column[vps.Image]{
+		{key: "name", text: func(i vps.Image) string { return i.Name }},
+		{key: "distribution", text: func(i vps.Image) string { return joined(i.Distribution, i.Release) }},
+		{key: "architecture", text: func(i vps.Image) string { return i.Architecture }},
+		{key: "packages", text: func(i vps.Image) string { return strconv.Itoa(len(i.Packages)) }},
+		{key: "content", text: func(i vps.Image) string { return i.Content.String() }, raw: func(i vps.Image) string { return integer(i.Content) }},
+		{key: "created", text: func(i vps.Image) string { return stamp(i.Created) }},
+		{key: "id", wide: true, text: func(i vps.Image) string { return i.ID }},
+		{key: "size", wide: true, text: func(i vps.Image) string { return i.Size.String() }, raw: func(i vps.Image) string { return integer(i.Size) }},
+		{key: "sha256", wide: true, text: func(i vps.Image) string { return i.SHA256 }},
+	}
+}
+
+func (a *app) imageListCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all images", Args: atMost(0, "no name; `sublet image show` shows one image")}
+	out := addListOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := request(cmd)
+		defer cancel()
+		images, err := a.client().Images(ctx)
+		if err != nil {
+			return err
+		}
+		return printList(a, cmd, out, "images", imageColumns(), images)
+	}
+	return cmd
+}
+
+func (a *app) imageShowCmd() *cobra.Command {
+	var packages bool
+	cmd := &cobra.Command{
+		Use: "show IMAGE", Short: "Show everything about an image",
+		Args: one("one image"), ValidArgsFunction: a.completeImages(1),
+	}
+	cmd.Flags().BoolVar(&packages, "packages", false, "list its packages too")
+	out := addOutput(cmd, itemFormats)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := out.check(cmd); err != nil {
+			return err
+		}
+		ctx, cancel := request(cmd)
+		defer cancel()
+		img, err := a.client().Image(ctx, args[0])
+		switch {
+		case err != nil:
+			return about(args[0], err)
+		case out.structured():
+			return encode(a.Stdout, out.format, struct {
+				Schema int `json:"schema_version"`
+				vps.Image
+			}{api.SchemaVersion, img})
+		case out.format == formatName || a.quiet:
+			_, err = fmt.Fprintln(a.Stdout, img.Name)
+			return err
+		}
+		fields := []field{
+			{"name", img.Name},
+			{"distribution", joined(img.Distribution, img.Release)},
+			{"architecture", img.Architecture},
+			{"filesystem", img.Filesystem},
+			{"size", joined(img.Size.String(), inBrackets(img.Content.String()+" of it used"))},
+			{"packages", strconv.Itoa(len(img.Packages))},
+			{"sha256", img.SHA256},
+			{"id", img.ID},
+			{"created", stamp(img.Created)},
+		}
+		if packages {
+			fields = append(fields, field{value: "Packages"})
+			for _, p := range img.Packages {
+				fields = append(fields, field{p.Name, p.Version})
+			}
+		}
+		return printPage(a.Stdout, fields)
+	}
+	return cmd
+}
+
+func (a *app) imageDeleteCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "delete IMAGE…", Aliases: []string{"rm"}, Short: "Delete images that no guest is made from",
+		Args: atLeast(1, "an image"), ValidArgsFunction: a.completeImages(-1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		ctx, cancel := request(cmd)
+		defer cancel()
+		client := a.client()
+		return a.each(ctx, names, "images", func(name string) error {
+			if err := client.DeleteImage(ctx, name); err != nil {
+				return err
+			}
+			a.say("%s is deleted", name)
+			return nil
+		})
+	}
+	return cmd
+}
+
+func (a *app) kernelCmd() *cobra.Command {
+	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the kernels that guests can boot", Args: atMost(0, "no name")}
+	out := addListOutput(list)
+	list.RunE = func(cmd *cobra.Command, _ []string) error {
+		ctx, cancel := request(cmd)
+		defer cancel()
+		kernels, err := a.client().Kernels(ctx)
+		if err != nil {
+			return err
+		}
+		return printList(a, cmd, out, "kernels", []column[api.KernelInfo]{
+			{key: "name", text: func(k api.KernelInfo) string { return k.Name }},
+			{key: "release", text: func(k api.KernelInfo) string { return k.Release }},
+			{key: "features", text: func(k api.KernelInfo) string { return strings.Join(k.Features, ",") }},
+			{key: "path", wide: true, text: func(k api.KernelInfo) string { return k.Path }},
+			{key: "initrd", wide: true, text: func(k api.KernelInfo) string { return k.Initrd }},
+			{key: "modules", wide: true, text: func(k api.KernelInfo) string { return k.Modules }},
+		}, kernels)
+	}
+	return noun("kernel", "Show the kernels that guests can boot", list)
+}

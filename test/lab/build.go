@@ -1,0 +1,166 @@
+package lab
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+
+	"sublet/internal/image"
+	"sublet/internal/vps"
+)
+
+// binaries are the programs under test, built from the checkout once per test
+// binary.
+type binaries struct{ sublet, init string }
+
+//nolint:gochecknoglobals // one build for all tests of a binary
+var (
+	buildOnce sync.Once
+	programs  binaries
+	errBuild  error
+	imageOnce sync.Once
+	imageDir  string
+	errImage  error
+)
+
+func built(t testing.TB) binaries {
+	t.Helper()
+	buildOnce.Do(func() { programs, errBuild = build() })
+	if errBuild != nil {
+		t.Fatal(errBuild)
+	}
+	return programs
+}
+
+// Sublet returns the path of the program under test.
+func Sublet(t testing.TB) string { t.Helper(); return built(t).sublet }
+
+// Bin returns the folder with everything that `make build` makes.
+func Bin(t testing.TB) string { t.Helper(); return filepath.Dir(built(t).sublet) }
+
+func build() (binaries, error) {
+	root, err := Root()
+	if err != nil {
+		return binaries{}, err
+	}
+	bin := filepath.Join(root, "bin")
+	cmd := exec.CommandContext(context.Background(), "make", "--no-print-directory", "build")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return binaries{}, fmt.Errorf("make build: %w\n%s", err, out)
+	}
+	return binaries{filepath.Join(bin, "sublet"), filepath.Join(bin, "sublet-init")}, nil
+}
+
+// Root returns the folder of the checkout.
+func Root() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for ; dir != "/"; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
+			return dir, nil
+		}
+	}
+	return "", fmt.Errorf("the tests run outside of the checkout")
+}
+
+// images returns the store with the image that all tests share. It is built
+// by the code under test, once, and kept outside of the checkout for as long
+// as the code that builds it is the same.
+func images(t testing.TB) string {
+	t.Helper()
+	imageOnce.Do(func() { imageDir, errImage = buildImage() })
+	if errImage != nil {
+		t.Fatal(errImage)
+	}
+	return imageDir
+}
+
+func buildImage() (string, error) {
+	key, err := recipeHash()
+	if err != nil {
+		return "", err
+	}
+	cache := os.Getenv("SUBLET_TEST_CACHE")
+	if cache == "" {
+		user, err := os.UserCacheDir()
+		if err != nil {
+			return "", err
+		}
+		cache = filepath.Join(user, "sublet-test")
+	}
+	dir := filepath.Join(cache, "images-"+key)
+	// Guests' processes read the image under their own uid.
+	for d := dir; d != "/"; d = filepath.Dir(d) {
+		if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // see above
+			return "", err
+		}
+		info, err := os.Stat(d)
+		if err != nil {
+			return "", err
+		}
+		if info.Mode()&0o011 != 0o011 {
+			// A home folder is closed to others; a bind would not help a uid.
+			return buildIn(filepath.Join("/var/tmp", "sublet-test", "images-"+key))
+		}
+	}
+	return buildIn(dir)
+}
+
+func buildIn(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // guests' processes pass through
+		return "", err
+	}
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close() //nolint:errcheck // only a lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", err
+	}
+	store := image.New(dir, image.Options{CacheDir: filepath.Join(filepath.Dir(dir), "packages")})
+	ctx := context.Background()
+	if _, err := store.Get(ctx, vps.DefaultImage); err == nil {
+		return dir, nil
+	}
+	if _, err := store.Build(ctx, vps.DefaultImage, func(vps.Progress) {}); err != nil {
+		return "", fmt.Errorf("build the image for the tests: %w", err)
+	}
+	return dir, nil
+}
+
+// recipeHash changes with the code that makes an image.
+func recipeHash() (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", err
+	}
+	files, err := filepath.Glob(filepath.Join(root, "internal", "image", "*.go"))
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.New()
+	for _, path := range files {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", err
+		}
+		_, err = io.Copy(sum, f)
+		_ = f.Close()
+		if err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(sum.Sum(nil)[:8]), nil
+}
