@@ -131,3 +131,7 @@ func (r replugger) Detached(ctx context.Context, n vps.Network, running []vps.In
 	}
 	return detached, nil
 }
+
+func (r replugger) Replug(ctx context.Context, i vps.Instance, _ vps.NetworkGuest) error {
+	return r.driver.Replug(ctx, i)
+}

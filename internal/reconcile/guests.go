@@ -18,6 +18,9 @@ const (
 	firstBackoff = time.Second
 	lastBackoff  = 5 * time.Minute
 	healthyAfter = 10 * time.Minute
+	// A guest opens its tap in its first seconds, and may close it for a moment
+	// at any time; only then is it taken for detached.
+	replugAfter = 10 * time.Second
 	// bootWithin bounds how long one guest may hold up the start of others
 	// after the host booted.
 	bootWithin = 30 * time.Second
@@ -47,6 +50,9 @@ type progress struct {
 	restarts int
 	boots    int64
 	nextTry  time.Time
+	// replugs counts the tries to plug a guest in again that did not help.
+	replugs  int
+	replugAt time.Time
 }
 
 // setOff starts the guests' own steps, each guest in a goroutine of its own,
@@ -95,13 +101,17 @@ func (p *progress) hold(g *vps.Guest, o plan.Guest, todo []plan.Step, now time.T
 		p.boots, p.restarts = g.Boots, 0
 	}
 	if len(todo) == 0 {
-		p.fault = nil
+		p.fault, p.replugs = nil, 0
 		return 0
 	}
 	if p.fault != nil && now.Before(p.fault.next) {
 		p.nextTry = p.fault.next
 		return p.fault.next.Sub(now)
 	}
+	if todo[0].Kind == plan.ReplugGuest {
+		return p.holdReplug(o.Instance, now)
+	}
+	p.replugs = 0
 	last := o.Instance
 	if todo[len(todo)-1].Kind != plan.StartGuest || last == nil || last.Exit == nil || last.Boots < g.Boots {
 		return 0
@@ -119,6 +129,22 @@ func (p *progress) hold(g *vps.Guest, o plan.Guest, todo []plan.Step, now time.T
 	return 0
 }
 
+// holdReplug says how long a guest without a link has to wait for the next
+// try to plug it in. One that minds no card never gets there, and is left
+// alone more and more.
+func (p *progress) holdReplug(i *vps.Instance, now time.Time) time.Duration {
+	due := i.Started.Add(replugAfter)
+	if p.replugs > 0 {
+		due = p.replugAt.Add(backoff(p.replugs))
+	}
+	if wait := min(due.Sub(now), lastBackoff); wait > 0 {
+		return wait
+	}
+	p.replugs++
+	p.replugAt = now
+	return 0
+}
+
 func backoff(tries int) time.Duration {
 	return min(firstBackoff<<min(tries, 20), lastBackoff)
 }
@@ -127,7 +153,7 @@ func backoff(tries int) time.Duration {
 func (l *Loop) work(ctx context.Context, p *progress, host vps.Host, g vps.Guest, o plan.Guest, steps []plan.Step) {
 	ctx, p.cancel = context.WithCancel(ctx)
 	p.doing = steps[0].Kind
-	w := worker{loop: l, host: host, guest: g, observed: o}
+	w := worker{loop: l, host: host, guest: g, observed: o, again: p.replugs > 1}
 	l.workers.Go(func() {
 		defer l.Kick()
 		var err error
@@ -178,6 +204,7 @@ type worker struct {
 	host     vps.Host
 	guest    vps.Guest
 	observed plan.Guest
+	again    bool // this was tried before, and told
 }
 
 func (w *worker) take(ctx context.Context, s plan.Step) error {
@@ -275,7 +302,9 @@ func (w *worker) replug(ctx context.Context) error {
 	if err := w.loop.o.Replug.Replug(ctx, *w.observed.Instance, n.Guests[0]); err != nil {
 		return err
 	}
-	w.loop.event(ctx, w.guest.Spec.Name, vps.EventDrift, "its link was made again, and it was plugged in")
+	if !w.again {
+		w.loop.event(ctx, w.guest.Spec.Name, vps.EventDrift, "its link was made again, and it was told to plug in")
+	}
 	return nil
 }
 

@@ -339,6 +339,49 @@ func TestDriftIsMendedAndTold(t *testing.T) {
 	})
 }
 
+func TestDetachedGuestIsPluggedIn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		defer w.run(t, nil)()
+		w.edit(func(*vps.Host) { w.add("a", nil) })
+		settle()
+		w.took()
+		w.mu.Lock()
+		w.detached["id-a"] = true // it has not opened its tap yet
+		w.mu.Unlock()
+		w.loop.Kick()
+		settle()
+		same(t, "while it boots", "", w.took())
+		elapse(replugAfter)
+		settle()
+		same(t, "later", "replug a (its link was made again)", w.took())
+
+		w.mu.Lock()
+		w.stubborn, w.detached["id-a"] = true, true
+		w.mu.Unlock()
+		w.loop.Kick()
+		elapse(time.Hour)
+		settle()
+		if tries := strings.Count(w.took(), "replug"); tries < 5 || tries > 30 {
+			t.Errorf("a guest that does not plug in was told %d times in an hour", tries)
+		}
+		told := 0
+		w.mu.Lock()
+		for _, e := range w.events {
+			told += strings.Count(e, "told to plug in")
+		}
+		w.mu.Unlock()
+		if told > 2 {
+			t.Errorf("the events tell of it %d times", told)
+		}
+		wantState(t, w, "a", vps.StateRunning)
+	})
+}
+
+// replugAfter is what the loop gives a guest to open its tap.
+const replugAfter = 10 * time.Second
+
 func TestFewBootAtATimeAfterTheHostDid(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

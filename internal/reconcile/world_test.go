@@ -32,6 +32,8 @@ type world struct {
 	events    []string
 	steps     []string
 	fail      map[plan.Kind]error // the next tries of a step fail with this
+	detached  map[string]bool     // guests, by ID, whose link was made again
+	stubborn  bool                // they do not plug in
 	deaf      map[string]bool     // guests that do not hear an orderly shutdown
 	dead      bool                // the daemon is: nothing that it does reaches the host
 	armed     bool                // the daemon is to die at its next hooks
@@ -49,7 +51,7 @@ func newWorld() *world {
 	return &world{
 		host:    vps.Host{Settings: vps.DefaultSettings()},
 		volumes: map[string]vps.Volume{}, seeds: map[string]string{}, instances: map[string]*instance{},
-		fail: map[plan.Kind]error{}, deaf: map[string]bool{}, wakes: make(chan struct{}, 1),
+		fail: map[plan.Kind]error{}, deaf: map[string]bool{}, detached: map[string]bool{}, wakes: make(chan struct{}, 1),
 	}
 }
 
@@ -58,7 +60,7 @@ func (w *world) run(t *testing.T, change func(*reconcile.Options)) (end func()) 
 	t.Helper()
 	o := reconcile.Options{
 		Desired: w, Volumes: fakeVolumes{w}, Images: w, Seeds: fakeSeeds{w}, Machines: w,
-		Network: fakeNet{w, plan.SetNetwork, &w.network}, Firewall: fakeNet{w, plan.SetFirewall, &w.firewall}, Driver: w, Events: w,
+		Network: fakeNet{w, plan.SetNetwork, &w.network}, Firewall: fakeNet{w, plan.SetFirewall, &w.firewall}, Driver: w, Replug: w, Events: w,
 		HostBoot: boot,
 		AfterStep: func(s plan.Step) {
 			w.mu.Lock()
@@ -399,4 +401,28 @@ func (w *world) List(context.Context) ([]vps.Instance, error) {
 		all = append(all, i.Instance)
 	}
 	return all, nil
+}
+
+func (w *world) Detached(_ context.Context, _ vps.Network, running []vps.Instance) (map[string]bool, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	found := map[string]bool{}
+	for _, i := range running {
+		if w.detached[i.GuestID] {
+			found[i.GuestID] = true
+		}
+	}
+	return found, nil
+}
+
+func (w *world) Replug(_ context.Context, i vps.Instance, _ vps.NetworkGuest) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failure(plan.ReplugGuest); err != nil {
+		return err
+	}
+	if !w.stubborn {
+		delete(w.detached, i.GuestID)
+	}
+	return nil
 }

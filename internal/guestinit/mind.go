@@ -1,0 +1,155 @@
+package guestinit
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/seed"
+)
+
+// A guest holds its tap by a descriptor. When somebody removes that link on
+// the host and it is made again, the descriptor stays dead, and nothing that
+// the host can do to a running User Mode Linux makes it open the new one. The
+// guest itself can, by taking its card down and up. So one small process stays
+// behind in the guest and waits for the host to ring: a card named Doorbell
+// appears, and is gone again at once.
+
+// Doorbell is the name of the card whose appearing tells a guest to open its
+// own card anew. The driver makes and removes it through the management
+// console.
+const Doorbell = "vec15"
+
+// MindArg is the argument that makes this program mind the card.
+const MindArg = "mind-card"
+
+// settling is how long the card is left down: the driver's poll has to see it.
+const settling = 100 * time.Millisecond
+
+// mindCard starts the process that minds the card. It is a copy of this
+// program, and outlives the change of the root and of process 1.
+func (b *booter) mindCard() error {
+	s := b.seed
+	cmd := exec.Command("/proc/self/exe", MindArg, s.MAC.String(), s.Address.String(), s.Gateway.String(), strconv.Itoa(s.MTU)) //nolint:noctx // it outlives everything here
+	cmd.Env = []string{"GOMAXPROCS=1"}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd.Start()
+}
+
+// Mind waits for the doorbell for ever and sets the card up anew when it
+// rings. args are those behind MindArg. It returns only with an error.
+func Mind(args []string) error {
+	if len(args) != 4 {
+		return fmt.Errorf("%s takes four arguments, not %d", MindArg, len(args))
+	}
+	s, err := mindSeed(args)
+	if err != nil {
+		return err
+	}
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open a netlink socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+		return errors.Join(err, unix.Close(fd))
+	}
+	buffer := make([]byte, 32<<10)
+	for {
+		n, _, err := unix.Recvfrom(fd, buffer, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+		case errors.Is(err, unix.ENOBUFS): // something was missed; it may have been the bell
+			_ = bounce("/sys", s)
+		case err != nil:
+			return err
+		case rings(buffer[:n]):
+			if err := bounce("/sys", s); err != nil {
+				tell("could not open the network card anew: " + err.Error())
+			} else {
+				tell("opened the network card anew: the host made its link again")
+			}
+		}
+	}
+}
+
+func mindSeed(args []string) (s seed.Seed, err error) {
+	if err := s.MAC.UnmarshalText([]byte(args[0])); err != nil {
+		return s, err
+	}
+	if s.Address, err = netip.ParseAddr(args[1]); err != nil {
+		return s, err
+	}
+	if s.Gateway, err = netip.ParseAddr(args[2]); err != nil {
+		return s, err
+	}
+	s.MTU, err = strconv.Atoi(args[3])
+	return s, err
+}
+
+// rings looks for the doorbell among messages of rtnetlink(7): an RTM_NEWLINK
+// whose attribute IFLA_IFNAME is its name.
+func rings(messages []byte) bool {
+	for len(messages) >= unix.NLMSG_HDRLEN {
+		length := int(binary.NativeEndian.Uint32(messages))
+		if length < unix.NLMSG_HDRLEN || length > len(messages) {
+			return false
+		}
+		kind, body := binary.NativeEndian.Uint16(messages[4:]), messages[unix.NLMSG_HDRLEN:length]
+		if kind == unix.RTM_NEWLINK && len(body) >= unix.SizeofIfInfomsg && linkName(body[unix.SizeofIfInfomsg:]) == Doorbell {
+			return true
+		}
+		messages = messages[min((length+3)&^3, len(messages)):]
+	}
+	return false
+}
+
+// linkName finds IFLA_IFNAME among attributes.
+func linkName(attributes []byte) string {
+	for len(attributes) >= unix.SizeofRtAttr {
+		length := int(binary.NativeEndian.Uint16(attributes))
+		if length < unix.SizeofRtAttr || length > len(attributes) {
+			return ""
+		}
+		if binary.NativeEndian.Uint16(attributes[2:]) == unix.IFLA_IFNAME {
+			return strings.TrimRight(string(attributes[unix.SizeofRtAttr:length]), "\x00")
+		}
+		attributes = attributes[min((length+3)&^3, len(attributes)):]
+	}
+	return ""
+}
+
+// bounce takes the card down, and sets it up as at boot.
+func bounce(sysDir string, s seed.Seed) error {
+	_, index, err := findCard(sysDir, s.MAC)
+	if err != nil {
+		return err
+	}
+	conn, err := dialRoute()
+	if err != nil {
+		return err
+	}
+	err = conn.do(routeMessage{"take down the card", unix.RTM_NEWLINK, 0, linkDown(index)})
+	conn.close()
+	if err != nil {
+		return err
+	}
+	<-time.After(settling)
+	return setNetwork(sysDir, s)
+}
+
+// tell writes a line to the guest's kernel log.
+func tell(line string) {
+	if f, err := os.OpenFile("/dev/kmsg", os.O_WRONLY, 0); err == nil {
+		_, _ = fmt.Fprintf(f, "<5>sublet: %s\n", line)
+		_ = f.Close()
+	}
+}
