@@ -96,7 +96,7 @@ func (c Config) logger(w io.Writer) *slog.Logger {
 	case c.LogJSON:
 		return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level}))
 	case isFile && term.IsTerminal(int(file.Fd())) && os.Getenv("NO_COLOR") == "":
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level}))
 	}
 	options := &slog.HandlerOptions{Level: level}
 	if os.Getenv("JOURNAL_STREAM") != "" {

@@ -70,7 +70,7 @@ func (b backend) Image(ctx context.Context, name string) (vps.Image, error) {
 	return b.images.Get(ctx, name)
 }
 
-func (b backend) BuildImage(ctx context.Context, name string) (api.Operation, error) {
+func (b backend) BuildImage(_ context.Context, name string) (api.Operation, error) {
 	if err := vps.ValidImageName("name", name); err != nil {
 		return api.Operation{}, err
 	}

@@ -16,6 +16,9 @@ import (
 // Main is the program: it runs the verb that args name and returns its exit
 // code.
 func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	if keeper.Rebooting() {
+		return cli.ExitCode(keeper.Reboot(), stderr)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine})

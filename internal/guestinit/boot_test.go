@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sublet/internal/guestinit"
+	"sublet/internal/guest/uml"
 	"sublet/internal/kernel"
 	"sublet/internal/nstest"
 	"sublet/internal/seed"
@@ -143,11 +144,14 @@ func (l *lab) boot(disk, seedPath string, meanwhile func(context.Context)) strin
 	if seedPath != "" {
 		args = append([]string{"ubd1rd=" + seedPath}, args...)
 	}
-	preload, err := filepath.Abs("../guest/uml/preload/xstate.so")
+	preload, err := uml.Preload(ctx, l.dir)
 	l.must(err)
 	cmd := exec.CommandContext(ctx, l.kernel.Path, args...)
 	// The preloaded library is for processors with AMX; see its source.
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + l.dir, "HOME=" + l.dir, "LD_PRELOAD=" + preload}
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + l.dir, "HOME=" + l.dir}
+	if preload != "" {
+		cmd.Env = append(cmd.Env, "LD_PRELOAD="+preload)
+	}
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	l.must(cmd.Start())

@@ -30,7 +30,7 @@ func TestLife(t *testing.T) {
 		"grep ^nameserver /etc/resolv.conf": "nameserver 192.0.2.53",
 		"systemctl is-system-running":       "running",
 		"ip -br -4 addr show dev vec0 | tr -s ' ' | cut -d ' ' -f 3": "10.213.0.2/32",
-		"ip route show default":                              "default via 10.213.0.1 dev vec0 onlink",
+		"ip route show default":                              "default via 10.213.0.1 dev vec0 proto static onlink",
 		"cut -d: -f2 /etc/shadow | head -n1 | cut -c1-3":     "$6$",
 		"test -s /etc/machine-id && wc -c < /etc/machine-id": "33",
 		"ls /etc/ssh | grep -c '^ssh_host_.*_key$'":          "1",

@@ -102,7 +102,7 @@ func buildImage() (string, error) {
 	dir := filepath.Join(cache, "images-"+key)
 	// Guests' processes read the image under their own uid.
 	for d := dir; d != "/"; d = filepath.Dir(d) {
-		if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // see above
+		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return "", err
 		}
 		info, err := os.Stat(d)
@@ -118,7 +118,7 @@ func buildImage() (string, error) {
 }
 
 func buildIn(dir string) (string, error) {
-	if err := os.MkdirAll(dir, 0o711); err != nil { //nolint:gosec // guests' processes pass through
+	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", err
 	}
 	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)

@@ -68,7 +68,7 @@ func New(t testing.TB) *Host {
 			t.Error(err)
 		}
 	})
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // guests' processes pass through
+	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
 	h.Dir, h.StateDir, h.RunDir = dir, filepath.Join(dir, "state"), filepath.Join(dir, "run")
@@ -84,7 +84,7 @@ func New(t testing.TB) *Host {
 // UseImage puts the image that all tests share into the host's store.
 func (h *Host) UseImage() {
 	h.t.Helper()
-	if err := os.MkdirAll(h.StateDir, 0o711); err != nil { //nolint:gosec // guests' processes pass through
+	if err := os.MkdirAll(h.StateDir, 0o711); err != nil {
 		h.t.Fatal(err)
 	}
 	if err := os.Symlink(images(h.t), filepath.Join(h.StateDir, "images")); err != nil {
@@ -162,11 +162,18 @@ func (h *Host) shutdown() {
 		if text, err := os.ReadFile(path); err != nil || json.Unmarshal(text, &i) != nil || i.Exit != nil || i.Keeper <= 1 {
 			continue
 		}
-		// The keeper takes its guest along on its way out.
-		_ = syscall.Kill(i.Keeper, syscall.SIGUSR2)
+		// A guest does not outlive its keeper.
+		_ = syscall.Kill(i.Keeper, syscall.SIGKILL)
 	}
-	h.NS.Try("umount", "-l", filepath.Join(h.RunDir, "memory")) //nolint:errcheck // it may not be mounted
+	// This goroutine is inside the host's namespaces, cleaning up too.
+	err = syscall.Unmount(filepath.Join(h.RunDir, "memory"), unmountDetach)
+	if err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
+		h.t.Error(err)
+	}
 }
+
+// unmountDetach is MNT_DETACH of linux/fs.h: busy or not, it is gone from here.
+const unmountDetach = 2
 
 // explain prints what a person would look at first.
 func (h *Host) explain() {

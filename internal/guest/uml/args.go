@@ -1,0 +1,136 @@
+//go:build linux
+
+package uml
+
+import (
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"sublet/internal/vps"
+)
+
+// Names inside a run folder. The guest's process runs with the run folder as
+// its working folder and gets them as relative paths, which fit the 108 bytes
+// of a socket's address however deep the folder lies.
+const (
+	umlDir         = "uml"
+	mconsoleSocket = "mconsole"
+	preloadLib     = "xstate.so"
+)
+
+// umidLimit is one more than the longest umid (UMID_LEN in
+// arch/um/include/shared/os.h, with the closing zero).
+const umidLimit = 64
+
+// MconsolePath returns the path of a guest's management socket, which the
+// guest's kernel makes in its first second. It lies in the run folder.
+func MconsolePath(runDir, guest string) string {
+	return filepath.Join(runDir, mconsoleName(guest))
+}
+
+func mconsoleName(guest string) string { return filepath.Join(umlDir, guest, mconsoleSocket) }
+
+// args is the guest's command line, the program's path first. The machine has
+// passed check.
+func args(m vps.Machine) []string {
+	a := []string{
+		m.Kernel.Path,
+		"mem=" + strconv.FormatInt(int64(m.Memory/vps.KiB), 10) + "K",
+		"umid=" + m.Name,
+		"uml_dir=" + umlDir + "/",
+		"root=/dev/ubda", "rw",
+		rootDisk(m.Root),
+	}
+	if m.Seed.Path != "" {
+		a = append(a, "ubd1rd="+m.Seed.Path)
+	}
+	if m.Kernel.Modules != "" {
+		a = append(a, "ubd2rd="+m.Kernel.Modules)
+	}
+	if m.Kernel.Initrd != "" {
+		a = append(a, "initrd="+m.Kernel.Initrd)
+	}
+	if m.Tap != "" {
+		// The numbers are those of facts measured for this project: a queue of
+		// 128 packets, and large segments received whole.
+		a = append(a, "vec0:transport=tap,ifname="+m.Tap+",depth=128,gro=1,mac="+m.MAC.String())
+	}
+	return append(a,
+		// One console, on the terminal that the keeper holds; nothing on the
+		// other consoles and serial lines, which would open terminals and X
+		// programs on the host.
+		"con=null", "con0=fd:0,fd:1", "ssl=null",
+		// The host's files are not for the guest. A path that does not exist
+		// makes mounting hostfs fail.
+		"hostfs="+filepath.Join(m.RunDir, "none"),
+		"random.trust_cpu=on",
+		// Ctrl-Alt-Del goes to init from the moment that it runs, and does not
+		// reboot at once before init has said so.
+		"sysctl.kernel.ctrl-alt-del=0",
+		"quiet",
+	)
+}
+
+// rootDisk is the argument for the root disk. The flag d keeps the kernel from
+// looking for an overlay's header in a disk that stands alone: the guest's
+// root could write one there that names another file of the host. A disk with
+// a backing file is named with it, so nothing is guessed there either.
+func rootDisk(d vps.Disk) string {
+	flags := ""
+	if d.ReadOnly {
+		flags = "r"
+	}
+	if d.Backing != "" {
+		return "ubd0" + flags + "=" + d.Path + "," + d.Backing
+	}
+	return "ubd0" + flags + "d=" + d.Path
+}
+
+// env is the guest's whole environment. Memory is made as a file in TMPDIR.
+func env(memoryDir string, preload bool) []string {
+	e := []string{"TMPDIR=" + memoryDir, "PATH=/usr/bin:/bin"}
+	if preload {
+		e = append(e, "LD_PRELOAD=./"+preloadLib)
+	}
+	return e
+}
+
+// unsafeInPath are the characters that the guest's kernel takes for the end of
+// a path: it cuts its command line at spaces and names of disks at commas and
+// colons (ubd_setup_common() in arch/um/drivers/ubd_kern.c).
+const unsafeInPath = " \t\r\n\v\f,:\"'"
+
+// checkMachine refuses what could not be said on the command line.
+func checkMachine(m vps.Machine) error {
+	switch {
+	case m.ID == "":
+		return vps.Invalid("id", "the guest has no ID")
+	case m.Name == "" || len(m.Name) >= umidLimit || strings.Trim(m.Name, nameCharacters) != "":
+		return vps.Invalid("name", "%q cannot be the name of a guest", m.Name)
+	case m.Memory < minMemory:
+		return vps.Invalid("memory", "%s is too little for a guest; give it at least %s", m.Memory, minMemory)
+	case !filepath.IsAbs(m.RunDir):
+		return vps.Invalid("run_dir", "%q is not an absolute path", m.RunDir)
+	case m.Root.Path == "":
+		return vps.Invalid("root", "the guest has no root disk")
+	case m.Tap != "" && (strings.ContainsAny(m.Tap, unsafeInPath+"/=") || len(m.MAC) != macLength):
+		return vps.Invalid("tap", "the guest's link %q or its hardware address %q is not valid", m.Tap, m.MAC)
+	}
+	for _, p := range []string{m.Kernel.Path, m.Kernel.Initrd, m.Kernel.Modules, m.Root.Path, m.Root.Backing, m.Seed.Path, m.RunDir} {
+		if strings.ContainsAny(p, unsafeInPath) {
+			return vps.Invalid("", "the path %q has a space, comma, colon or quote in it, which User Mode Linux cannot take; move it", p)
+		}
+		if p != "" && !filepath.IsAbs(p) {
+			return vps.Invalid("", "the path %q is not absolute", p)
+		}
+	}
+	return nil
+}
+
+const (
+	nameCharacters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_."
+	// minMemory is about what a kernel of Debian needs to come up at all.
+	minMemory = 32 * vps.MiB
+	macLength = 6
+)

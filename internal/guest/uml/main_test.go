@@ -1,0 +1,123 @@
+//go:build linux
+
+package uml
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/keeper"
+	"sublet/internal/vps"
+)
+
+// The test binary is several programs, told apart by its first argument: the
+// keeper, a starter that stands for a daemon which gets killed, and the tests
+// themselves. The tests run in a network, a mount and a pid namespace of their
+// own: no link of the machine is touched, and whatever a failed test leaves
+// behind ends with it.
+const (
+	verbKeeper  = "keeper"
+	verbStarter = "starter"
+	insideMark  = "SUBLET_TEST_INSIDE"
+)
+
+func TestMain(m *testing.M) {
+	var verb string
+	if len(os.Args) > 1 {
+		verb = os.Args[1]
+	}
+	var err error
+	switch {
+	case keeper.Rebooting():
+		err = keeper.Reboot()
+	case verb == verbKeeper:
+		err = keeper.Main(context.Background(), os.Args[2:], os.Stderr)
+	case verb == verbStarter:
+		err = starter()
+	case os.Getenv(insideMark) == "":
+		os.Exit(goInside()) //nolint:forbidigo // stands for a program of its own
+	default:
+		if err = unix.Mount("proc", "/proc", "proc", 0, ""); err == nil {
+			os.Exit(m.Run()) //nolint:forbidigo // stands for a program of its own
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1) //nolint:forbidigo // stands for a program of its own
+	}
+}
+
+// deep makes run folders whose sockets do not fit the address of one.
+const deep = "a-folder-with-a-name-that-is-so-long-that-the-address-of-a-socket-has-no-room-for-it/and-another-one-below-it"
+
+// goInside runs the tests in namespaces of their own, with a folder that is
+// removed after them, whatever becomes of them.
+func goInside() int {
+	dir, err := os.MkdirTemp("", "sublet-uml-")
+	if err == nil {
+		defer func() { _ = os.RemoveAll(dir) }()
+		err = os.MkdirAll(filepath.Join(dir, deep), 0o755)
+	}
+	if err == nil {
+		err = os.Chmod(dir, 0o755)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), insideMark+"="+filepath.Join(dir, deep))
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:   syscall.CLONE_NEWNET | syscall.CLONE_NEWPID,
+		Unshareflags: syscall.CLONE_NEWNS,
+		Pdeathsig:    syscall.SIGKILL,
+	}
+	err = cmd.Run()
+	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
+		return max(1, ee.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the tests cannot have namespaces of their own (root is needed):", err)
+		return 1
+	}
+	return 0
+}
+
+// starter starts the machine that it reads, writes its instance, and waits to
+// be killed.
+func starter() error {
+	var in struct {
+		RunRoot string
+		Machine vps.Machine
+	}
+	if err := json.NewDecoder(os.Stdin).Decode(&in); err != nil {
+		return err
+	}
+	inst, err := New(Options{RunRoot: in.RunRoot, Launcher: testLauncher()}).Start(context.Background(), in.Machine)
+	if err != nil {
+		return err
+	}
+	if err := json.NewEncoder(os.Stdout).Encode(inst); err != nil {
+		return err
+	}
+	select {}
+}
+
+func testLauncher() keeper.Launcher {
+	self, err := os.Executable()
+	if err != nil {
+		panic(err)
+	}
+	return keeper.Launcher{Command: []string{self, verbKeeper}}
+}

@@ -1,0 +1,160 @@
+//go:build linux
+
+package keeper
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+
+	"sublet/internal/vps"
+)
+
+// The names in a run folder.
+const (
+	configName   = "config.json"
+	lockName     = "lock"
+	recordName   = "instance.json"
+	socketName   = "keeper.sock"
+	messagesName = "keeper.log"
+)
+
+// Config is everything a keeper has to know, as it lies in its config file.
+type Config struct {
+	// Driver, GuestID, Name and Boots go into the instance as they are.
+	Driver  string `json:"driver"`
+	GuestID string `json:"guest_id"`
+	Name    string `json:"name"`
+	Boots   int64  `json:"boots"`
+	// Command is the argv that leads to Main in this program, without the
+	// arguments that Main itself reads; the keeper starts its anchor with it.
+	Command []string `json:"command"`
+	// RunDir is the guest's run folder, an absolute path. It is the guest's
+	// working folder too.
+	RunDir string `json:"run_dir"`
+	// Argv is the guest's program, by absolute path, and its arguments. Env is
+	// its whole environment.
+	Argv []string `json:"argv"`
+	Env  []string `json:"env"`
+	// UID is the user and the group that the guest runs as.
+	UID uint32 `json:"uid"`
+	// OwnDirs are folders under RunDir, by plain names, that are made anew and
+	// empty for each instance and belong to UID.
+	OwnDirs []string `json:"own_dirs,omitempty"`
+	// FileLimit bounds every file of the guest, in bytes; 0 is no bound. A
+	// write beyond it fails with EFBIG and does not kill.
+	FileLimit vps.Bytes `json:"file_limit"`
+	// Mconsole is the guest's management socket, relative to RunDir, for an
+	// orderly shutdown. Empty means that SIGTERM asks for it.
+	Mconsole string `json:"mconsole,omitempty"`
+	// StopTimeout is how long the guest has for an orderly shutdown when the
+	// keeper itself is asked to end, as on a shutdown of the host; 0 means
+	// vps.DefaultStopTimeout.
+	StopTimeout vps.Duration `json:"stop_timeout"`
+	// LogPath is the console's log. LogSize is how long one file of it may
+	// get, in bytes, LogFiles how many files there are with the current one; 0
+	// means 1 MiB and 3.
+	LogPath  string    `json:"log_path"`
+	LogSize  vps.Bytes `json:"log_size,omitempty"`
+	LogFiles int       `json:"log_files,omitempty"`
+}
+
+// Defaults of the console's log.
+const (
+	defaultLogSize  = vps.MiB
+	defaultLogFiles = 3
+)
+
+// WriteConfig writes c into its run folder, which exists, and returns the
+// file's path. It replaces an older one in one step.
+func WriteConfig(c Config) (string, error) {
+	path := filepath.Join(c.RunDir, configName)
+	if err := writeJSON(path, c); err != nil {
+		return "", vps.Wrap(vps.CodeInternal, err, "cannot write what the guest's keeper has to know to %s", path)
+	}
+	return path, nil
+}
+
+func readConfig(path string) (Config, error) {
+	var c Config
+	b, err := os.ReadFile(path) //nolint:gosec // the path comes from sublet's own command line
+	if err == nil {
+		err = json.Unmarshal(b, &c)
+	}
+	if err != nil {
+		return c, vps.Wrap(vps.CodeInvalid, err, "cannot read the keeper's config file %s", path)
+	}
+	return c, c.check()
+}
+
+// check finds what would make the keeper fail later, or do harm.
+func (c *Config) check() error {
+	switch {
+	case !filepath.IsAbs(c.RunDir):
+		return vps.Invalid("run_dir", "%q is not an absolute path", c.RunDir)
+	case len(c.Argv) == 0 || !filepath.IsAbs(c.Argv[0]):
+		return vps.Invalid("argv", "the guest's program has to be given by an absolute path")
+	case len(c.Command) == 0:
+		return vps.Invalid("command", "the command that leads to the keeper is missing")
+	case c.Mconsole != "" && !filepath.IsLocal(c.Mconsole):
+		return vps.Invalid("mconsole", "%q does not lie under the run folder", c.Mconsole)
+	case c.LogPath == "":
+		return vps.Invalid("log_path", "the console's log has no path")
+	}
+	for _, d := range c.OwnDirs {
+		if d == "" || d != filepath.Base(d) || !filepath.IsLocal(d) || d == "." {
+			return vps.Invalid("own_dirs", "%q is not a plain name", d)
+		}
+	}
+	if c.StopTimeout <= 0 {
+		c.StopTimeout = vps.DefaultStopTimeout
+	}
+	if c.LogSize <= 0 {
+		c.LogSize = defaultLogSize
+	}
+	if c.LogFiles <= 0 {
+		c.LogFiles = defaultLogFiles
+	}
+	return nil
+}
+
+// writeJSON replaces the file at path in one step: a reader, and a host that
+// stops at any instant, sees the old or the new one.
+func writeJSON(path string, v any) (err error) {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.Remove(f.Name())
+		}
+	}()
+	_, err = f.Write(append(b, '\n'))
+	if e := f.Sync(); err == nil {
+		err = e
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = d.Close() }()
+	return d.Sync()
+}
