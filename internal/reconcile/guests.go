@@ -44,7 +44,9 @@ type progress struct {
 	// cancel is set while steps of this guest are being taken.
 	cancel context.CancelFunc
 	doing  plan.Kind
-	fault  *fault
+	// ended is what the loop's count was when the last worker ended.
+	ended int64
+	fault *fault
 	// restarts counts the starts by policy since the last one asked for;
 	// boots says which that was.
 	restarts int
@@ -57,7 +59,10 @@ type progress struct {
 
 // setOff starts the guests' own steps, each guest in a goroutine of its own,
 // and returns when the next pass is due at the latest.
-func (l *Loop) setOff(ctx context.Context, host vps.Host, o plan.Observed, steps []plan.Step) time.Duration {
+//
+// era is what l.ended was before the pass looked: a guest whose worker ended
+// since then was seen half-way, and is left to the next pass.
+func (l *Loop) setOff(ctx context.Context, era int64, host vps.Host, o plan.Observed, steps []plan.Step) time.Duration {
 	next, now := l.o.Resync, time.Now()
 	byGuest := map[string][]plan.Step{}
 	for _, s := range steps {
@@ -76,6 +81,9 @@ func (l *Loop) setOff(ctx context.Context, host vps.Host, o plan.Observed, steps
 			if p.doing == plan.StopGuest && (g.Abrupt || g.Deleting) {
 				p.cancel() // the power switch does not wait for the shutdown
 			}
+			continue
+		}
+		if p.ended > era {
 			continue
 		}
 		if p.fault != nil && !reflect.DeepEqual(p.fault.guest, g) {
@@ -169,6 +177,8 @@ func (l *Loop) work(ctx context.Context, p *progress, host vps.Host, g vps.Guest
 		l.mu.Lock()
 		p.cancel()
 		p.cancel = nil
+		l.ended++
+		p.ended = l.ended
 		news := l.note(p, g, err, stopped)
 		l.mu.Unlock()
 		if news != "" {

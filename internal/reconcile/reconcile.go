@@ -129,6 +129,7 @@ type Loop struct {
 	snapshot Snapshot
 	changed  chan struct{} // closed and replaced when snapshot changes
 	guests   map[string]*progress
+	ended    int64           // counts the workers that ended
 	watched  map[string]bool // instances that a goroutine waits for, by key
 	applied  vps.Network     // the network that was last set without an error
 	netFault *fault
@@ -236,6 +237,9 @@ func (l *Loop) Snapshot() (Snapshot, <-chan struct{}) {
 // when the next one is due at the latest.
 func (l *Loop) pass(ctx context.Context) (time.Duration, error) {
 	loaded := time.Now()
+	l.mu.Lock()
+	era := l.ended
+	l.mu.Unlock()
 	host, err := l.o.Desired.Host(ctx)
 	if err != nil {
 		return l.o.Resync, fmt.Errorf("load the desired state: %w", err)
@@ -249,8 +253,9 @@ func (l *Loop) pass(ctx context.Context) (time.Duration, error) {
 		l.publish(loaded, host, observed, steps)
 		return 2 * time.Second, err
 	}
-	next := l.setOff(ctx, host, observed, steps)
+	next := l.setOff(ctx, era, host, observed, steps)
 	l.publish(loaded, host, observed, steps)
+	l.log.DebugContext(ctx, "pass", "took", time.Since(loaded), "guests", len(host.Guests), "steps", len(steps))
 	return next, nil
 }
 

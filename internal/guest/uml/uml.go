@@ -210,6 +210,9 @@ func (d *Driver) List(ctx context.Context) ([]vps.Instance, error) {
 	}
 	var all []vps.Instance
 	for _, e := range dirs {
+		if !e.IsDir() {
+			continue // the library of Preload
+		}
 		in, err := keeper.Find(filepath.Join(d.o.RunRoot, e.Name()))
 		switch {
 		case err == nil && in.Driver == Name:
