@@ -97,7 +97,7 @@ func (h *Host) UseImage() {
 func (h *Host) Start(args ...string) {
 	h.t.Helper()
 	h.StartProgram(built(h.t).sublet, append([]string{"serve"}, args...)...)
-	h.Eventually("the daemon answers", func() bool { return h.Try("version").Code == 0 })
+	h.Eventually("the daemon answers", func() bool { return h.Try("host", "show").Code == 0 })
 }
 
 // StartProgram starts another program in the daemon's place.
