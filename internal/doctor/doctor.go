@@ -171,7 +171,7 @@ func run(ctx context.Context, stdin, name string, args ...string) (string, error
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // names and arguments are constants of this package
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C")
 	cmd.Stdin = strings.NewReader(stdin)
 	var out, problems bytes.Buffer
@@ -209,7 +209,7 @@ func openTUN(path string) error {
 func space(path string) (Space, error) {
 	var st unix.Statfs_t
 	err := unix.Statfs(path, &st)
-	for err == unix.ENOENT && path != "/" && path != "." { //nolint:errorlint // a bare errno
+	for err == unix.ENOENT && path != "/" && path != "." {
 		path = filepath.Dir(path)
 		err = unix.Statfs(path, &st)
 	}
@@ -217,5 +217,5 @@ func space(path string) (Space, error) {
 		return Space{}, &os.PathError{Op: "statfs", Path: path, Err: err}
 	}
 	block := vps.Bytes(st.Bsize)
-	return Space{Size: vps.Bytes(st.Blocks) * block, Available: vps.Bytes(st.Bavail) * block}, nil //nolint:gosec // no file system has 2^63 bytes
+	return Space{Size: vps.Bytes(st.Blocks) * block, Available: vps.Bytes(st.Bavail) * block}, nil
 }

@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"sublet/internal/guestinit"
 	"sublet/internal/guest/uml"
+	"sublet/internal/guestinit"
 	"sublet/internal/kernel"
 	"sublet/internal/nstest"
 	"sublet/internal/seed"

@@ -197,7 +197,7 @@ func TestLocate(t *testing.T) {
 	}
 	for _, tt := range tests {
 		got, ok := f.Guests[1].Locate(tt.err).(*vps.Error)
-		if !ok || got.Field != tt.field || !strings.HasPrefix(got.Message, tt.says) || got.Code != vps.ErrorCode(tt.err) || got.Err != errors.Unwrap(tt.err) {
+		if !ok || got.Field != tt.field || !strings.HasPrefix(got.Message, tt.says) || got.Code != vps.ErrorCode(tt.err) || !errors.Is(got.Err, errors.Unwrap(tt.err)) {
 			t.Errorf("%s: %v", tt.name, got)
 		}
 	}

@@ -36,7 +36,7 @@ func (p position) String() string { return fmt.Sprintf("line %d, column %d", p.l
 
 // locate adds the place to an error of validation; see Guest.Locate.
 func (s *source) locate(err error, under string) error {
-	e, ok := err.(*vps.Error) //nolint:errorlint // one that is wrapped has words of its own around it
+	e, ok := err.(*vps.Error)
 	if !ok || s == nil {
 		return err
 	}

@@ -74,7 +74,7 @@ func endOthers() error {
 	for {
 		var ws unix.WaitStatus
 		if _, err := unix.Wait4(-1, &ws, unix.WALL, nil); err != nil && !errors.Is(err, unix.EINTR) {
-			return nil //nolint:nilerr // ECHILD: none is left
+			return nil
 		}
 	}
 }

@@ -211,11 +211,11 @@ func runFull(ctx context.Context, dir string) error {
 	whole := func(db *DB) error {
 		e, err := db.Get(ctx, "n")
 		if err != nil || string(e.Value) != strconv.FormatInt(last, 10) || e.Modified != last {
-			return fmt.Errorf("n is %.20s at %d, %v; want %d", e.Value, e.Modified, err, last)
+			return fmt.Errorf("n is %.20s at %d, %w; want %d", e.Value, e.Modified, err, last)
 		}
 		entries, rev, err := db.List(ctx, "")
 		if err != nil || rev != last || len(entries) != int(last)+1 {
-			return fmt.Errorf("%d entries at %d, %v; want %d at %d", len(entries), rev, err, last+1, last)
+			return fmt.Errorf("%d entries at %d, %w; want %d at %d", len(entries), rev, err, last+1, last)
 		}
 		return nil
 	}

@@ -90,7 +90,7 @@ func noSpace(path string) bool {
 		return false
 	}
 	const need = 64 << 10
-	return st.Bavail*uint64(st.Bsize) < need || (st.Files > 0 && st.Ffree == 0) //nolint:gosec // a block size is positive
+	return st.Bavail*uint64(st.Bsize) < need || (st.Files > 0 && st.Ffree == 0)
 }
 
 // mountPoint returns where the file system that holds the folder is mounted,

@@ -44,15 +44,15 @@ func TestMain(m *testing.M) {
 	case verb == verbStarter:
 		err = starter()
 	case os.Getenv(insideMark) == "":
-		os.Exit(goInside()) //nolint:forbidigo // stands for a program of its own
+		os.Exit(goInside())
 	default:
 		if err = unix.Mount("proc", "/proc", "proc", 0, ""); err == nil {
-			os.Exit(m.Run()) //nolint:forbidigo // stands for a program of its own
+			os.Exit(m.Run())
 		}
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1) //nolint:forbidigo // stands for a program of its own
+		os.Exit(1)
 	}
 }
 
