@@ -36,7 +36,7 @@ func (s *Store) Build(ctx context.Context, name string, progress func(vps.Progre
 		return vps.Image{}, err
 	}
 	home := s.home(r.name())
-	if err := os.MkdirAll(home, 0o755); err != nil { //nolint:gosec // r is one of ours
+	if err := os.MkdirAll(home, 0o755); err != nil {
 		return vps.Image{}, s.explain(ctx, err, name, "")
 	}
 	unlock, err := lock(home, name)

@@ -325,7 +325,7 @@ func globEscape(dir string) string {
 // lock takes the lock of an image's folder, which lasts until unlock is called
 // or the process ends. CodeConflict: somebody else has it.
 func lock(home, name string) (unlock func(), err error) {
-	f, err := os.Open(home) //nolint:gosec // the name was checked by findRelease, versions or homes
+	f, err := os.Open(home)
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "image %s cannot be locked", name)
 	}

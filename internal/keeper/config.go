@@ -77,7 +77,7 @@ func WriteConfig(c Config) (string, error) {
 
 func readConfig(path string) (Config, error) {
 	var c Config
-	b, err := os.ReadFile(path) //nolint:gosec // the path comes from sublet's own command line
+	b, err := os.ReadFile(path)
 	if err == nil {
 		err = json.Unmarshal(b, &c)
 	}
