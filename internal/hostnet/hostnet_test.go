@@ -333,6 +333,8 @@ func TestUplinks(t *testing.T) {
 
 func TestResolvers(t *testing.T) {
 	t.Parallel()
+	host := nstest.New(t)
+	host.Exec("ip", "addr", "add", "192.0.2.7/32", "dev", "lo")
 	folder := t.TempDir()
 	write := func(name, text string) string {
 		path := filepath.Join(folder, name)
@@ -342,7 +344,7 @@ func TestResolvers(t *testing.T) {
 		return path
 	}
 	stub := write("stub", "# nameserver 9.9.9.1\nnameserver 127.0.0.53\noptions edns0\n")
-	real := write("real", "search x\nnameserver 203.0.113.53\nnameserver fd00::53\nnameserver 203.0.113.53\nnameserver 8.8.8.8 # c\nnameserver 1.2.3.4\nnameserver 1.2.3.5\n")
+	real := write("real", "search x\nnameserver 192.0.2.7\nnameserver 203.0.113.53\nnameserver fd00::53\nnameserver 203.0.113.53\nnameserver 8.8.8.8 # c\nnameserver 1.2.3.4\nnameserver 1.2.3.5\n")
 	for name, c := range map[string]struct{ files, want []string }{
 		"stub":    {[]string{stub, real}, []string{"203.0.113.53", "8.8.8.8", "1.2.3.4"}},
 		"nothing": {[]string{stub, filepath.Join(folder, "none")}, []string{"9.9.9.9", "1.1.1.1"}},

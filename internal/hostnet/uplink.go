@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -156,7 +157,7 @@ func FallbackResolvers() []netip.Addr {
 
 // Resolvers returns the IPv4 addresses of the host's DNS servers that guests
 // can use as well: from the first file of Options.ResolvConf that names one
-// which is not on the loopback, or else FallbackResolvers. At most three, as
+// which is neither on the loopback nor on the host itself, or else FallbackResolvers. At most three, as
 // many as resolv.conf(5) allows. Files that cannot be read count as empty.
 func (h *Net) Resolvers() []netip.Addr {
 	const most = 3
@@ -165,11 +166,21 @@ func (h *Net) Resolvers() []netip.Addr {
 		if err != nil {
 			continue
 		}
-		if found := resolvers(text); len(found) > 0 {
+		// A server on the host itself is closed to guests.
+		if found := slices.DeleteFunc(resolvers(text), isOwn); len(found) > 0 {
 			return found[:min(len(found), most)]
 		}
 	}
 	return FallbackResolvers()
+}
+
+// isOwn tells whether an address is one of this host's.
+func isOwn(a netip.Addr) bool {
+	own, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(own, func(o net.Addr) bool {
+		p, err := netip.ParsePrefix(o.String())
+		return err == nil && p.Addr() == a
+	})
 }
 
 // resolvers reads the usable servers of a resolv.conf(5).
