@@ -76,12 +76,8 @@ forget a (it is being deleted)`, w.took())
 
 func TestRunningGuestKeepsItsWallWhileItIsKilledForDeletion(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		defer w.run(t, nil)()
-		w.edit(func(*vps.Host) { w.add("a", nil) })
-		settle()
-		w.took()
+	withGuest(t, func(w *world) {
+		t := w.t
 		w.edit(func(h *vps.Host) { h.Guests[0].Deleting, h.Guests[0].Abrupt = true, true })
 		settle()
 		same(t, "deleted", `
@@ -169,11 +165,8 @@ func TestKilledBetweenAnyTwoSteps(t *testing.T) {
 
 func TestCrashIsStartedAgainWithBackoff(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		defer w.run(t, nil)()
-		w.edit(func(*vps.Host) { w.add("a", nil) })
-		settle()
+	withGuest(t, func(w *world) {
+		t := w.t
 		for n, pause := range []time.Duration{time.Second, 2 * time.Second, 4 * time.Second} {
 			w.end("a", vps.ExitPanic)
 			settle()
@@ -205,11 +198,8 @@ func TestCrashIsStartedAgainWithBackoff(t *testing.T) {
 
 func TestPowerOffInsideStaysOff(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		defer w.run(t, nil)()
-		w.edit(func(*vps.Host) { w.add("a", nil) })
-		settle()
+	withGuest(t, func(w *world) {
+		t := w.t
 		w.end("a", vps.ExitPowerOff)
 		elapse(time.Hour)
 		settle()
@@ -280,11 +270,8 @@ func TestNoStartWithoutFirewall(t *testing.T) {
 
 func TestFaultOfOneGuestLeavesOthersAlone(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		defer w.run(t, nil)()
-		w.edit(func(*vps.Host) { w.add("a", nil) })
-		settle()
+	withGuest(t, func(w *world) {
+		t := w.t
 		w.mu.Lock()
 		w.fail[plan.CreateVolume] = vps.Errorf(vps.CodeDenied, "the disk is full")
 		w.mu.Unlock()
@@ -318,11 +305,8 @@ func TestFaultOfOneGuestLeavesOthersAlone(t *testing.T) {
 
 func TestDriftIsMendedAndTold(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		defer w.run(t, nil)()
-		w.edit(func(*vps.Host) { w.add("a", nil) })
-		settle()
+	withGuest(t, func(w *world) {
+		t := w.t
 		if hasEvent(w, "drift") {
 			t.Fatalf("our own change counts as drift: %q", w.events)
 		}
@@ -341,12 +325,8 @@ func TestDriftIsMendedAndTold(t *testing.T) {
 
 func TestDetachedGuestIsPluggedIn(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld()
-		defer w.run(t, nil)()
-		w.edit(func(*vps.Host) { w.add("a", nil) })
-		settle()
-		w.took()
+	withGuest(t, func(w *world) {
+		t := w.t
 		w.mu.Lock()
 		w.detached["id-a"] = true // it has not opened its tap yet
 		w.mu.Unlock()

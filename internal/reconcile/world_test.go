@@ -22,6 +22,7 @@ const boot = "boot-1"
 // world is a host in memory: it keeps state, refuses nonsense and prints
 // itself. It stands for the store and for every mechanism.
 type world struct {
+	t         *testing.T // of a story that withGuest runs
 	mu        sync.Mutex
 	host      vps.Host
 	volumes   map[string]vps.Volume
@@ -84,6 +85,21 @@ func (w *world) run(t *testing.T, change func(*reconcile.Options)) (end func()) 
 		cancel()
 		<-done
 	}
+}
+
+// withGuest runs a story on a host where the guest a was made and runs, under
+// a fake clock.
+func withGuest(t *testing.T, story func(w *world)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		defer w.run(t, nil)()
+		w.edit(func(*vps.Host) { w.add("a", nil) })
+		settle()
+		w.took()
+		w.t = t
+		story(w)
+	})
 }
 
 // edit changes the desired state as an edit of the owner does.
