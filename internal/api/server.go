@@ -146,7 +146,8 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 		return vps.Wrap(vps.CodeInternal, err, "the API stopped listening on %s", ln.Addr())
 	case <-ctx.Done():
 	}
-	grace, cancel := context.WithTimeout(hard, s.grace)
+	// Not of hard, which ends before consoles are waited for.
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
 	defer cancel()
 	if err := server.Shutdown(grace); err != nil {
 		s.log.WarnContext(ctx, "requests were cut", slog.Any("error", err))

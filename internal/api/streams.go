@@ -379,6 +379,9 @@ func (l *consoleLink) take(kind byte, payload []byte) error {
 	switch kind {
 	case frameData:
 		_, err := l.console.Write(payload)
+		if vps.ErrorCode(err) == vps.CodeConflict {
+			return nil // somebody else writes, as the caller was told, and watches on
+		}
 		return err
 	case frameSize:
 		rows, cols, err := parseSize(payload)

@@ -81,7 +81,14 @@ func message(err error) string {
 	if thing != "" && codeOf(err) != vps.CodeUnavailable && !mentions(text, thing) {
 		text = thing + ": " + text
 	}
-	return clean(text)
+	// Errors about a host file show the line, indented, below the sentence. No
+	// other break is let through: it could look like a message of its own.
+	const indented = "\n    "
+	lines := strings.Split(text, indented)
+	for i := range lines {
+		lines[i] = clean(lines[i])
+	}
+	return strings.Join(lines, indented)
 }
 
 func sentence(err error) string {

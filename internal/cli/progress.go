@@ -50,22 +50,24 @@ type bar struct {
 	app   *app
 	title string
 	begun time.Time
-	phase string
+	told  map[string]bool // the phases that were named; work may go back to one
 	best  float64
 }
 
-func (a *app) newBar(title string) *bar { return &bar{app: a, title: title, begun: a.Now()} }
+func (a *app) newBar(title string) *bar {
+	return &bar{app: a, title: title, begun: a.Now(), told: map[string]bool{}}
+}
 
 // show draws the state of the work.
 func (b *bar) show(p vps.Progress) {
 	if !b.app.fancy() {
-		if p.Phase != b.phase && p.Phase != "" {
+		if !b.told[p.Phase] && p.Phase != "" {
 			b.app.say("%s: %s", b.title, p.Phase)
 		}
-		b.phase = p.Phase
+		b.told[p.Phase] = true
 		return
 	}
-	b.phase, b.best = p.Phase, max(b.best, p.Fraction)
+	b.best = max(b.best, p.Fraction)
 	line := drawBar(b.title, p.Phase, b.best, b.app.Now().Sub(b.begun), b.app.width()-1)
 	_, _ = io.WriteString(b.app.Stderr, clearLine+line)
 }

@@ -21,8 +21,9 @@ func (a *app) sshCmd() *cobra.Command {
 		Long: `Log in to a guest with your ssh, through the guest's own port of this host.
 
 The guest's host key is remembered under the name sublet-ID, so that another
-guest at the same port is not taken for an attack. Words behind -- go to ssh as
-they are.`,
+guest at the same port is not taken for an attack. It is accepted unseen the
+first time, as the way to the guest does not leave this host; a changed one is
+refused. Words behind -- go to ssh as they are.`,
 		Example: `  sublet ssh alice
   sublet ssh alice uptime
   sublet ssh -l bob alice
@@ -46,7 +47,7 @@ they are.`,
 		if err != nil {
 			return about(name, err)
 		}
-		argv, err := sshArguments(g, user, args[1:])
+		argv, err := sshArguments(g, user, show, args[1:])
 		if err != nil {
 			return about(name, err)
 		}
@@ -67,8 +68,8 @@ they are.`,
 	return cmd
 }
 
-// sshArguments is the command line that replaces ours.
-func sshArguments(g api.Guest, user string, rest []string) ([]string, error) {
+// sshArguments is the command line that replaces ours, or one for elsewhere.
+func sshArguments(g api.Guest, user string, elsewhere bool, rest []string) ([]string, error) {
 	name := g.Spec.Name
 	switch g.Status.State {
 	case vps.StateRunning, vps.StateStarting, vps.StateStopping, vps.StateCreating:
@@ -79,7 +80,11 @@ func sshArguments(g api.Guest, user string, rest []string) ([]string, error) {
 	if !addr.IsValid() {
 		return nil, vps.Errorf(vps.CodeConflict, "%s has no address yet; `sublet wait %s --for ssh` waits for it", name, name)
 	}
-	argv := []string{"ssh", "-p", strconv.Itoa(int(port)), "-o", "HostKeyAlias=sublet-" + g.ID, user + "@" + addr.String()}
+	argv := []string{"ssh", "-p", strconv.Itoa(int(port)), "-o", "HostKeyAlias=sublet-" + g.ID}
+	if !elsewhere {
+		argv = append(argv, "-o", "StrictHostKeyChecking=accept-new")
+	}
+	argv = append(argv, user+"@"+addr.String())
 	// ssh goes on reading options behind the destination.
 	if len(rest) > 0 && rest[0] == "--" {
 		rest = rest[1:]

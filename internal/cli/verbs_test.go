@@ -19,12 +19,12 @@ func TestSSH(t *testing.T) {
 		args string
 		want string
 	}{
-		{"alice", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 root@203.0.113.5"},
-		{"alice uptime", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 root@203.0.113.5 uptime"},
-		{"alice ls -l -o json", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 root@203.0.113.5 ls -l -o json"},
-		{"-l bob alice", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 bob@203.0.113.5"},
-		{"alice -- -L 8080:localhost:80 uptime", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 root@203.0.113.5 -L 8080:localhost:80 uptime"},
-		{"dora", "ssh -p 22 -o HostKeyAlias=sublet-g-4 root@10.213.0.5"},
+		{"alice", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new root@203.0.113.5"},
+		{"alice uptime", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new root@203.0.113.5 uptime"},
+		{"alice ls -l -o json", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new root@203.0.113.5 ls -l -o json"},
+		{"-l bob alice", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new bob@203.0.113.5"},
+		{"alice -- -L 8080:localhost:80 uptime", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new root@203.0.113.5 -L 8080:localhost:80 uptime"},
+		{"dora", "ssh -p 22 -o HostKeyAlias=sublet-g-4 -o StrictHostKeyChecking=accept-new root@10.213.0.5"},
 	} {
 		w := populate(t)
 		w.mustRun(t, "create", "dora", "--ports", "0")

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -234,7 +235,9 @@ func (b backend) Host(ctx context.Context) (api.HostInfo, error) {
 	info := api.HostInfo{
 		Schema: api.SchemaVersion, Version: Version, Hostname: hostname, PublicAddress: b.publicAddress(ctx, host.Settings),
 		Uplinks: uplinks, Memory: memory, Promised: host.Promised(), DiskFree: disk, Guests: len(host.Guests),
-		Settings: host.Settings, Settled: !s.At.IsZero() && len(s.Steps) == 0, Pending: []string{},
+		Settings: host.Settings, Pending: []string{},
+		// What was edited since the last pass is still to be done.
+		Settled: !s.At.IsZero() && len(s.Steps) == 0 && reflect.DeepEqual(s.Host, host),
 	}
 	for _, st := range s.Status {
 		if st.State == vps.StateRunning {

@@ -46,7 +46,7 @@ time, and they run on.`,
 	f.StringVar(&c.Group, "group", env("SUBLET_GROUP", "sublet"), "group that may use the API besides root")
 	f.StringVar(&c.Kernel, "kernel", env("SUBLET_KERNEL", ""), "UML kernel that guests boot (default /usr/bin/linux.uml)")
 	f.StringVar(&c.Modules, "modules", env("SUBLET_MODULES", ""), "folder with the modules of UML kernels (default /usr/lib/uml/modules)")
-	f.StringVar(&c.Init, "init", env("SUBLET_INIT", ""), "early-boot program of guests (default sublet-init beside this program, or in /usr/local/lib/sublet)")
+	f.StringVar(&c.Init, "init", env("SUBLET_INIT", ""), "early-boot program of guests (default sublet-init beside this program, or in ../lib/sublet from there)")
 	f.StringVar(&c.PackageCache, "package-cache", env("SUBLET_PACKAGE_CACHE", ""), "folder that keeps packages between image builds (default none)")
 	f.BoolVar(&c.LogJSON, "log-json", env("SUBLET_LOG_JSON", "") != "", "write logs as JSON")
 	f.BoolVar(&c.LogDebug, "log-debug", env("SUBLET_LOG_DEBUG", "") != "", "write more logs")

@@ -121,6 +121,7 @@ func (s *State) load(ctx context.Context) (contents, error) {
 			return c, fmt.Errorf("decode %s: %w", e.Key, err)
 		}
 	}
+	sortHost(&c.host)
 	return c, nil
 }
 
@@ -159,7 +160,7 @@ func (s *State) edit(ctx context.Context, dryRun bool, change func(c *contents) 
 			return before, after, err
 		}
 		sortHost(&updated.host)
-		if err := updated.host.Validate(); err != nil {
+		if err := validate(old.host, updated.host); err != nil {
 			return before, after, err
 		}
 		if dryRun {
@@ -172,6 +173,24 @@ func (s *State) edit(ctx context.Context, dryRun bool, change func(c *contents) 
 		return old.host, updated.host, err
 	}
 	return before, after, vps.Errorf(vps.CodeConflict, "too many changes are being made at the same time; try again")
+}
+
+// validate checks the host after an edit. Guests that the edit made or changed
+// are checked against the others, so that an error names who has it already.
+func validate(before, after vps.Host) error {
+	was := make(map[string]*vps.Guest, len(before.Guests))
+	for i := range before.Guests {
+		was[before.Guests[i].ID] = &before.Guests[i]
+	}
+	rank := func(g vps.Guest) int {
+		if old := was[g.ID]; old != nil && reflect.DeepEqual(*old, g) {
+			return 0
+		}
+		return 1
+	}
+	after.Guests = slices.Clone(after.Guests)
+	slices.SortStableFunc(after.Guests, func(a, b vps.Guest) int { return cmp.Compare(rank(a), rank(b)) })
+	return after.Validate()
 }
 
 // commit writes what differs, on condition that nothing else was edited since

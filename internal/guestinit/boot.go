@@ -85,6 +85,7 @@ func (b *booter) boot(ctx context.Context) (err error) {
 		return err
 	}
 	b.options = parseOptions(string(cmdline))
+	b.attempt(ctx, step{"turn the kernel's hotplug program off", func(context.Context) error { return hotplugOff("/proc") }})
 	b.attempt(ctx, step{"read the seed", b.readSeed})
 	if err := b.mountRoot(ctx); err != nil {
 		return err
@@ -138,6 +139,19 @@ func mountKernelFilesystems() error {
 		}
 	}
 	return nil
+}
+
+// hotplugOff keeps the kernel from starting a process for every device that
+// comes or goes. Debian's kernel for User Mode Linux looks for /sbin/hotplug
+// each time (CONFIG_UEVENT_HELPER_PATH), which no image has had since udev. A
+// kernel without that has no such file.
+func hotplugOff(procDir string) error {
+	f, err := os.OpenFile(procDir+"/sys/kernel/hotplug", os.O_WRONLY, 0)
+	if err != nil {
+		return notMissing(err)
+	}
+	_, err = f.WriteString("\n")
+	return errors.Join(err, f.Close())
 }
 
 func (b *booter) readSeed(context.Context) error {

@@ -35,12 +35,24 @@ const MindArg = "mind-card"
 // settling is how long the card is left down: the driver's poll has to see it.
 const settling = 100 * time.Millisecond
 
+// procDescriptor is /proc, as it is handed to the process that minds the card:
+// the first of exec.Cmd's ExtraFiles.
+const procDescriptor = 3
+
 // mindCard starts the process that minds the card. It is a copy of this
-// program, and outlives the change of the root and of process 1.
+// program, and outlives the change of the root and of process 1. Its own root
+// stays the initramfs, out of which /proc, /sys and /dev are moved while it
+// starts; so it is given /proc, where it finds the guest's root.
 func (b *booter) mindCard() error {
 	s := b.seed
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer proc.Close()                                                                                                          //nolint:errcheck // only read from
 	cmd := exec.Command("/proc/self/exe", MindArg, s.MAC.String(), s.Address.String(), s.Gateway.String(), strconv.Itoa(s.MTU)) //nolint:noctx // it outlives everything here
 	cmd.Env = []string{"GOMAXPROCS=1"}
+	cmd.ExtraFiles = []*os.File{proc}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	return cmd.Start()
 }
@@ -68,17 +80,38 @@ func Mind(args []string) error {
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.ENOBUFS): // something was missed; it may have been the bell
-			_ = bounce("/sys", s)
+			answer(s)
 		case err != nil:
 			return err
 		case rings(buffer[:n]):
-			if err := bounce("/sys", s); err != nil {
-				tell("could not open the network card anew: " + err.Error())
-			} else {
-				tell("opened the network card anew: the host made its link again")
-			}
+			answer(s)
 		}
 	}
+}
+
+// answer opens the card anew and says so in the guest's kernel log.
+func answer(s seed.Seed) {
+	line := "opened the network card anew: the host made its link again"
+	err := enterRoot()
+	if err == nil {
+		err = bounce("/sys", s)
+	}
+	if err != nil {
+		line = "could not open the network card anew: " + err.Error()
+	}
+	tell(line)
+}
+
+// enterRoot makes the root of process 1 the root of this process: /sys and
+// /dev are there. Process 1 may have changed its own, so each ring asks again.
+func enterRoot() error {
+	if err := unix.Fchdir(procDescriptor); err != nil {
+		return fmt.Errorf("enter /proc: %w", err)
+	}
+	if err := unix.Chroot("1/root"); err != nil {
+		return fmt.Errorf("enter the root of process 1: %w", err)
+	}
+	return unix.Chdir("/")
 }
 
 func mindSeed(args []string) (s seed.Seed, err error) {

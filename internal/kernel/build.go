@@ -5,6 +5,7 @@ import (
 	"context"
 	"debug/elf"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -19,37 +20,38 @@ import (
 	"sublet/internal/vps"
 )
 
-// initrd returns an archive in the kernel's newc format with the early-boot
-// program as /init. The same program gives the same bytes. /dev/console is
-// there because the kernel opens it before /init could mount anything.
-func initrd(program []byte) ([]byte, error) {
-	var out bytes.Buffer
-	w := cpio.Newc.Writer(&out)
+// writeInitrd writes an archive in the kernel's newc format with the early-boot
+// program, size bytes long, as /init. The same program gives the same bytes.
+// /dev/console is there because the kernel opens it before /init could mount
+// anything. The program is read in pieces: it is large beside what the daemon
+// needs else.
+func writeInitrd(out io.Writer, program io.ReaderAt, size int64) error {
+	w := cpio.Newc.Writer(out)
+	initFile := cpio.StaticFile("init", "", 0o755)
+	initFile.FileSize = uint64(size)
+	initFile.ReaderAt = io.NewSectionReader(program, 0, size)
 	records := []cpio.Record{
 		cpio.Directory("dev", 0o755),
 		cpio.CharDev("dev/console", 0o600, 5, 1),
 		cpio.Directory("proc", 0o555),
 		cpio.Directory("root", 0o755),
 		cpio.Directory("sys", 0o555),
-		cpio.StaticFile("init", string(program), 0o755),
+		initFile,
 	}
 	for i := range records {
 		records[i].Ino = uint64(i) + 1
 		records[i].NLink = 1
 	}
 	if err := cpio.WriteRecords(w, records); err != nil {
-		return nil, err
+		return err
 	}
-	if err := cpio.WriteTrailer(w); err != nil {
-		return nil, err
-	}
-	return out.Bytes(), nil
+	return cpio.WriteTrailer(w)
 }
 
 // checkStatic refuses a program that needs an interpreter or libraries: there
 // are none in an initrd, and the guest's kernel would only panic.
-func checkStatic(path string, program []byte) error {
-	f, err := elf.NewFile(bytes.NewReader(program))
+func checkStatic(path string, program io.ReaderAt) error {
+	f, err := elf.NewFile(program)
 	if err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "%s is not a program for Linux; install sublet again", path)
 	}

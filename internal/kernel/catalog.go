@@ -48,7 +48,8 @@ type Options struct {
 	// means /usr/lib/uml/modules. A release without a folder has no modules.
 	ModulesDir string
 	// InitPath is the static early-boot program. Empty means sublet-init
-	// beside the running program, then in /usr/local/lib/sublet.
+	// beside the running program, then in ../lib/sublet from there, then in
+	// /usr/local/lib/sublet.
 	InitPath string
 	// Log may be nil for none.
 	Log *slog.Logger
@@ -210,7 +211,8 @@ func (c *Catalog) sources() (*sources, error) {
 	if c.opts.InitPath == "" {
 		paths = []string{defaultInitPath}
 		if exe, err := os.Executable(); err == nil {
-			paths = []string{filepath.Join(filepath.Dir(exe), initName), defaultInitPath}
+			bin := filepath.Dir(exe)
+			paths = []string{filepath.Join(bin, initName), filepath.Join(bin, "../lib/sublet", initName), defaultInitPath}
 		}
 	}
 	for _, path := range paths {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -319,15 +320,15 @@ func TestConcurrent(t *testing.T) {
 
 func TestInitrd(t *testing.T) {
 	t.Parallel()
-	data, err := initrd([]byte("program"))
-	if err != nil {
+	const program = "program"
+	var data, again bytes.Buffer
+	if err := writeInitrd(&data, strings.NewReader(program), int64(len(program))); err != nil {
 		t.Fatal(err)
 	}
-	again, err := initrd([]byte("program"))
-	if err != nil || !bytes.Equal(data, again) {
+	if err := writeInitrd(&again, strings.NewReader(program), int64(len(program))); err != nil || !bytes.Equal(data.Bytes(), again.Bytes()) {
 		t.Errorf("the same program gives another archive: %v", err)
 	}
-	records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(data)))
+	records, err := cpio.ReadAllRecords(cpio.Newc.Reader(bytes.NewReader(data.Bytes())))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -336,6 +337,11 @@ func TestInitrd(t *testing.T) {
 		got[r.Name] = r.Mode
 		if r.Name == "dev/console" && (r.Rmajor != 5 || r.Rminor != 1) {
 			t.Errorf("console is %d:%d", r.Rmajor, r.Rminor)
+		}
+		if r.Name == "init" {
+			if text, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize))); err != nil || string(text) != program {
+				t.Errorf("init holds %q, %v", text, err)
+			}
 		}
 	}
 	want := map[string]uint64{

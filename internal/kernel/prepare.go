@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"os"
 	"path/filepath"
@@ -116,20 +117,32 @@ func (c *Catalog) keepBinary(ctx context.Context, binary, release string) (strin
 }
 
 func (c *Catalog) keepInitrd(ctx context.Context, init string) (string, error) {
-	program, err := os.ReadFile(init)
+	program, err := os.Open(init)
 	if err != nil {
 		return "", fmt.Errorf("read the early-boot program: %w", err)
 	}
+	defer program.Close() //nolint:errcheck // read only
 	if err := checkStatic(init, program); err != nil {
 		return "", err
 	}
-	archive, err := initrd(program)
+	info, err := program.Stat()
 	if err != nil {
+		return "", fmt.Errorf("read the early-boot program: %w", err)
+	}
+	digest := sha256.New()
+	if err := writeInitrd(digest, program, info.Size()); err != nil {
 		return "", fmt.Errorf("make the initrd: %w", err)
 	}
-	return c.keep(ctx, "initrd-"+digestOf(string(archive))+".cpio", 0o444, func(_ context.Context, f *os.File) error {
-		_, err := f.Write(archive)
-		return err
+	key := keyOf(digest)
+	return c.keep(ctx, "initrd-"+key+".cpio", 0o444, func(_ context.Context, f *os.File) error {
+		digest := sha256.New()
+		if err := writeInitrd(io.MultiWriter(f, digest), program, info.Size()); err != nil {
+			return err
+		}
+		if keyOf(digest) != key {
+			return fmt.Errorf("%s changed while it was read", init)
+		}
+		return nil
 	})
 }
 
@@ -211,7 +224,7 @@ func digestFile(path string) (string, error) {
 	if _, err := io.Copy(h, f); err != nil {
 		return "", err
 	}
-	return hex.EncodeToString(h.Sum(nil))[:digestLength], nil
+	return keyOf(h), nil
 }
 
 // digestOf returns what names something made of these parts.
@@ -223,5 +236,8 @@ func digestOf(parts ...string) string {
 			_, _ = h.Write([]byte{0})
 		}
 	}
-	return hex.EncodeToString(h.Sum(nil))[:digestLength]
+	return keyOf(h)
 }
+
+// keyOf returns what a digest is called in a file's name.
+func keyOf(h hash.Hash) string { return hex.EncodeToString(h.Sum(nil))[:digestLength] }

@@ -81,7 +81,7 @@ func (h *Host) validateGuest(i int, tenants map[string]bool) error {
 		return err
 	}
 	s := &g.Spec
-	if !tenants[s.Tenant] {
+	if !tenants[s.Tenant] && !g.Deleting { // a tenant may go before the last guest is gone
 		return Errorf(CodeNotFound, "there is no tenant %s for the guest %s; add it with `sublet tenant add %s`", s.Tenant, s.Name, s.Tenant)
 	}
 	if err := h.Settings.validAddress(s); err != nil {
@@ -130,21 +130,21 @@ func (g *Guest) conflict(o *Guest) error {
 	case g.Link() == o.Link():
 		return Errorf(CodeConflict, "the names %s and %s give the same link %s; choose another name", a.Name, b.Name, g.Link())
 	case a.Address == b.Address:
-		return Errorf(CodeConflict, "the address %s belongs to the guest %s; choose another one", a.Address, b.Name)
+		return Errorf(CodeConflict, "the address %s for %s belongs to the guest %s; choose another one", a.Address, a.Name, b.Name)
 	case a.Ports.Overlaps(b.Ports):
-		return Errorf(CodeConflict, "the ports %s overlap %s of the guest %s; choose another block", a.Ports, b.Ports, b.Name)
+		return Errorf(CodeConflict, "the ports %s for %s overlap %s of the guest %s; choose another block", a.Ports, a.Name, b.Ports, b.Name)
 	}
 	for _, pair := range [][2]*GuestSpec{{a, b}, {b, a}} {
 		for _, f := range pair[0].Forwards {
 			if pair[1].Ports.Contains(f.Host) {
-				return Errorf(CodeConflict, "the host port %d belongs to the block %s of the guest %s; choose another one", f.Host, pair[1].Ports, pair[1].Name)
+				return Errorf(CodeConflict, "the host port %d for %s belongs to the block %s of the guest %s; choose another one", f.Host, pair[0].Name, pair[1].Ports, pair[1].Name)
 			}
 		}
 	}
 	for _, f := range a.Forwards {
 		for _, p := range b.Forwards {
 			if f.Collides(p) {
-				return Errorf(CodeConflict, "the host port %d/%s already leads to the guest %s; choose another one", f.Host, p.Protocol, b.Name)
+				return Errorf(CodeConflict, "the host port %d/%s for %s already leads to the guest %s; choose another one", f.Host, p.Protocol, a.Name, b.Name)
 			}
 		}
 	}

@@ -49,6 +49,7 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 sysctl.kernel.ctrl-alt-del=0
+pty.legacy_count=0
 quiet`},
 		"bare": {func(m *vps.Machine) {
 			m.Root, m.Seed, m.Tap = vps.Disk{Path: "/v/raw.img"}, vps.Disk{}, ""
@@ -66,6 +67,7 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 sysctl.kernel.ctrl-alt-del=0
+pty.legacy_count=0
 quiet`},
 	}
 	for name, test := range tests {

@@ -55,10 +55,15 @@ func buildPreload(ctx context.Context, dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	source := filepath.Join(dir, fmt.Sprintf(".xstate-%d.c", os.Getpid()))
-	built := source + ".so"
+	// Guests that start at the same time may all come here.
+	file, err := os.CreateTemp(dir, ".xstate-*.c")
+	if err != nil {
+		return "", fmt.Errorf("make the source of the library for this processor: %w", err)
+	}
+	source, built := file.Name(), file.Name()+".so"
 	defer func() { _, _ = os.Remove(source), os.Remove(built) }()
-	if err := os.WriteFile(source, preloadSource, 0o600); err != nil {
+	_, err = file.Write(preloadSource)
+	if err = errors.Join(err, file.Close()); err != nil {
 		return "", fmt.Errorf("write the source of the library for this processor: %w", err)
 	}
 	cmd := exec.CommandContext(ctx, compiler, "-O2", "-fPIC", "-shared", "-nostdlib", "-o", built, source)
