@@ -86,6 +86,10 @@ func images(t testing.TB) string {
 	return imageDir
 }
 
+// Images returns the folder of that store, which is to be read only. Its parent
+// is where other costly things may be kept for later runs.
+func Images(t testing.TB) string { t.Helper(); return images(t) }
+
 func buildImage() (string, error) {
 	key, err := recipeHash()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -51,6 +52,7 @@ func New(t testing.TB) *Host {
 	t.Helper()
 	b := built(t)
 	h := &Host{t: t, NS: nstest.New(t)}
+	h.hideSystemd()
 	h.Outside = h.NS.Peer()
 	h.NS.Veth("pub0", h.Outside, "eth0")
 	h.NS.Exec("ip", "addr", "add", HostAddress+"/24", "dev", "pub0")
@@ -79,6 +81,28 @@ func New(t testing.TB) *Host {
 		"SUBLET_INIT="+b.init, "PATH="+filepath.Dir(b.sublet)+":"+os.Getenv("PATH"))
 	t.Cleanup(h.shutdown)
 	return h
+}
+
+// hideSystemd keeps the machine's own service manager out of the lab, in the
+// lab's own mount namespace: asked to, it would start guests in the machine's
+// network. What programs look at is whether a folder is there (sd_booted(3));
+// the folder with the addresses of name servers stays.
+func (h *Host) hideSystemd() {
+	h.t.Helper()
+	const run, resolve = "/run/systemd", "/run/systemd/resolve"
+	if _, err := os.Stat(filepath.Join(run, "system")); errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	empty := h.t.TempDir()
+	kept := filepath.Join(empty, "resolve")
+	if err := os.Mkdir(kept, 0o755); err != nil { //nolint:gosec // what it stands for is readable too
+		h.t.Fatal(err)
+	}
+	// Copied, not bound: the bind would keep the folder from being removed.
+	if err := os.CopyFS(kept, os.DirFS(resolve)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		h.t.Fatal(err)
+	}
+	h.NS.Exec("mount", "--bind", empty, run)
 }
 
 // UseImage puts the image that all tests share into the host's store.

@@ -1,0 +1,143 @@
+//go:build linux
+
+package systemd
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+const (
+	daemonUnit = "sublet.service"
+	guestUnit  = "sublet-guest-first.service"
+)
+
+// TestSystemd takes a daemon and its guest through all that systemd does to
+// them.
+func TestSystemd(t *testing.T) {
+	t.Parallel()
+	m := newMachine(t)
+	m.install()
+	m.boot()
+
+	t.Log("up makes the daemon a service, and the guest one of its own")
+	m.run("/root/sublet/scripts/up")
+	for name, want := range map[string]string{"ActiveState": "active", "Type": "notify", "UnitFileState": "enabled"} {
+		if got := m.property(daemonUnit, name); got != want {
+			t.Errorf("%s of %s is %q; want %q", name, daemonUnit, got, want)
+		}
+	}
+	g := m.guest()
+	if g.state != "running" || m.property(guestUnit, "ActiveState") != "active" || m.property(guestUnit, "Slice") != "sublet.slice" {
+		t.Errorf("the guest is %+v, and its unit:\n%s", g, m.run("systemctl", "status", "--no-pager", guestUnit))
+	}
+	for _, pid := range []string{g.pid, m.property(guestUnit, "MainPID")} {
+		if group := m.run("cat", "/proc/"+pid+"/cgroup"); !strings.Contains(group, "/sublet.slice/"+guestUnit) {
+			t.Errorf("the process %s of the guest is in %s; want %s", pid, group, guestUnit)
+		}
+	}
+	if journal := m.run("journalctl", "--no-pager", "--unit", daemonUnit); !strings.Contains(journal, "msg=ready") || strings.Contains(journal, "time=") {
+		t.Errorf("the journal has of the daemon:\n%s", journal)
+	}
+
+	t.Log("the guest outlives the daemon, however that ends")
+	for _, how := range [][]string{{"restart", daemonUnit}, {"kill", "--signal=KILL", daemonUnit}, {"stop", daemonUnit}} {
+		before := m.property(daemonUnit, "MainPID")
+		m.run(append([]string{"systemctl"}, how...)...)
+		if how[0] == "stop" {
+			m.run("systemctl", "start", daemonUnit)
+		}
+		m.eventually("the daemon is back after "+how[0], func() bool {
+			return m.property(daemonUnit, "ActiveState") == "active" && m.property(daemonUnit, "MainPID") != before
+		})
+		if now := m.guest(); now != g {
+			t.Fatalf("after %v of the daemon the guest is %+v; was %+v", how, now, g)
+		}
+	}
+	m.run("sublet", "ssh", "first", "true")
+
+	t.Log("orders go through the unit: restart, stop and start, also of a unit that has just ended")
+	for range 3 {
+		m.run("sublet", "restart", "first", "--wait", "ssh")
+		m.run("sublet", "kill", "first")
+		m.run("sublet", "start", "first", "--wait", "running")
+	}
+	m.run("sublet", "wait", "first", "--for", "ssh")
+
+	t.Log("systemctl stop of the guest's unit is an orderly stop, and is taken as one")
+	m.run("sublet", "ssh", "first", "echo precious > /root/data")
+	m.run("systemctl", "stop", guestUnit)
+	m.eventually("the guest is seen to be stopped", func() bool { return m.guest().state == "stopped" })
+	if show := m.run("sublet", "show", "first"); !strings.Contains(show, "power") {
+		t.Errorf("after systemctl stop it is:\n%s", show)
+	}
+	if _, err := m.try("systemctl", "is-active", "--quiet", guestUnit); err == nil {
+		t.Error("its unit is still active")
+	}
+	m.run("sublet", "start", "first", "--wait", "ssh")
+	if got := m.run("sublet", "ssh", "first", "cat /root/data"); got != "precious" {
+		t.Errorf("after systemctl stop the file says %q", got)
+	}
+
+	t.Log("the machine's power-off stops guests in good order")
+	m.run("sublet", "ssh", "first", "echo more >> /root/data")
+	m.run("sublet", "create", "idle", "--autostart=false", "--memory", "192MiB", "--ssh-key", "/root/.ssh/id_ed25519.pub", "--wait", "running")
+	_, _ = m.try("systemctl", "poweroff") // the connection may go before the answer
+	m.off()
+
+	t.Log("and its boot starts those that are marked for it")
+	m.boot()
+	m.run("sublet", "wait", "first", "--for", "ssh")
+	if got := m.run("sublet", "ssh", "first", "cat /root/data"); got != "precious\nmore" {
+		t.Errorf("after the machine's power-off the file says %q", got)
+	}
+	if dirty, err := m.try("sublet", "ssh", "first", "journalctl -k --no-pager | grep -i 'recovery\\|orphan'"); err == nil {
+		t.Errorf("the guest's disk was not clean:\n%s", dirty)
+	}
+	if out := m.run("sublet", "list", "--output", "csv", "--filter", "name=idle"); !strings.Contains(out, "stopped") {
+		t.Errorf("a guest that is not to start at boot:\n%s", out)
+	}
+	if events := m.run("sublet", "events"); strings.Contains(events, "ended by crash") {
+		t.Errorf("the events tell of a crash:\n%s", events)
+	}
+
+	t.Log("down takes it all away")
+	m.run("sublet", "delete", "idle", "--yes")
+	m.run("umount", "/var/lib/sublet/images") // the test's own mount
+	m.run("/root/sublet/scripts/down")
+	if units := m.run("systemctl", "list-units", "--all", "--no-legend", "sublet*.service"); units != "" {
+		t.Errorf("after down there are the units:\n%s", units)
+	}
+	if left, err := m.try("sh", "-c", "ls -d /etc/systemd/system/*sublet* /etc/systemd/system/*/*sublet* /run/sublet /var/lib/sublet /usr/local/bin/sublet 2>/dev/null"); err == nil || left != "" {
+		t.Errorf("after down there are:\n%s", left)
+	}
+	if rules := m.run("nft", "list", "ruleset"); rules != "" {
+		t.Errorf("after down there are rules:\n%s", rules)
+	}
+}
+
+// guest is what the daemon says of the guest `first`.
+type guest struct{ id, state, pid string }
+
+func (m *machine) guest() guest {
+	m.t.Helper()
+	var g guest
+	text := m.run("sublet", "show", "first", "--output", "json")
+	for _, line := range strings.Split(text, "\n") {
+		key, value, _ := strings.Cut(strings.Trim(strings.TrimSpace(line), ","), ": ")
+		value = strings.Trim(value, `"`)
+		switch {
+		case key == `"id"` && g.id == "":
+			g.id = value
+		case key == `"state"` && g.state == "":
+			g.state = value
+		case key == `"pid"` && g.pid == "":
+			g.pid = value
+		}
+	}
+	if g.id == "" || g.state == "" {
+		m.t.Fatal(fmt.Sprintf("sublet show first: %s", text))
+	}
+	return g
+}
