@@ -181,6 +181,16 @@ func (a *app) lastWords(ctx context.Context, client Client, name string) string 
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	g, err := client.Guest(ctx, name)
+	// The console may be gone a moment before the end is written down.
+	tick := time.NewTicker(a.Poll)
+	defer tick.Stop()
+	for err == nil && g.Status.State == vps.StateStopping && ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+			g, err = client.Guest(ctx, name)
+		}
+	}
 	switch {
 	case err != nil:
 		return "the console of " + name + " is closed"

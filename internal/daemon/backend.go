@@ -119,7 +119,7 @@ func (b backend) Order(ctx context.Context, name string, order api.Order, timeou
 	var err error
 	switch order {
 	case api.OrderStart:
-		e, err = b.state.Start(ctx, name, b.isRunning(name), dryRun)
+		e, err = b.state.Start(ctx, name, b.isRunning(ctx, name), dryRun)
 	case api.OrderStop:
 		e, err = b.state.Stop(ctx, name, timeout, false, dryRun)
 	case api.OrderKill:
@@ -137,8 +137,20 @@ func (b backend) Order(ctx context.Context, name string, order api.Order, timeou
 	return b.change(ctx, e, dryRun)
 }
 
-func (b backend) isRunning(name string) bool {
+// seen returns the last snapshot. When the daemon has just been started it
+// waits a moment for the first one: without it every guest that runs would be
+// taken for one that does not.
+func (b backend) seen(ctx context.Context) reconcile.Snapshot {
+	const firstLook = 3 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, firstLook)
+	defer cancel()
+	_ = b.await(ctx, func(s reconcile.Snapshot) bool { return !s.At.IsZero() })
 	s, _ := b.loop.Snapshot()
+	return s
+}
+
+func (b backend) isRunning(ctx context.Context, name string) bool {
+	s := b.seen(ctx)
 	g := s.Host.Guest(name)
 	return g != nil && s.Observed.Guests[g.ID].Running()
 }
@@ -170,7 +182,7 @@ func (b backend) Guests(ctx context.Context) ([]api.Guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	s, _ := b.loop.Snapshot()
+	s := b.seen(ctx)
 	public := b.publicAddress(ctx, host.Settings)
 	guests := make([]api.Guest, 0, len(host.Guests))
 	for i := range host.Guests {
@@ -188,7 +200,7 @@ func (b backend) Guest(ctx context.Context, name string) (api.Guest, error) {
 	if g == nil {
 		return api.Guest{}, desired.NoGuest(name)
 	}
-	s, _ := b.loop.Snapshot()
+	s := b.seen(ctx)
 	return b.view(ctx, &host, g, s, b.publicAddress(ctx, host.Settings)), nil
 }
 

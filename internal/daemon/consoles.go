@@ -20,7 +20,7 @@ func (b backend) Console(ctx context.Context, name string, o api.ConsoleOptions)
 	if err != nil {
 		return nil, err
 	}
-	s, _ := b.loop.Snapshot()
+	s := b.seen(ctx)
 	i := s.Observed.Guests[g.ID].Instance
 	if i == nil || i.Exit != nil {
 		return nil, vps.Errorf(vps.CodeConflict, "the guest %s does not run, so it has no console; `sublet logs %s` shows the last output, `sublet start %s` starts it", name, name, name)

@@ -25,7 +25,7 @@ func (b backend) Doctor(ctx context.Context) ([]api.Finding, error) {
 	e.Kernel = b.kernels.Default
 	e.Firewalls = b.foreignFirewalls
 	all := findings(doctor.Run(ctx, e))
-	s, _ := b.loop.Snapshot()
+	s := b.seen(ctx)
 	for _, orphan := range s.Orphans {
 		all = append(all, api.Finding{
 			Check: "orphans", Level: string(doctor.Warning), Message: orphan,

@@ -90,6 +90,9 @@ func (l Launcher) argv(c Config, configPath string) []string {
 		// The keeper is what observes how a guest ends. If one of the two has
 		// to go, it is not the keeper.
 		"--property=OOMPolicy=continue",
+		// When the host shuts down the daemon is stopped first: it might take
+		// a guest's end for something to repair.
+		"--property=Before=sublet.service",
 		"--",
 	}
 	return append(args, keep...)
@@ -153,11 +156,7 @@ func (l Launcher) start(ctx context.Context, c Config, configPath string) (*proc
 		return nil, err
 	}
 	if l.SystemdRun != "" {
-		cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("systemd-run: %w: %s", err, printable(out))
-		}
-		return &process{}, nil
+		return &process{}, l.startUnit(ctx, argv)
 	}
 	stderr, err := os.OpenFile(messages, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 	if err != nil {
@@ -179,13 +178,47 @@ func (l Launcher) start(ctx context.Context, c Config, configPath string) (*proc
 	return p, nil
 }
 
+// startUnit runs systemd-run. The unit of an instance that has just ended may
+// stay for a moment after its keeper, until systemd has seen that: then it is
+// tried again.
+func (l Launcher) startUnit(ctx context.Context, argv []string) error {
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
+	defer cancel()
+	var failed error
+	err := poll(ctx, func() (bool, error) {
+		out, err := exec.CommandContext(ctx, argv[0], argv[1:]...).CombinedOutput()
+		if err == nil {
+			failed = nil
+			return true, nil
+		}
+		failed = fmt.Errorf("systemd-run: %w: %s", err, printable(out))
+		if strings.Contains(string(out), unitStays) {
+			return false, nil
+		}
+		return true, failed
+	})
+	if failed != nil {
+		return failed // what it said tells more than that time ran out
+	}
+	return err
+}
+
+// unitStays is what systemd-run says of a unit that is still there
+// (BUS_ERROR_UNIT_EXISTS in systemd's dbus-manager.c).
+const unitStays = "was already loaded"
+
+// patience is how long a keeper may take to start its guest.
+func (l Launcher) patience() time.Duration {
+	if l.ReadyTimeout <= 0 {
+		return defaultReady
+	}
+	return l.ReadyTimeout
+}
+
 // ready waits until the record names a new instance with a process, or the
 // keeper gives up.
 func (l Launcher) ready(ctx context.Context, c Config, before vps.Instance, p *process) (vps.Instance, error) {
-	limit := l.ReadyTimeout
-	if limit <= 0 {
-		limit = defaultReady
-	}
+	limit := l.patience()
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	var in vps.Instance

@@ -39,6 +39,7 @@ func TestArgv(t *testing.T) {
 --property=StandardOutput=null
 --property=StandardError=append:/run/sublet/guests/alice/keeper.log
 --property=OOMPolicy=continue
+--property=Before=sublet.service
 --
 /usr/bin/sublet
 keeper

@@ -9,6 +9,7 @@ package bench
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 )
@@ -51,7 +52,28 @@ func (f *figure) verdict() string {
 	return "no goal"
 }
 
-// report prints the figures and hands their medians to the benchmark.
+// ratioInterval tells how far the noise of the samples alone may move the
+// ratio of the medians of a and b, in percent: 95 of 100 ratios lie between
+// low and high when the samples are drawn anew from themselves (a bootstrap).
+func ratioInterval(a, b *figure) (low, high float64) {
+	const draws = 4000
+	random := rand.New(rand.NewPCG(1, 2))
+	again := func(f *figure) float64 {
+		g := figure{samples: make([]float64, len(f.samples))}
+		for i := range g.samples {
+			g.samples[i] = f.samples[random.IntN(len(f.samples))]
+		}
+		return g.median()
+	}
+	ratios := make([]float64, draws)
+	for i := range ratios {
+		ratios[i] = 100 * again(a) / again(b)
+	}
+	slices.Sort(ratios)
+	return ratios[draws*25/1000], ratios[draws*975/1000]
+}
+
+// report prints the figures, 10 at most (package testing drops more lines), and hands their medians to the benchmark.
 func report(b *testing.B, figures ...*figure) {
 	b.Helper()
 	for _, f := range figures {

@@ -3,6 +3,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -101,25 +102,20 @@ func toldOfDrift(events []event) bool {
 func ourNetwork(h *lab.Host, link string) string {
 	var b strings.Builder
 	for _, command := range []string{
-		"nft -s list table inet sublet", "ip -br link show dev " + link,
-		"ip -4 -br addr show dev " + link, "ip -4 route show dev " + link,
+		"nft -s list table inet sublet", "ip -o link show dev " + link,
+		"ip -4 -o addr show dev " + link, "ip -4 route show dev " + link,
 	} {
 		words := strings.Fields(command)
 		out, err := h.NS.Try(words[0], words[1:]...)
-		fmt.Fprintf(&b, "== %s: %v\n%s\n", command, err, maskSecond(out))
+		fmt.Fprintf(&b, "== %s: %v\n%s\n", command, err, newTap.ReplaceAllString(carrier.ReplaceAllString(out, ""), ""))
 	}
 	return b.String()
 }
 
-// maskSecond takes the second word, a link's state, and a MAC address that a
-// new tap makes up, out of what `ip -br link` says.
-func maskSecond(text string) string {
-	words := strings.Fields(text)
-	if len(words) == 4 && strings.Count(words[2], ":") == 5 {
-		return words[0] + " " + words[3]
-	}
-	return text
-}
+// newTap is what is another in a link that was made again: its number, and the
+// hardware address that the kernel makes up for the host's end of it. Whether
+// the guest has it open already is seen when the guest is called.
+var newTap = regexp.MustCompile(`(?m)^\d+: |link/ether [0-9a-f:]+`)
 
 // others fills the host with what Docker, libvirt and an owner leave there.
 // Some of it looks much like ours.

@@ -170,7 +170,8 @@ func TestNoKernel(t *testing.T) {
 	h.Start("--kernel", "/nonexistent/linux.uml")
 	h.Eventually("the plan is empty", h.Settled)
 	refuses(t, h, mistake{
-		[]string{"create", "alice", "--ssh-key", h.Key + ".pub"}, exitNotFound,
+		[]string{"create", "alice", "--ssh-key", h.Key + ".pub"},
+		exitNotFound,
 		[]string{"there is no kernel for User Mode Linux", "/nonexistent/linux.uml", "apt-get install user-mode-linux"},
 	})
 	// A program that is no kernel is not taken for one.

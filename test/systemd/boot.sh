@@ -10,8 +10,10 @@ mount -t proc proc "$m/proc"
 mount --bind "$m/proc/sys" "$m/proc/sys"
 mount --bind "$m/proc/sys/net" "$m/proc/sys/net"
 mount -o remount,bind,ro "$m/proc/sys"
-mount --bind "$m/proc/sysrq-trigger" "$m/proc/sysrq-trigger"
-mount -o remount,bind,ro "$m/proc/sysrq-trigger"
+# As a real boot would do it.
+cat /proc/sys/kernel/random/uuid >"$DIR/boot_id"
+mount --bind "$DIR/boot_id" "$m/proc/sys/kernel/random/boot_id"
+if [[ -e $m/proc/sysrq-trigger ]]; then mount --bind /dev/null "$m/proc/sysrq-trigger"; fi
 mount -t sysfs -o ro sysfs "$m/sys"
 mount -t cgroup2 cgroup2 "$m/sys/fs/cgroup"
 mount -t tmpfs -o mode=755,nosuid tmpfs "$m/dev"

@@ -151,6 +151,11 @@ exec unshare --mount --pid --fork --net --uts --ipc --cgroup --kill-child -- bas
 		close(gone)
 	}(m.on)
 	m.eventually("systemd runs", func() bool {
+		select {
+		case <-gone:
+			m.t.Fatal("the machine ended before its systemd ran")
+		default:
+		}
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", m.on.Process.Pid))
 		if err != nil {
 			return false

@@ -16,13 +16,12 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1]); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	fmt.Fprintln(os.Stderr, listen(os.Args[1]))
+	os.Exit(1)
 }
 
-func run(address string) error {
+// listen serves until it fails.
+func listen(address string) error {
 	listener, err := new(net.ListenConfig).Listen(context.Background(), "tcp4", address)
 	if err != nil {
 		return err
