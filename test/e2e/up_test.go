@@ -153,7 +153,7 @@ func (u upper) host(t *testing.T) string {
 func (u upper) folders(t *testing.T) string {
 	t.Helper()
 	var b strings.Builder
-	err := filepath.WalkDir(u.h.Dir, func(path string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(u.h.Dir, func(path string, _ fs.DirEntry, err error) error {
 		name, _ := filepath.Rel(u.h.Dir, path)
 		switch base := filepath.Base(path); {
 		case err != nil:
