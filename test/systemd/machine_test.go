@@ -60,7 +60,7 @@ func newMachine(t testing.TB) *machine {
 		}
 	})
 	for _, name := range []string{"disk/root/sublet", "disk/var/lib/sublet/images", "work", "machine"} {
-		if err := os.MkdirAll(filepath.Join(m.dir, name), 0o755); err != nil { //nolint:gosec // a whole system's folders
+		if err := os.MkdirAll(filepath.Join(m.dir, name), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -189,7 +189,7 @@ func (m *machine) makeCgroup() {
 		m.t.Fatal("no control groups of version 2 are mounted at /sys/fs/cgroup or /sys/fs/cgroup/unified, and systemd needs them")
 	}
 	m.cgroup = filepath.Join(tree, "sublet-test-"+filepath.Base(m.dir))
-	if err := os.MkdirAll(m.cgroup, 0o755); err != nil { //nolint:gosec // as all others
+	if err := os.MkdirAll(m.cgroup, 0o755); err != nil {
 		m.t.Fatal(err)
 	}
 }

@@ -123,7 +123,7 @@ func (m *machine) guest() guest {
 	m.t.Helper()
 	var g guest
 	text := m.run("sublet", "show", "first", "--output", "json")
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		key, value, _ := strings.Cut(strings.Trim(strings.TrimSpace(line), ","), ": ")
 		value = strings.Trim(value, `"`)
 		switch {
