@@ -16,6 +16,11 @@ LDFLAGS := -s -w -X sublet/internal/daemon.Version=$(VERSION)
 # One build at a time writes to bin. Its modules' names are no news, but that
 # of a Go that is fetched is.
 BUILD   := flock -o bin go build -trimpath -buildvcs=false
+# The largest package takes the compiler 0.8 GiB; with these it is 0.5 GiB, and
+# not slower on one core.
+ifneq ($(shell awk '/^MemTotal:/ && $$2 < 2097152' /proc/meminfo),)
+BUILD := GOGC=30 GOMEMLIMIT=350MiB $(BUILD) -p 1
+endif
 QUIET   := 2>&1 | { grep --line-buffered -v '^go: downloading .*/' >&2 || true; }
 TOOL    := go tool -modfile=tools/go.mod
 

@@ -7,7 +7,9 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"runtime/debug"
+	"syscall"
 
 	"sublet/internal/guestinit"
 )
@@ -23,6 +25,10 @@ func main() {
 		fmt.Fprintln(os.Stderr, "sublet-init: this program runs as process 1 of a guest, nowhere else")
 		os.Exit(2)
 	}
+	// Ctrl-Alt-Del before the image's init runs: Go would end the program, and the
+	// kernel would panic. Caught, not ignored, so that the init does not inherit
+	// it; whoever asks for a shutdown asks again.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGINT)
 	// It lives for a fraction of a second: collecting garbage would cost more
 	// than it frees. The limit is for what nobody foresaw.
 	debug.SetGCPercent(-1)

@@ -210,6 +210,9 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 			return err
 		}
 	}
+	if len(settings.DNS) == 0 {
+		settings.DNS = nil // as where it was never set, or an export would differ
+	}
 	c.host.Settings = settings
 	for _, t := range f.Tenants {
 		if old := c.host.Tenant(t.Name); old != nil {

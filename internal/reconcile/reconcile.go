@@ -288,7 +288,9 @@ func (l *Loop) observe(ctx context.Context, host vps.Host) (plan.Observed, error
 	for i := range host.Guests {
 		g := o.Guests[host.Guests[i].ID]
 		if g.Seed, err = l.o.Seeds.Current(host, host.Guests[i]); err != nil {
-			return o, fmt.Errorf("read the seed of %s: %w", host.Guests[i].Spec.Name, err)
+			// Not the others' fault: writing it anew mends it, or says why not.
+			l.log.WarnContext(ctx, "a seed cannot be read", "guest", host.Guests[i].Spec.Name, "error", err)
+			g.Seed = false
 		}
 		o.Guests[host.Guests[i].ID] = g
 	}
