@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 )
 
@@ -188,17 +189,21 @@ func (e Exit) Failed() bool {
 	return e.Reason != ExitPowerOff && e.Reason != ExitKilled
 }
 
-// String says it in a few words: "panic: Attempted to kill init".
+// String says it in a few words: "panic: Attempted to kill init", "crash:
+// exit code 1: the last line of its console".
 func (e Exit) String() string {
+	parts := []string{string(e.Reason)}
 	switch {
-	case e.Detail != "":
-		return string(e.Reason) + ": " + e.Detail
+	case e.Reason == ExitPanic || e.Reason == ExitPowerOff || e.Reason == ExitLost:
 	case e.Signal != "":
-		return string(e.Reason) + ": " + e.Signal
+		parts = append(parts, e.Signal)
 	case e.Reason == ExitCrash:
-		return fmt.Sprintf("%s: exit code %d", e.Reason, e.Code)
+		parts = append(parts, fmt.Sprintf("exit code %d", e.Code))
 	}
-	return string(e.Reason)
+	if e.Detail != "" {
+		parts = append(parts, e.Detail)
+	}
+	return strings.Join(parts, ": ")
 }
 
 // GuestStatus is what was observed of a guest, and when.
