@@ -113,9 +113,9 @@ func (a *app) createCmd() *cobra.Command {
 		Short: "Create a guest and start it",
 		Long: `Create a guest and start it.
 
-Everything that is left out takes the host's default. Without --wait the verb
-returns when the daemon has accepted the guest, which then starts in the
-background.`,
+Everything that is left out takes the host's default. The verb returns when the
+guest's parts are made and its process runs; with --wait it returns later. When
+something stands in the way, no guest is left.`,
 		Example: `  sublet create alice --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
   sublet create bob --image debian/12 --memory 1GiB --disk 20GiB --ports 20 --tenant bob
   sublet create web --ssh-key web.pub --forward 8443:443/tcp --dry-run`,
@@ -240,7 +240,7 @@ func createdText(g api.Guest, goal api.WaitFor) string {
 	case g.Spec.Power == vps.PowerStopped:
 		return g.Spec.Name + " is created, and stopped; start it with `sublet start " + g.Spec.Name + "`"
 	}
-	return g.Spec.Name + " is created and starts in the background"
+	return g.Spec.Name + " is created and boots"
 }
 
 // summary is what somebody needs who has just made a guest.

@@ -235,7 +235,7 @@ func (a *app) order(cmd *cobra.Command, m *many, args []string, order api.Order,
 		if err != nil {
 			return err
 		}
-		a.sayDone(name, order, goal, g)
+		a.sayDone(name, order, goal, g, begun)
 		return nil
 	})
 }
@@ -258,13 +258,14 @@ func (a *app) giveOrder(cmd *cobra.Command, client Client, name string, order ap
 	return wait, nil
 }
 
-func (a *app) sayDone(name string, order api.Order, goal api.WaitFor, g api.Guest) {
+func (a *app) sayDone(name string, order api.Order, goal api.WaitFor, g api.Guest, asked time.Time) {
 	switch order {
 	case api.OrderDelete:
 		a.say("%s is deleted", name)
 		return
 	case api.OrderStop:
-		if g.Status.Exit != nil && g.Status.Exit.Reason == vps.ExitKilled {
+		// An end of before the order is none of its doing.
+		if e := g.Status.Exit; e != nil && e.Reason == vps.ExitKilled && !e.At.Before(asked) {
 			a.say("%s did not shut down in time and was killed; what it had not yet written to its disk is lost", name)
 			return
 		}
@@ -312,7 +313,7 @@ func (a *app) waitCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			a.sayDone(name, "", goal, g)
+			a.sayDone(name, "", goal, g, begun)
 			return nil
 		})
 	}

@@ -205,15 +205,11 @@ func memoryDir(c Config, log *slog.Logger) (string, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", fmt.Errorf("make the folder for guests' memory: %w", err)
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(dir, &fs); err != nil {
+	var own, parent unix.Stat_t
+	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(c.RunDir, &parent)); err != nil {
 		return "", fmt.Errorf("look at %s: %w", dir, err)
 	}
-	var parent unix.Statfs_t
-	if err := unix.Statfs(c.RunDir, &parent); err != nil {
-		return "", fmt.Errorf("look at %s: %w", c.RunDir, err)
-	}
-	if fs.Fsid != parent.Fsid {
+	if own.Dev != parent.Dev {
 		return dir, nil // mounted by an earlier daemon, and in use by its guests
 	}
 	size, err := memTotal()

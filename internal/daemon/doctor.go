@@ -70,7 +70,7 @@ func (p *parts) foreignFirewalls(ctx context.Context) ([]doctor.Finding, error) 
 	}
 	var found []doctor.Finding
 	for _, c := range conflicts {
-		found = append(found, doctor.Finding{Check: "firewalls", Level: doctor.Warning, Message: c.Problem, Remedy: c.Remedy})
+		found = append(found, doctor.Finding{Check: "firewall", Level: doctor.Warning, Message: c.Problem, Remedy: c.Remedy})
 	}
 	return found, nil
 }

@@ -69,8 +69,21 @@ func (f facts) Listeners(context.Context) ([]desired.Listener, error) {
 	return listeners("/proc/net")
 }
 
-func (f facts) Subnet(ctx context.Context, s vps.Settings) error {
-	return f.hostnet.CheckSubnet(ctx, s.Subnet)
+func (f facts) Network(ctx context.Context, before, after vps.Settings) error {
+	if after.Subnet != before.Subnet {
+		if err := f.hostnet.CheckSubnet(ctx, after.Subnet); err != nil {
+			return err
+		}
+	}
+	if after.Uplink == before.Uplink {
+		return nil
+	}
+	_, err := f.hostnet.Uplinks(ctx, after.Uplink)
+	return err
+}
+
+func (f facts) Disk(ctx context.Context, id string, size vps.Bytes) error {
+	return f.volumes.CanGrow(ctx, id, size)
 }
 
 func (f facts) HostBoot() string { return f.hostBoot }

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"slices"
@@ -90,11 +91,14 @@ func (b backend) Operation(_ context.Context, id string) (api.Operation, error) 
 }
 
 func (b backend) DeleteImage(ctx context.Context, name string) error {
-	host, err := b.state.Host(ctx)
-	if err != nil {
-		return err
-	}
-	return b.images.Delete(ctx, name, func(id string) []string {
+	var failure error
+	err := b.images.Delete(ctx, name, func(id string) []string {
+		// Asked under the images' lock: a guest made meanwhile is seen.
+		host, err := b.state.Host(ctx)
+		if err != nil {
+			failure = err
+			return []string{"(unknown)"} // so that nothing is deleted
+		}
 		var users []string
 		for i := range host.Guests {
 			if host.Guests[i].ImageID == id {
@@ -103,6 +107,7 @@ func (b backend) DeleteImage(ctx context.Context, name string) error {
 		}
 		return users
 	})
+	return cmp.Or(failure, err)
 }
 
 func (b backend) Kernels(ctx context.Context) ([]api.KernelInfo, error) {

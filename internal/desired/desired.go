@@ -35,8 +35,11 @@ type Facts interface {
 	Room(ctx context.Context) (memory, disk vps.Bytes, err error)
 	// Listeners returns the ports that programs of the host itself listen on.
 	Listeners(ctx context.Context) ([]Listener, error)
-	// Subnet tells whether a pool of addresses collides with the host's own.
-	Subnet(ctx context.Context, s vps.Settings) error
+	// Network tells whether what changed in the settings fits the host: its own
+	// addresses and routes, and its links.
+	Network(ctx context.Context, before, after vps.Settings) error
+	// Disk tells whether a guest's volume can grow to this size.
+	Disk(ctx context.Context, id string, size vps.Bytes) error
 	// HostBoot is the boot id of the running host.
 	HostBoot() string
 }

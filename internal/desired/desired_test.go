@@ -37,8 +37,20 @@ func (f *facts) Room(context.Context) (memory, disk vps.Bytes, err error) {
 	return f.memory, f.disk, nil
 }
 func (f *facts) Listeners(context.Context) ([]desired.Listener, error) { return f.listeners, nil }
-func (f *facts) Subnet(context.Context, vps.Settings) error            { return f.subnet }
-func (f *facts) HostBoot() string                                      { return "boot-1" }
+func (f *facts) Network(_ context.Context, _, after vps.Settings) error {
+	if after.Uplink != "" {
+		return vps.Invalid("settings.uplink", "there is no link %s", after.Uplink)
+	}
+	return f.subnet
+}
+
+func (f *facts) Disk(_ context.Context, _ string, size vps.Bytes) error {
+	if size > 64*vps.GiB {
+		return vps.Invalid("disk", "the image holds at most 64GiB")
+	}
+	return nil
+}
+func (f *facts) HostBoot() string { return "boot-1" }
 
 func open(t *testing.T) (*desired.State, *facts) {
 	t.Helper()
@@ -122,6 +134,12 @@ func TestRefused(t *testing.T) {
 			return err
 		}
 	}
+	apply := func(file string) func(context.Context, *desired.State) error {
+		return func(ctx context.Context, s *desired.State) error {
+			_, err := s.Apply(ctx, strings.NewReader("version: 1\n"+file+"\n"), false, false)
+			return err
+		}
+	}
 	tests := map[string]struct {
 		host func(*facts)
 		edit func(context.Context, *desired.State) error
@@ -140,6 +158,9 @@ func TestRefused(t *testing.T) {
 		"address taken":    {nil, create("b", func(s *vps.GuestSpec) { s.Address = netip.MustParseAddr("10.213.0.2") }), vps.CodeConflict, "belongs to the guest a"},
 		"too many ports":   {nil, create("b", func(s *vps.GuestSpec) { s.Ports.Count = 1001 }), vps.CodeInvalid, "ports: "},
 		"shrink":           {nil, update(func(s *vps.GuestSpec) { s.Disk = vps.GiB }), vps.CodeInvalid, "cannot shrink"},
+		"beyond the image": {nil, update(func(s *vps.GuestSpec) { s.Disk = 65 * vps.GiB }), vps.CodeInvalid, "at most 64GiB"},
+		"no such uplink":   {nil, apply("settings: {uplink: nope0}"), vps.CodeInvalid, "no link nope0"},
+		"other uids":       {nil, apply("settings: {first_uid: 5000}"), vps.CodeConflict, "first_uid cannot change"},
 		"another image":    {nil, update(func(s *vps.GuestSpec) { s.Image = "debian/13" }), vps.CodeConflict, "for life"},
 		"another address":  {nil, update(func(s *vps.GuestSpec) { s.Address = netip.MustParseAddr("10.213.0.9") }), vps.CodeConflict, "for life"},
 		"unknown guest": {nil, func(ctx context.Context, s *desired.State) error {

@@ -202,16 +202,11 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	if err != nil {
 		return err
 	}
-	if settings.Subnet != c.host.Settings.Subnet {
-		if err := settings.Validate(); err != nil {
-			return err
-		}
-		if err := s.facts.Subnet(ctx, settings); err != nil {
-			return err
-		}
-	}
 	if len(settings.DNS) == 0 {
 		settings.DNS = nil // as where it was never set, or an export would differ
+	}
+	if err := s.checkSettings(ctx, c, settings); err != nil {
+		return err
 	}
 	c.host.Settings = settings
 	for _, t := range f.Tenants {
@@ -232,6 +227,21 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 		return nil
 	}
 	return pruneFile(c, f, named)
+}
+
+// checkSettings checks new settings against the host and what is on it.
+func (s *State) checkSettings(ctx context.Context, c *contents, settings vps.Settings) error {
+	if err := settings.Validate(); err != nil {
+		return err
+	}
+	was := c.host.Settings
+	if err := s.facts.Network(ctx, was, settings); err != nil {
+		return err
+	}
+	if settings.FirstUID != was.FirstUID && len(c.host.Guests) > 0 {
+		return vps.Errorf(vps.CodeConflict, "settings.first_uid cannot change from %d to %d while there are guests: their files belong to uids that follow from it", was.FirstUID, settings.FirstUID)
+	}
+	return nil
 }
 
 // pruneFile removes what the file does not name. A file without a list of

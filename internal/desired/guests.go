@@ -93,6 +93,11 @@ func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape sh
 	case spec.Disk < was.Disk:
 		return vps.Invalid("disk", "the disk of %s cannot shrink from %s to %s; a filesystem only grows", was.Name, was.Disk, spec.Disk)
 	}
+	if spec.Disk > was.Disk {
+		if err := s.facts.Disk(ctx, g.ID, spec.Disk); err != nil {
+			return err
+		}
+	}
 	if added := slices.DeleteFunc(slices.Clone(spec.Forwards), func(f vps.Forward) bool { return slices.Contains(was.Forwards, f) }); len(added) > 0 {
 		listeners, err := s.facts.Listeners(ctx)
 		if err != nil {

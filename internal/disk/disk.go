@@ -197,13 +197,8 @@ func (s *Store) Grow(ctx context.Context, id string, size vps.Bytes) error {
 	if err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be read", id)
 	}
-	switch {
-	case size == r.Size:
-		return nil
-	case size < r.Size:
-		return vps.Invalid("disk", "a disk cannot shrink: guest %s has %s, %s is less; name a larger size", id, r.Size, size)
-	case r.Method == methodOverlay && size > r.ImageSize:
-		return vps.Invalid("disk", "the disk of guest %s lies on an image that holds at most %s; create a new guest for a disk of %s", id, r.ImageSize, size)
+	if err := r.growable(size); err != nil || size == r.Size {
+		return err
 	}
 	f, err := openData(v.Disk.Path, id)
 	if err != nil {
@@ -219,6 +214,33 @@ func (s *Store) Grow(ctx context.Context, id string, size vps.Bytes) error {
 		return s.explain(err, 64*vps.KiB, "the volume of guest %s could not be grown", id)
 	}
 	s.log.InfoContext(ctx, "volume grown", "guest_id", id, "size", int64(size))
+	return nil
+}
+
+// CanGrow tells whether Grow could give a volume this size, with the error that
+// Grow would return. A volume that does not exist can: it is yet to be made.
+func (s *Store) CanGrow(_ context.Context, id string, size vps.Bytes) error {
+	if err := checkID(id); err != nil {
+		return err
+	}
+	r, err := readRecord(filepath.Join(s.dir, id), id)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be read", id)
+	}
+	return r.growable(size)
+}
+
+// growable tells whether the volume can have this size.
+func (r *record) growable(size vps.Bytes) error {
+	switch {
+	case size < r.Size:
+		return vps.Invalid("disk", "a disk cannot shrink: it has %s, and %s is less; name a larger size", r.Size, size)
+	case r.Method == methodOverlay && size > r.ImageSize:
+		return vps.Invalid("disk", "this disk lies on an image that holds at most %s; create a new guest for a disk of %s", r.ImageSize, size)
+	}
 	return nil
 }
 

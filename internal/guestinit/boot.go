@@ -85,6 +85,7 @@ func (b *booter) boot(ctx context.Context) (err error) {
 		return err
 	}
 	b.options = parseOptions(string(cmdline))
+	b.attempt(ctx, step{"take Ctrl-Alt-Del", func(context.Context) error { return takeCtrlAltDel("/proc") }})
 	b.attempt(ctx, step{"turn the kernel's hotplug program off", func(context.Context) error { return hotplugOff("/proc") }})
 	b.attempt(ctx, step{"read the seed", b.readSeed})
 	if err := b.mountRoot(ctx); err != nil {
@@ -139,6 +140,14 @@ func mountKernelFilesystems() error {
 		}
 	}
 	return nil
+}
+
+// takeCtrlAltDel makes Ctrl-Alt-Del a signal to init, and not a reboot at once
+// (ctrlaltdel(8)). The host presses it, to ask for a shutdown, only when this
+// is so; this program catches the signal by then, and whatever init follows is
+// deaf to it until it listens.
+func takeCtrlAltDel(procDir string) error {
+	return os.WriteFile(procDir+"/sys/kernel/ctrl-alt-del", []byte("0"), 0)
 }
 
 // hotplugOff keeps the kernel from starting a process for every device that

@@ -44,6 +44,10 @@ type progress struct {
 	// cancel is set while steps of this guest are being taken.
 	cancel context.CancelFunc
 	doing  plan.Kind
+	// record is the guest as the steps were planned for, and waiting that they
+	// wait for the boots of others.
+	record  vps.Guest
+	waiting bool
 	// ended is what the loop's count was when the last worker ended.
 	ended int64
 	fault *fault
@@ -78,8 +82,11 @@ func (l *Loop) setOff(ctx context.Context, era int64, host vps.Host, o plan.Obse
 			l.guests[g.ID] = p
 		}
 		if p.cancel != nil {
-			if p.doing == plan.StopGuest && (g.Abrupt || g.Deleting) {
+			switch {
+			case p.doing == plan.StopGuest && (g.Abrupt || g.Deleting):
 				p.cancel() // the power switch does not wait for the shutdown
+			case p.waiting && !reflect.DeepEqual(p.record, g):
+				p.cancel() // what it waits for may not be wanted any more
 			}
 			continue
 		}
@@ -160,8 +167,8 @@ func backoff(tries int) time.Duration {
 // work takes a guest's steps in order, in a goroutine. l.mu is held.
 func (l *Loop) work(ctx context.Context, p *progress, host vps.Host, g vps.Guest, o plan.Guest, steps []plan.Step) {
 	ctx, p.cancel = context.WithCancel(ctx)
-	p.doing = steps[0].Kind
-	w := worker{loop: l, host: host, guest: g, observed: o, again: p.replugs > 1}
+	p.doing, p.record = steps[0].Kind, g
+	w := worker{loop: l, progress: p, host: host, guest: g, observed: o, again: p.replugs > 1}
 	l.workers.Go(func() {
 		defer l.Kick()
 		var err error
@@ -211,6 +218,7 @@ func (l *Loop) note(p *progress, g vps.Guest, err error, stopped bool) string {
 // worker takes the steps of one guest.
 type worker struct {
 	loop     *Loop
+	progress *progress
 	host     vps.Host
 	guest    vps.Guest
 	observed plan.Guest
@@ -261,10 +269,8 @@ func (w *worker) start(ctx context.Context) error {
 	l := w.loop
 	atBoot := w.observed.Instance == nil && w.guest.HostBoot != l.o.HostBoot
 	if atBoot {
-		select {
-		case l.boots <- struct{}{}:
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := w.awaitTurn(ctx); err != nil {
+			return err
 		}
 	}
 	err := w.startNow(ctx)
@@ -282,6 +288,24 @@ func (w *worker) start(ctx context.Context) error {
 		}
 	})
 	return err
+}
+
+// awaitTurn waits for a place among those that boot. An edit of the guest ends
+// the wait.
+func (w *worker) awaitTurn(ctx context.Context) error {
+	wait := func(waits bool) {
+		w.loop.mu.Lock()
+		defer w.loop.mu.Unlock()
+		w.progress.waiting = waits
+	}
+	wait(true)
+	defer wait(false)
+	select {
+	case w.loop.boots <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (w *worker) startNow(ctx context.Context) error {
@@ -309,7 +333,11 @@ func (w *worker) startNow(ctx context.Context) error {
 
 func (w *worker) replug(ctx context.Context) error {
 	n := w.host.Network(func(g *vps.Guest) bool { return g.ID == w.guest.ID })
-	if err := w.loop.o.Replug.Replug(ctx, *w.observed.Instance, n.Guests[0]); err != nil {
+	err := w.loop.o.Replug.Replug(ctx, *w.observed.Instance, n.Guests[0])
+	if vps.ErrorCode(err) == vps.CodeUnavailable {
+		return nil // it reboots just now, and opens its link by itself
+	}
+	if err != nil {
 		return err
 	}
 	if !w.again {

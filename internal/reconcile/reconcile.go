@@ -7,6 +7,7 @@
 package reconcile
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -218,8 +219,8 @@ func (l *Loop) Run(ctx context.Context) error {
 
 // Preview returns the steps that host would call for, without taking them.
 func (l *Loop) Preview(ctx context.Context, host vps.Host) ([]plan.Step, error) {
-	o, err := l.observe(ctx, host)
-	if err != nil {
+	o, netErr, err := l.observe(ctx, host)
+	if err := cmp.Or(err, netErr); err != nil {
 		return nil, err
 	}
 	return plan.Diff(host, o), nil
@@ -244,27 +245,55 @@ func (l *Loop) pass(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return l.o.Resync, fmt.Errorf("load the desired state: %w", err)
 	}
-	observed, err := l.observe(ctx, host)
+	observed, netErr, err := l.observe(ctx, host)
 	if err != nil {
 		return l.o.Resync, err
 	}
 	steps := plan.Diff(host, observed)
-	if observed, steps, err = l.takeHostSteps(ctx, host, observed, steps); err != nil {
-		l.publish(loaded, host, observed, steps)
-		return 2 * time.Second, err
+	if netErr == nil {
+		observed, steps, netErr = l.takeHostSteps(ctx, host, observed, steps)
 	}
-	next := l.setOff(ctx, era, host, observed, steps)
+	todo := steps
+	if l.setNetFault(netErr) {
+		l.event(ctx, "", vps.EventFailed, netErr.Error())
+	}
+	if netErr != nil {
+		todo = withoutNetwork(steps)
+	}
+	next := l.setOff(ctx, era, host, observed, todo)
 	l.publish(loaded, host, observed, steps)
 	l.log.DebugContext(ctx, "pass", "took", time.Since(loaded), "guests", len(host.Guests), "steps", len(steps))
-	return next, nil
+	return next, netErr
 }
 
-// observe gathers what is there. It changes nothing.
-func (l *Loop) observe(ctx context.Context, host vps.Host) (plan.Observed, error) {
-	o := plan.Observed{HostBoot: l.o.HostBoot, Guests: map[string]plan.Guest{}}
+// withoutNetwork returns the steps that may be taken while the firewall and
+// the links are not known to be right: no guest may start without them, and
+// none may be forgotten while its link or rules may be left. What runs can be
+// stopped.
+func withoutNetwork(steps []plan.Step) []plan.Step {
+	var safe []plan.Step
+	held := map[string]bool{"": true} // the host's own steps
+	for _, s := range steps {
+		switch s.Kind {
+		case plan.StartGuest, plan.ReplugGuest, plan.ForgetGuest:
+			held[s.GuestID] = true
+		case plan.SetFirewall, plan.SetNetwork, plan.CreateVolume, plan.GrowVolume, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
+		}
+		if !held[s.GuestID] {
+			safe = append(safe, s)
+		}
+	}
+	return safe
+}
+
+// observe gathers what is there. It changes nothing. netErr says that the
+// firewall or the links could not be looked at, which leaves the rest of o
+// good.
+func (l *Loop) observe(ctx context.Context, host vps.Host) (o plan.Observed, netErr, err error) {
+	o = plan.Observed{HostBoot: l.o.HostBoot, Guests: map[string]plan.Guest{}}
 	instances, err := l.o.Driver.List(ctx)
 	if err != nil {
-		return o, fmt.Errorf("list the instances: %w", err)
+		return o, nil, fmt.Errorf("list the instances: %w", err)
 	}
 	var running []vps.Instance
 	for _, i := range instances {
@@ -278,7 +307,7 @@ func (l *Loop) observe(ctx context.Context, host vps.Host) (plan.Observed, error
 	}
 	volumes, err := l.o.Volumes.List(ctx)
 	if err != nil {
-		return o, fmt.Errorf("list the volumes: %w", err)
+		return o, nil, fmt.Errorf("list the volumes: %w", err)
 	}
 	for _, v := range volumes {
 		g := o.Guests[v.GuestID]
@@ -294,25 +323,31 @@ func (l *Loop) observe(ctx context.Context, host vps.Host) (plan.Observed, error
 		}
 		o.Guests[host.Guests[i].ID] = g
 	}
+	netErr = l.observeNetwork(ctx, host, &o, running)
+	return o, netErr, nil
+}
+
+func (l *Loop) observeNetwork(ctx context.Context, host vps.Host, o *plan.Observed, running []vps.Instance) (err error) {
 	network := host.Network(o.Participates)
 	if o.Firewall, err = l.o.Firewall.Diff(ctx, network); err != nil {
-		return o, fmt.Errorf("look at the firewall: %w", err)
+		return fmt.Errorf("look at the firewall: %w", err)
 	}
 	if o.Network, err = l.o.Network.Diff(ctx, network); err != nil {
-		return o, fmt.Errorf("look at the network: %w", err)
+		return fmt.Errorf("look at the network: %w", err)
 	}
-	if l.o.Replug != nil && len(running) > 0 {
-		detached, err := l.o.Replug.Detached(ctx, network, running)
-		if err != nil {
-			return o, fmt.Errorf("look for guests without a link: %w", err)
-		}
-		for id := range detached {
-			g := o.Guests[id]
-			g.Detached = true
-			o.Guests[id] = g
-		}
+	if l.o.Replug == nil || len(running) == 0 {
+		return nil
 	}
-	return o, nil
+	detached, err := l.o.Replug.Detached(ctx, network, running)
+	if err != nil {
+		return fmt.Errorf("look for guests without a link: %w", err)
+	}
+	for id := range detached {
+		g := o.Guests[id]
+		g.Detached = true
+		o.Guests[id] = g
+	}
+	return nil
 }
 
 // takeHostSteps takes the steps that are not of one guest and drops them from
@@ -328,10 +363,7 @@ func (l *Loop) takeHostSteps(ctx context.Context, host vps.Host, o plan.Observed
 			set = l.o.Firewall.Set
 		}
 		if err := l.take(ctx, s, func() error { return set(ctx, network) }); err != nil {
-			if l.setNetFault(err) {
-				l.event(ctx, "", vps.EventFailed, fmt.Sprintf("%s: %v", s.Kind, err))
-			}
-			return o, steps, fmt.Errorf("%s: %w", s, err)
+			return o, steps, fmt.Errorf("%s: %w", s.Kind, err)
 		}
 		if drifted {
 			l.event(ctx, "", vps.EventDrift, fmt.Sprintf("mended by %s: %s", s.Kind, s.Why))
@@ -343,7 +375,6 @@ func (l *Loop) takeHostSteps(ctx context.Context, host vps.Host, o plan.Observed
 		}
 		steps = steps[1:]
 	}
-	l.setNetFault(nil)
 	l.mu.Lock()
 	l.applied = network
 	l.mu.Unlock()

@@ -255,7 +255,7 @@ func TestNoStartWithoutFirewall(t *testing.T) {
 		defer w.run(t, nil)()
 		w.edit(func(*vps.Host) { w.add("a", nil) })
 		settle()
-		same(t, "nothing is done", "", w.took())
+		same(t, "all but the start is done", "create-volume a 8GiB from debian/12 (it has none)\nwrite-seed a (its identity changed)", w.took())
 		if got := w.status("a"); got.Message != "nft is broken" {
 			t.Errorf("the status says %q; want the reason", got.Message)
 		}
@@ -265,6 +265,55 @@ func TestNoStartWithoutFirewall(t *testing.T) {
 		elapse(5 * time.Second)
 		settle()
 		wantState(t, w, "a", vps.StateRunning)
+	})
+}
+
+func TestWhatRunsCanBeStoppedWithoutFirewall(t *testing.T) {
+	t.Parallel()
+	withGuest(t, func(w *world) {
+		t := w.t
+		w.mu.Lock()
+		w.broken = true // nft cannot even be asked
+		w.mu.Unlock()
+		w.edit(func(h *vps.Host) { h.Guests[0].Boots++ })
+		settle()
+		same(t, "half of a restart", "stop a within 1m0s (a restart was asked for)", w.took())
+		if got := w.status("a"); got.State != vps.StateStarting || got.Message == "" {
+			t.Errorf("the status is %+v; want it starting, with the reason that it does not", got)
+		}
+		if !hasEvent(w, "nft is broken") {
+			t.Errorf("no event tells of it: %q", w.events)
+		}
+		w.mu.Lock()
+		w.broken = false
+		w.mu.Unlock()
+		elapse(time.Minute)
+		settle()
+		wantState(t, w, "a", vps.StateRunning)
+	})
+}
+
+func TestGuestThatWaitsForItsTurnCanBeStopped(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		for n := range 3 {
+			w.add(fmt.Sprintf("g%d", n), func(g *vps.Guest) { g.HostBoot = "boot-0" })
+		}
+		defer w.run(t, func(o *reconcile.Options) { o.Ready = func(ctx context.Context, _ vps.Guest) { <-ctx.Done() } })()
+		settle()
+		for n := range 3 {
+			if name := fmt.Sprintf("g%d", n); w.status(name).State != vps.StateRunning {
+				w.edit(func(h *vps.Host) { h.Guest(name).Spec.Power = vps.PowerStopped })
+				settle()
+				wantState(t, w, name, vps.StateStopped)
+			}
+		}
+		elapse(time.Hour)
+		settle()
+		if got := w.count(); got != 2 {
+			t.Errorf("%d guests were started; want the two whose turn it was", got)
+		}
 	})
 }
 

@@ -35,6 +35,7 @@ type world struct {
 	fail      map[plan.Kind]error // the next tries of a step fail with this
 	detached  map[string]bool     // guests, by ID, whose link was made again
 	stubborn  bool                // they do not plug in
+	broken    bool                // the network cannot be looked at
 	deaf      map[string]bool     // guests that do not hear an orderly shutdown
 	dead      bool                // the daemon is: nothing that it does reaches the host
 	armed     bool                // the daemon is to die at its next hooks
@@ -306,6 +307,8 @@ func (n fakeNet) Diff(_ context.Context, wanted vps.Network) ([]string, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
+	case n.broken:
+		return nil, errors.New("nft is broken")
 	case *n.is == nil:
 		return []string{"missing"}, nil
 	case !reflect.DeepEqual(**n.is, wanted):

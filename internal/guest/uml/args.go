@@ -65,9 +65,6 @@ func args(m vps.Machine) []string {
 		// makes mounting hostfs fail.
 		"hostfs="+filepath.Join(m.RunDir, "none"),
 		"random.trust_cpu=on",
-		// Ctrl-Alt-Del goes to init from the moment that it runs, and does not
-		// reboot at once before init has said so.
-		"sysctl.kernel.ctrl-alt-del=0",
 		// No terminals of BSD's kind (CONFIG_LEGACY_PTYS, which Debian's other
 		// kernels do not have): for each of its 512 devices this kernel would
 		// start a process that looks for /sbin/hotplug.

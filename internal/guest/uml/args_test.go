@@ -48,7 +48,6 @@ con0=fd:0,fd:1
 ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
-sysctl.kernel.ctrl-alt-del=0
 pty.legacy_count=0
 quiet`},
 		"bare": {func(m *vps.Machine) {
@@ -66,7 +65,6 @@ con0=fd:0,fd:1
 ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
-sysctl.kernel.ctrl-alt-del=0
 pty.legacy_count=0
 quiet`},
 	}

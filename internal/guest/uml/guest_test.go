@@ -38,6 +38,7 @@ const inittab = `::sysinit:/bin/busybox sh /etc/rc
 const rc = `busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox mount -o remount,rw /
+echo 0 > /proc/sys/kernel/ctrl-alt-del
 `
 
 // shell says that it is there in a way that the typed echo does not.
