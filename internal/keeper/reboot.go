@@ -43,8 +43,12 @@ func Reboot() error {
 	if err := endOthers(); err != nil {
 		return err
 	}
-	// This runtime catches the signal, which the guest is to ignore: see limits.
-	signal.Ignore(syscall.SIGXFSZ)
+	// This runtime catches all signals, and the next execve would make that their
+	// default action. SIGXFSZ the guest is to ignore: see limits. SIGIO the kernel
+	// had ignored before it came here (os_set_ioignore() in
+	// arch/um/os-Linux/irq.c), because the console still sends it; by default it
+	// would end the new kernel before that has a handler.
+	signal.Ignore(syscall.SIGXFSZ, syscall.SIGIO)
 	if err := unix.CloseRange(programFD+1, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("close what the guest had open: %w", err)
 	}
