@@ -116,6 +116,52 @@ func TestEnds(t *testing.T) {
 	}
 }
 
+// TestReboot has the guest execute its own argv[0], as User Mode Linux does to
+// reboot, with a helper and a file that must not reach the next life, and with
+// SIGIO ignored, which must.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	c := shellGuest(t, "")
+	path := filepath.Join(c.RunDir, "script")
+	script := `if [ -e own/again ]; then
+	sig=$((0x$(grep SigIgn /proc/self/status | cut -f 2)))
+	echo "ignores XFSZ $((sig >> 24 & 1)), IO $((sig >> 28 & 1)), pid $$"
+	ls /proc/self/fd | tr '\n' ' '; echo; kill -0 $(cat own/again) 2>/dev/null && echo helper lives
+	echo second life; exec sleep 1000
+fi
+sleep 1000 & echo $! > own/again; echo "first life, pid $$"
+trap '' IO; exec 9< own/again
+exec ./linux script
+`
+	if err := os.WriteFile(path, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	c.Argv = []string{"/bin/sh", path}
+	in := launch(t, c)
+	logHas(t, c, "second life")
+	b, err := os.ReadFile(c.LogPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := string(b)
+	_, pid, _ := strings.Cut(log, "first life, pid ")
+	pid, _, _ = strings.Cut(pid, "\r")
+	for _, want := range []string{"ignores XFSZ 1, IO 1, pid " + pid + "\r", "\r\n0 1 2 3 4 \r\n"} {
+		if !strings.Contains(log, want) {
+			t.Errorf("no %q in\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "helper lives") {
+		t.Errorf("a helper of the first life is left:\n%s", log)
+	}
+	if now, err := Status(t.Context(), c.RunDir); err != nil || now.PID != in.PID || now.Exit != nil {
+		t.Errorf("after a reboot the instance is %+v, %v; was %+v", now, err, in)
+	}
+}
+
 // TestConfinement has the guest say itself what it may.
 func TestConfinement(t *testing.T) {
 	t.Parallel()

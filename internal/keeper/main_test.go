@@ -25,6 +25,8 @@ const (
 func TestMain(m *testing.M) {
 	var err error
 	switch {
+	case Rebooting():
+		err = Reboot()
 	case len(os.Args) > 1 && os.Args[1] == verbKeeper:
 		err = Main(context.Background(), os.Args[2:], os.Stderr)
 	case os.Getenv(insideMark) == "":
