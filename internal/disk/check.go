@@ -31,14 +31,9 @@ func (s *Store) Check(ctx context.Context, id string, img vps.Image) error {
 		return err
 	}
 	defer unlock()
-	v, err := s.get(id)
+	v, r, err := s.load(id)
 	if err != nil {
 		return err
-	}
-	dir := filepath.Join(s.dir, id)
-	r, err := readRecord(dir, id)
-	if err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be read", id)
 	}
 	if r.Method != methodOverlay {
 		return nil
@@ -65,7 +60,7 @@ func (s *Store) Check(ctx context.Context, id string, img vps.Image) error {
 		return err
 	}
 	if moved {
-		if err := r.write(dir); err != nil {
+		if err := r.write(filepath.Join(s.dir, id)); err != nil {
 			return s.explain(err, 64*vps.KiB, "the volume of guest %s could not be led to its moved image", id)
 		}
 	}

@@ -135,12 +135,18 @@ func (s *Store) Get(_ context.Context, id string) (vps.Volume, error) {
 }
 
 func (s *Store) get(id string) (vps.Volume, error) {
+	v, _, err := s.load(id)
+	return v, err
+}
+
+// load is get, with the record that the volume was read from.
+func (s *Store) load(id string) (vps.Volume, *record, error) {
 	dir := filepath.Join(s.dir, id)
 	r, err := readRecord(dir, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		names, dirErr := os.ReadDir(dir)
 		if len(names) == 0 && (dirErr == nil || errors.Is(dirErr, fs.ErrNotExist)) {
-			return vps.Volume{}, vps.Errorf(vps.CodeNotFound, "guest %s has no volume", id)
+			return vps.Volume{}, nil, vps.Errorf(vps.CodeNotFound, "guest %s has no volume", id)
 		}
 	}
 	var v vps.Volume
@@ -149,10 +155,10 @@ func (s *Store) get(id string) (vps.Volume, error) {
 	}
 	if err != nil {
 		// There may be a guest's data in it, so it is not replaced.
-		return vps.Volume{}, vps.Wrap(vps.CodeInternal, err,
+		return vps.Volume{}, nil, vps.Wrap(vps.CodeInternal, err,
 			"the volume of guest %s in %s is damaged; restore that folder from a backup, or delete the guest", id, dir)
 	}
-	return v, nil
+	return v, r, nil
 }
 
 // List describes all volumes, sorted by guest. Damaged ones are left out and
@@ -188,14 +194,9 @@ func (s *Store) Grow(ctx context.Context, id string, size vps.Bytes) error {
 		return err
 	}
 	defer unlock()
-	v, err := s.get(id)
+	v, r, err := s.load(id)
 	if err != nil {
 		return err
-	}
-	dir := filepath.Join(s.dir, id)
-	r, err := readRecord(dir, id)
-	if err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be read", id)
 	}
 	if err := r.growable(size); err != nil || size == r.Size {
 		return err
@@ -208,7 +209,7 @@ func (s *Store) Grow(ctx context.Context, id string, size vps.Bytes) error {
 	r.Size = size
 	err = errors.Join(f.Truncate(int64(r.limit())), f.Sync(), f.Close())
 	if err == nil {
-		err = r.write(dir)
+		err = r.write(filepath.Join(s.dir, id))
 	}
 	if err != nil {
 		return s.explain(err, 64*vps.KiB, "the volume of guest %s could not be grown", id)
