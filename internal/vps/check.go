@@ -97,7 +97,7 @@ func (h *Host) validateGuest(i int, tenants map[string]bool) error {
 			return err
 		}
 	}
-	return nil
+	return h.validPrefix6(i)
 }
 
 func (s *Settings) validAddress(g *GuestSpec) error {
@@ -111,6 +111,29 @@ func (s *Settings) validAddress(g *GuestSpec) error {
 }
 
 // lastAddress returns the broadcast address of an IPv4 prefix.
+// validPrefix6 checks the IPv6 prefix of a guest against the pool and the
+// guests before it.
+func (h *Host) validPrefix6(i int) error {
+	set, g := &h.Settings, &h.Guests[i].Spec
+	if !set.Subnet6.IsValid() {
+		return nil // what it asked for waits for a pool
+	}
+	own := set.Prefix6(g)
+	switch {
+	case !own.IsValid():
+		return Invalid("settings.subnet6", "%s has no /%d for the guest %s; its place there is that of its address %s in %s; use a larger pool", set.Subnet6, set.GuestBits6, g.Name, g.Address, set.Subnet)
+	case own.Bits() < set.Subnet6.Bits() || !set.Subnet6.Contains(own.Addr()):
+		return Invalid("ipv6", "%s of the guest %s is not in the host's pool %s", own, g.Name, set.Subnet6)
+	}
+	for j := range h.Guests[:i] {
+		o := &h.Guests[j].Spec
+		if set.Prefix6(o).Overlaps(own) {
+			return Errorf(CodeConflict, "the IPv6 prefix %s for %s overlaps %s of the guest %s; choose another one", own, g.Name, set.Prefix6(o), o.Name)
+		}
+	}
+	return nil
+}
+
 func lastAddress(p netip.Prefix) netip.Addr {
 	a := p.Masked().Addr().As4()
 	for bit := p.Bits(); bit < 32; bit++ {

@@ -93,6 +93,24 @@ type GuestSpec struct {
 	DNS      []netip.Addr `json:"dns"`
 	Ports    PortBlock    `json:"ports"`
 	Forwards []Forward    `json:"forwards"`
+	// IPv6 is the guest's own prefix, a /128 for a single address; the zero
+	// value means the one that follows from Address (Settings.Prefix6).
+	IPv6 netip.Prefix `json:"ipv6,omitzero"`
+	// NetworkPeer lets the guest and the other guests of its tenant that have
+	// it too reach each other.
+	NetworkPeer bool `json:"network_peer"`
+	// SMTP opens port 25 to the outside.
+	SMTP bool `json:"smtp"`
+	// Bandwidth bounds what the guest sends, and as much what it receives; 0
+	// means no bound.
+	Bandwidth BitRate       `json:"bandwidth"`
+	Limits    NetworkLimits `json:"limits,omitzero"`
+	// Rules are the owner's, the first that matches wins.
+	Rules     []Rule    `json:"rules,omitempty"`
+	Resources Resources `json:"resources,omitzero"`
+	// Probe makes it a throw-away guest of `net audit`: what it does instead of
+	// booting its image, see internal/probe. Empty for everybody else.
+	Probe string `json:"probe,omitempty"`
 
 	Restart     RestartPolicy `json:"restart"`
 	Autostart   bool          `json:"autostart"`
@@ -225,9 +243,12 @@ type GuestStatus struct {
 
 // Tenant is a person who shares the host.
 type Tenant struct {
-	Name    string    `json:"name"`
-	Note    string    `json:"note,omitempty"`
-	Created time.Time `json:"created,omitzero"`
+	Name string `json:"name"`
+	Note string `json:"note,omitempty"`
+	// NetworkPeer makes all guests of the tenant peers, as GuestSpec.NetworkPeer
+	// does for one.
+	NetworkPeer bool      `json:"network_peer,omitempty"`
+	Created     time.Time `json:"created,omitzero"`
 }
 
 // DefaultTenant owns what nobody else was named for.

@@ -1,6 +1,7 @@
 package vps
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"time"
 )
@@ -27,6 +28,20 @@ type Settings struct {
 	MemoryOvercommit int `json:"memory_overcommit"`
 	// FirstUID starts the range of user ids that guests' processes run under.
 	FirstUID uint32 `json:"first_uid"`
+	// Subnet6 is the pool for guests' IPv6: a part of what the provider gave
+	// the host, which is routed, or unique local addresses (RFC 4193), which
+	// are translated to the host's own (NAT66). The zero value means that
+	// guests have no IPv6.
+	Subnet6 netip.Prefix `json:"subnet6"`
+	// GuestBits6 is the length of each guest's prefix in Subnet6: 128 for one
+	// address, less for a prefix of its own.
+	GuestBits6 int `json:"guest_bits6"`
+	// NDPProxy says whether the host answers for guests' IPv6 addresses.
+	NDPProxy NDPProxy `json:"ndp_proxy"`
+	// Services are the ports of the host that every guest may reach.
+	Services []Service `json:"services"`
+	// Limits are those of guests that have none of their own.
+	Limits NetworkLimits `json:"limits"`
 }
 
 // DefaultSettings returns the settings of a new host.
@@ -38,6 +53,11 @@ func DefaultSettings() Settings {
 		Timezone:         "Etc/UTC",
 		MemoryOvercommit: 100,
 		FirstUID:         721300,
+		Subnet6:          netip.MustParsePrefix("fd53:4c00:d5::/64"),
+		GuestBits6:       128,
+		NDPProxy:         NDPAuto,
+		Services:         DefaultServices(),
+		Limits:           DefaultNetworkLimits(),
 	}
 }
 
@@ -62,22 +82,69 @@ type Host struct {
 // Network returns the network that the host's settings and guests call for.
 // Only guests for which keep returns true take part; a nil keep means all.
 func (h *Host) Network(keep func(*Guest) bool) Network {
+	s := &h.Settings
 	n := Network{
-		Subnet:  h.Settings.Subnet.Masked(),
-		Gateway: h.Settings.Gateway(),
-		Uplink:  h.Settings.Uplink,
+		Subnet: s.Subnet.Masked(), Gateway: s.Gateway(), Uplink: s.Uplink,
+		Subnet6: s.Subnet6.Masked(), NAT6: s.NAT6(), NDPProxy: s.NDPProxy, Services: s.Services,
+	}
+	peers := map[string]bool{}
+	for _, t := range h.Tenants {
+		peers[t.Name] = t.NetworkPeer
 	}
 	for i := range h.Guests {
 		g := &h.Guests[i]
 		if keep != nil && !keep(g) {
 			continue
 		}
-		n.Guests = append(n.Guests, NetworkGuest{
+		ng := NetworkGuest{
 			Name: g.Spec.Name, Link: g.Link(), MAC: g.Spec.MAC(), Address: g.Spec.Address,
-			UID: h.Settings.UID(g.Index), Ports: g.Spec.Ports, Forwards: g.Spec.Forwards,
-		})
+			UID: s.UID(g.Index), Ports: g.Spec.Ports, Forwards: g.Spec.Forwards, Prefix6: s.Prefix6(&g.Spec),
+			SMTP: g.Spec.SMTP, Bandwidth: g.Spec.Bandwidth, Limits: g.Spec.Limits.Or(s.Limits), Rules: g.Spec.Rules,
+		}
+		if g.Spec.NetworkPeer || peers[g.Spec.Tenant] {
+			ng.Peers = g.Spec.Tenant
+		}
+		n.Guests = append(n.Guests, ng)
 	}
 	return n
+}
+
+// NAT6 tells whether guests' IPv6 addresses are translated to the host's: they
+// are unless they are global unicast ones (RFC 4291, 2000::/3).
+func (s *Settings) NAT6() bool {
+	return s.Subnet6.IsValid() && !netip.MustParsePrefix("2000::/3").Contains(s.Subnet6.Addr())
+}
+
+// Prefix6 returns a guest's IPv6 prefix: its own, or the one in Subnet6 that
+// has the same place there as the guest's address has in Subnet. It is the
+// zero value when the host has no IPv6 for guests.
+func (s *Settings) Prefix6(g *GuestSpec) netip.Prefix {
+	if !s.Subnet6.IsValid() || g.IPv6.IsValid() || !s.Subnet.IsValid() || !g.Address.Is4() {
+		if !s.Subnet6.IsValid() {
+			return netip.Prefix{}
+		}
+		return g.IPv6
+	}
+	low, own := s.Subnet.Masked().Addr().As4(), g.Address.As4()
+	place := binary.BigEndian.Uint32(own[:]) - binary.BigEndian.Uint32(low[:])
+	bits := s.GuestBits6
+	if bits-s.Subnet6.Bits() < 32 && place >= 1<<(bits-s.Subnet6.Bits()) {
+		return netip.Prefix{}
+	}
+	a := s.Subnet6.Masked().Addr().As16()
+	high, rest := binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
+	switch shift := 128 - bits; {
+	case shift >= 64:
+		high |= uint64(place) << (shift - 64)
+	case shift == 0:
+		rest |= uint64(place)
+	default:
+		rest |= uint64(place) << shift
+		high |= uint64(place) >> (64 - shift)
+	}
+	binary.BigEndian.PutUint64(a[:8], high)
+	binary.BigEndian.PutUint64(a[8:], rest)
+	return netip.PrefixFrom(netip.AddrFrom16(a), bits)
 }
 
 // Gateway returns the host's own address in the subnet: the first usable one.

@@ -40,7 +40,9 @@ type Machine struct {
 	Root   Disk   `json:"root"`
 	Seed   Disk   `json:"seed"`
 	// DiskLimit bounds how far any file of the guest may grow, in bytes.
-	DiskLimit Bytes            `json:"disk_limit"`
+	DiskLimit Bytes `json:"disk_limit"`
+	// Resources bound the guest's processes; zero values mean the defaults.
+	Resources Resources        `json:"resources,omitzero"`
 	Tap       string           `json:"tap"`
 	MAC       net.HardwareAddr `json:"mac"`
 	// RunDir holds sockets and records of this guest; it is gone after a

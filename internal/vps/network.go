@@ -17,19 +17,64 @@ type Network struct {
 	// Uplink is the link to the public side; empty means the one that the
 	// default route names.
 	Uplink string
+	// Subnet6 is the pool of guests' IPv6 prefixes; the zero value means that
+	// they have no IPv6. NAT6 says that they leave with the host's address.
+	Subnet6  netip.Prefix
+	NAT6     bool
+	NDPProxy NDPProxy
+	// Services are the ports of the host that every guest may reach.
+	Services []Service
 	// Guests are sorted by name.
 	Guests []NetworkGuest
 }
 
+// Gateway6 is the host's address towards every guest in IPv6; it is link-local,
+// so each link has its own.
+var Gateway6 = netip.MustParseAddr("fe80::1") //nolint:gochecknoglobals // a constant
+
 // NetworkGuest is what the network knows of one guest.
 type NetworkGuest struct {
-	Name     string
-	Link     string
-	MAC      net.HardwareAddr
-	Address  netip.Addr
-	UID      uint32
+	Name string
+	// Link is the host's link for the guest: a routed tap, or a port of Bridge.
+	Link    string
+	MAC     net.HardwareAddr
+	Address netip.Addr
+	// Prefix6 is the guest's own, a /128 for a single address; the zero value
+	// means none. Its link-local address (LinkLocal6) goes with it.
+	Prefix6 netip.Prefix
+	UID     uint32
+	// Bridge is the bridge that Link is a port of; empty for a routed tap.
+	Bridge   string
 	Ports    PortBlock
 	Forwards []Forward
+	// Peers names the group of guests that reach each other; empty means none.
+	Peers     string
+	SMTP      bool
+	Bandwidth BitRate
+	// Limits are all set.
+	Limits NetworkLimits
+	Rules  []Rule
+}
+
+// Address6 returns the address that the guest uses itself: the only one of a
+// /128, and the first behind the subnet-router anycast address (RFC 4291) of a
+// longer prefix. It is the zero value without IPv6.
+func Address6(p netip.Prefix) netip.Addr {
+	if !p.IsValid() || p.IsSingleIP() {
+		return p.Addr()
+	}
+	return p.Addr().Next()
+}
+
+// LinkLocal6 returns the link-local address that goes with a hardware address
+// (modified EUI-64, RFC 4291, appendix A).
+func LinkLocal6(mac net.HardwareAddr) netip.Addr {
+	if len(mac) != 6 {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16([16]byte{
+		0xfe, 0x80, 0, 0, 0, 0, 0, 0, mac[0] ^ 2, mac[1], mac[2], 0xff, 0xfe, mac[3], mac[4], mac[5],
+	})
 }
 
 // SSHPort is the guest's port that the first port of its block leads to.

@@ -22,6 +22,14 @@ const (
 	MaxForwards = 256
 	MaxSSHKeys  = 64
 	MaxName     = 32
+	// MaxRules bounds the owner's rules for one guest: each of its new
+	// connections passes them in turn.
+	MaxRules = 64
+	// MaxServices bounds the host's ports that are open to guests.
+	MaxServices = 64
+	// MinBandwidth is the least that a TCP connection makes sense with.
+	MinBandwidth = 64 * Kbit
+	MaxBandwidth = 400 * Gbit
 )
 
 // Names become host names, link names, file names and unit names, so they
@@ -33,6 +41,7 @@ var (
 	localePattern   = regexp.MustCompile(`^[A-Za-z]+(_[A-Z]+)?(\.[A-Za-z0-9-]+)?(@[a-z]+)?$`)
 	zonePattern     = regexp.MustCompile(`^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$`)
 	linkPattern     = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,15}$`)
+	probePattern    = regexp.MustCompile(`^[a-z]{1,16}$`)
 	// cryptPattern is a crypt(5) hash: $id$…; never a plain password. Its
 	// alphabet has no colon, which would break /etc/shadow.
 	cryptPattern = regexp.MustCompile(`^\$(5|6|y|2b|gy|7)\$[A-Za-z0-9./,=$]{8,250}$`)
@@ -100,7 +109,76 @@ func (s *GuestSpec) Validate() error {
 	if err := s.validateIdentity(); err != nil {
 		return err
 	}
-	return s.validateNetwork()
+	if err := s.validateNetwork(); err != nil {
+		return err
+	}
+	if err := s.validateWall(); err != nil {
+		return err
+	}
+	return s.Resources.validate()
+}
+
+// validateWall checks what the wall around the guest is made from.
+func (s *GuestSpec) validateWall() error {
+	switch {
+	case s.IPv6.IsValid() && (!s.IPv6.Addr().Is6() || s.IPv6.Addr().Is4In6() || s.IPv6.Addr().Zone() != ""):
+		return Invalid("ipv6", "%s is not an IPv6 prefix; write for example 2001:db8::5/128", s.IPv6)
+	case s.IPv6 != s.IPv6.Masked():
+		return Invalid("ipv6", "%s has bits set behind its length; write %s", s.IPv6, s.IPv6.Masked())
+	case s.Bandwidth != 0 && (s.Bandwidth < MinBandwidth || s.Bandwidth > MaxBandwidth):
+		return Invalid("bandwidth", "%s is out of range; use %s to %s, or 0 for no limit", s.Bandwidth, MinBandwidth, MaxBandwidth)
+	case len(s.Rules) > MaxRules:
+		return Invalid("rules", "%d rules are more than the limit of %d for one guest", len(s.Rules), MaxRules)
+	case s.Probe != "" && !probePattern.MatchString(s.Probe):
+		return Invalid("probe", "%q is not a probe", s.Probe)
+	}
+	for i, r := range s.Rules {
+		field := fmt.Sprintf("rules[%d]", i)
+		if err := r.Validate(field); err != nil {
+			return err
+		}
+		if slices.Contains(s.Rules[:i], r) {
+			return Invalid(field, "the rule %q is there twice", r)
+		}
+	}
+	return s.Limits.validate("limits", 0)
+}
+
+// validate checks limits; lowest is 0 where a zero means the host's default.
+func (l NetworkLimits) validate(field string, lowest int) error {
+	for _, v := range []struct {
+		name           string
+		value, highest int
+	}{
+		{"packets", l.Packets, 100_000_000},
+		{"new_connections", l.NewConnections, 1_000_000},
+		{"connections", l.Connections, 10_000_000},
+	} {
+		if v.value < lowest || v.value > v.highest {
+			return Invalid(field+"."+v.name, "%d is out of range; use 1 to %d", v.value, v.highest)
+		}
+	}
+	return nil
+}
+
+// validate checks resources; zeros mean the defaults.
+func (r Resources) validate() error {
+	const maxWeight, maxQuota, minIO, minProcesses, maxProcesses = 10000, 1_000_000, 64 * KiB, 64, 1 << 22
+	switch {
+	case r.CPUWeight < 0 || r.CPUWeight > maxWeight:
+		return Invalid("resources.cpu_weight", "%d is out of range; use 1 to %d", r.CPUWeight, maxWeight)
+	case r.IOWeight < 0 || r.IOWeight > maxWeight:
+		return Invalid("resources.io_weight", "%d is out of range; use 1 to %d", r.IOWeight, maxWeight)
+	case r.CPUQuota < 0 || r.CPUQuota > maxQuota:
+		return Invalid("resources.cpu_quota", "%d%% is out of range; use 1 to %d, in percent of one processor", r.CPUQuota, maxQuota)
+	case r.IORead != 0 && r.IORead < minIO:
+		return Invalid("resources.io_read", "%s per second is too little; give at least %s, or 0 for no limit", r.IORead, minIO)
+	case r.IOWrite != 0 && r.IOWrite < minIO:
+		return Invalid("resources.io_write", "%s per second is too little; give at least %s, or 0 for no limit", r.IOWrite, minIO)
+	case r.Processes != 0 && (r.Processes < minProcesses || r.Processes > maxProcesses):
+		return Invalid("resources.processes", "%d is out of range; use %d to %d", r.Processes, minProcesses, maxProcesses)
+	}
+	return nil
 }
 
 func (s *GuestSpec) validateIdentity() error {
@@ -295,12 +373,50 @@ func (s *Settings) Validate() error {
 	case s.FirstUID < 1000 || s.FirstUID > 1<<31:
 		return Invalid("settings.first_uid", "%d is out of range; use 1000 to %d", s.FirstUID, 1<<31)
 	}
+	if err := s.validateWall(); err != nil {
+		return err
+	}
 	// The identity rules of a guest hold for the host's defaults too.
 	probe := GuestSpec{Hostname: "x", Locale: s.Locale, Timezone: s.Timezone, DNS: s.DNS}
 	if err := probe.validateIdentity(); err != nil {
 		return inSettings(err)
 	}
 	return inSettings(probe.validateNetwork())
+}
+
+// validateWall checks what the walls of all guests are made from.
+func (s *Settings) validateWall() error {
+	p := s.Subnet6
+	switch {
+	case p.IsValid() && (!p.Addr().Is6() || p.Addr().Is4In6()):
+		return Invalid("settings.subnet6", "%q is not an IPv6 prefix; write for example 2001:db8:0:1::/64", p)
+	case p != p.Masked():
+		return Invalid("settings.subnet6", "%s has bits set behind its length; write %s", p, p.Masked())
+	case p.IsValid() && (p.Bits() < 16 || p.Bits() > 125):
+		return Invalid("settings.subnet6", "a pool of /%d is out of range; use /16 to /125", p.Bits())
+	case p.IsValid() && !netip.MustParsePrefix("2000::/3").Contains(p.Addr()) && !p.Addr().IsPrivate():
+		return Invalid("settings.subnet6", "%s is neither global (2000::/3) nor unique local (fc00::/7)", p)
+	case s.GuestBits6 < 32 || s.GuestBits6 > 128:
+		return Invalid("settings.guest_bits6", "/%d is out of range; use 128 for one address each, or the length of each guest's prefix", s.GuestBits6)
+	case p.IsValid() && s.GuestBits6 <= p.Bits():
+		return Invalid("settings.guest_bits6", "a prefix of /%d for each guest does not fit in the pool %s", s.GuestBits6, p)
+	case s.NDPProxy != NDPAuto && s.NDPProxy != NDPOn && s.NDPProxy != NDPOff:
+		return Invalid("settings.ndp_proxy", "%q is neither auto, on nor off", s.NDPProxy)
+	case s.NDPProxy == NDPOn && s.GuestBits6 != 128:
+		return Invalid("settings.ndp_proxy", "the host can answer for single addresses only; use it with guest_bits6 128")
+	case len(s.Services) > MaxServices:
+		return Invalid("settings.services", "%d services are more than the limit of %d", len(s.Services), MaxServices)
+	}
+	for i, v := range s.Services {
+		field := fmt.Sprintf("settings.services[%d]", i)
+		if v.Port == 0 || (v.Protocol != ProtoTCP && v.Protocol != ProtoUDP) {
+			return Invalid(field, "%q is not a service of the host; write for example 53/udp", v)
+		}
+		if slices.Contains(s.Services[:i], v) {
+			return Invalid(field, "%s is there twice", v)
+		}
+	}
+	return s.Limits.validate("settings.limits", 1)
 }
 
 func inSettings(err error) error {
