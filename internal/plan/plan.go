@@ -38,6 +38,9 @@ type Guest struct {
 	// Detached tells that the guest runs, and that its tap is not the one it
 	// holds: somebody deleted the link, and it was made again.
 	Detached bool
+	// Limits are what bounds the running guest's processes; nil when that is
+	// not known.
+	Limits *vps.Resources
 }
 
 // Running tells whether the guest's process was found alive.
@@ -55,6 +58,7 @@ const (
 	WriteSeed    Kind = "write-seed"
 	StartGuest   Kind = "start"
 	ReplugGuest  Kind = "replug"
+	SetLimits    Kind = "set-limits"
 	StopGuest    Kind = "stop"
 	KillGuest    Kind = "kill"
 	DeleteVolume Kind = "delete-volume"
@@ -165,10 +169,15 @@ func runningSteps(g *vps.Guest, o Guest, step func(Kind, string, string) Step) [
 		return stop("it was asked to be stopped")
 	case o.Instance.Boots < g.Boots:
 		return stop("a restart was asked for")
-	case o.Detached:
-		return []Step{step(ReplugGuest, "", "its link was made again")}
 	}
-	return nil
+	var steps []Step
+	if o.Limits != nil && *o.Limits != g.Spec.Resources {
+		steps = append(steps, step(SetLimits, "", "its limits changed"))
+	}
+	if o.Detached {
+		steps = append(steps, step(ReplugGuest, "", "its link was made again"))
+	}
+	return steps
 }
 
 // WillStart tells whether a guest that does not run is to be started.

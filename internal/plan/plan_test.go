@@ -59,6 +59,12 @@ start a (it was asked to run)`},
 grow-volume a to 8GiB (it has 1GiB)`},
 		{"its link was made again", nil, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Detached: true}, `
 replug a (its link was made again)`},
+		{"other limits while it runs", func(g *vps.Guest) { g.Spec.Resources.CPUQuota = 50 }, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Limits: &vps.Resources{}}, `
+set-limits a (its limits changed)`},
+		{"the limits that it has", func(g *vps.Guest) { g.Spec.Resources.CPUQuota = 50 }, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Limits: &vps.Resources{CPUQuota: 50}}, ``},
+		{"other limits and a new link", nil, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Limits: &vps.Resources{CPUQuota: 50}, Detached: true}, `
+set-limits a (its limits changed)
+replug a (its link was made again)`},
 		{"stop", func(g *vps.Guest) { g.Spec.Power = vps.PowerStopped }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
 stop a within 1m0s (it was asked to be stopped)`},
 		{"kill", func(g *vps.Guest) { g.Spec.Power, g.Abrupt = vps.PowerStopped, true }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
@@ -183,6 +189,9 @@ func drawFound(t *rapid.T, name string) plan.Guest {
 	case 1:
 		f.Instance = running(rapid.Int64Range(1, 3).Draw(t, "instance boots"))
 		f.Detached = rapid.Bool().Draw(t, "detached")
+		if rapid.Bool().Draw(t, "limits") {
+			f.Limits = &vps.Resources{CPUQuota: rapid.IntRange(0, 1).Draw(t, "quota")}
+		}
 	case 2:
 		f.Instance = ended(1, rapid.SampledFrom([]vps.ExitReason{vps.ExitPowerOff, vps.ExitKilled, vps.ExitPanic, vps.ExitCrash, vps.ExitLost}).Draw(t, "reason"))
 	}
@@ -210,11 +219,17 @@ func take(host *vps.Host, o *plan.Observed, s plan.Step) {
 	case plan.StartGuest:
 		for _, g := range host.Guests {
 			if g.ID == s.GuestID {
-				f.Instance, f.Detached = running(g.Boots), false
+				f.Instance, f.Detached, f.Limits = running(g.Boots), false, &g.Spec.Resources
 			}
 		}
 	case plan.ReplugGuest:
 		f.Detached = false
+	case plan.SetLimits:
+		for _, g := range host.Guests {
+			if g.ID == s.GuestID {
+				f.Limits = &g.Spec.Resources
+			}
+		}
 	case plan.StopGuest:
 		f.Instance = ended(f.Instance.Boots, vps.ExitPowerOff)
 	case plan.KillGuest:

@@ -238,6 +238,8 @@ func (w *worker) take(ctx context.Context, s plan.Step) error {
 		return w.start(ctx)
 	case plan.ReplugGuest:
 		return w.replug(ctx)
+	case plan.SetLimits:
+		return o.Limits.SetLimits(ctx, *w.observed.Instance, g.Spec.Resources)
 	case plan.StopGuest:
 		return w.stop(ctx)
 	case plan.KillGuest:

@@ -82,12 +82,21 @@ type Replugger interface {
 	Replug(ctx context.Context, i vps.Instance, n vps.NetworkGuest) error
 }
 
+// Limiter is a driver, or a part beside it, that can tell and change what
+// bounds the processes of a running guest.
+type Limiter interface {
+	// Limits returns nil where nothing can be told.
+	Limits(ctx context.Context, i vps.Instance) (*vps.Resources, error)
+	SetLimits(ctx context.Context, i vps.Instance, r vps.Resources) error
+}
+
 // Events keeps what happened.
 type Events interface {
 	AddEvent(ctx context.Context, e vps.Event) (vps.Event, error)
 }
 
-// Options are the loop's parts. All interfaces but Replug must be set.
+// Options are the loop's parts. All interfaces but Replug and Limits must be
+// set.
 type Options struct {
 	Desired  Desired
 	Volumes  Volumes
@@ -98,6 +107,7 @@ type Options struct {
 	Firewall Net
 	Driver   Driver
 	Replug   Replugger // nil: a guest keeps a dead link until its next boot
+	Limits   Limiter   // nil: new limits wait for the guest's next start
 	Events   Events
 	Log      *slog.Logger // nil discards
 	// HostBoot is the boot id of the running host.
@@ -277,7 +287,7 @@ func withoutNetwork(steps []plan.Step) []plan.Step {
 		switch s.Kind {
 		case plan.StartGuest, plan.ReplugGuest, plan.ForgetGuest:
 			held[s.GuestID] = true
-		case plan.SetFirewall, plan.SetNetwork, plan.CreateVolume, plan.GrowVolume, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
+		case plan.SetFirewall, plan.SetNetwork, plan.SetLimits, plan.CreateVolume, plan.GrowVolume, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
 		}
 		if !held[s.GuestID] {
 			safe = append(safe, s)
@@ -303,6 +313,7 @@ func (l *Loop) observe(ctx context.Context, host vps.Host) (o plan.Observed, net
 		if i.Exit == nil {
 			running = append(running, i)
 			l.watch(ctx, i)
+			l.observeLimits(ctx, &o, i)
 		}
 	}
 	volumes, err := l.o.Volumes.List(ctx)
@@ -325,6 +336,21 @@ func (l *Loop) observe(ctx context.Context, host vps.Host) (o plan.Observed, net
 	}
 	netErr = l.observeNetwork(ctx, host, &o, running)
 	return o, netErr, nil
+}
+
+// observeLimits asks what bounds a running guest. Not to know is no fault.
+func (l *Loop) observeLimits(ctx context.Context, o *plan.Observed, i vps.Instance) {
+	if l.o.Limits == nil {
+		return
+	}
+	limits, err := l.o.Limits.Limits(ctx, i)
+	if err != nil {
+		l.log.WarnContext(ctx, "a guest's limits cannot be read", "guest", i.Name, "error", err)
+		return
+	}
+	g := o.Guests[i.GuestID]
+	g.Limits = limits
+	o.Guests[i.GuestID] = g
 }
 
 func (l *Loop) observeNetwork(ctx context.Context, host vps.Host, o *plan.Observed, running []vps.Instance) (err error) {

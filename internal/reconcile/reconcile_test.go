@@ -89,6 +89,28 @@ forget a (it is being deleted)`, w.took())
 	})
 }
 
+func TestLimitsChangeLive(t *testing.T) {
+	t.Parallel()
+	withGuest(t, func(w *world) {
+		t := w.t
+		pid := w.status("a").PID
+		w.fail[plan.SetLimits] = errors.New("the host refuses")
+		w.edit(func(h *vps.Host) { h.Guests[0].Spec.Resources.CPUQuota = 50 })
+		settle()
+		wantState(t, w, "a", vps.StateRunning)
+		if got := w.status("a").Message; got == "" {
+			t.Error("nothing tells that the limits could not be set")
+		}
+		delete(w.fail, plan.SetLimits)
+		elapse(time.Minute)
+		settle()
+		same(t, "limits", "set-limits a (its limits changed)", w.took())
+		if got := w.instances["id-a"].limits.CPUQuota; got != 50 || w.status("a").PID != pid {
+			t.Errorf("the quota is %d, and the process %d instead of %d", got, w.status("a").PID, pid)
+		}
+	})
+}
+
 func TestGuestsOutliveTheLoop(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -440,7 +462,7 @@ func TestOrphansAreShownAndNeverKilled(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()
-		w.instances["id-x"] = &instance{vps.Instance{GuestID: "id-x", Name: "x", PID: 99}, make(chan struct{})}
+		w.instances["id-x"] = &instance{vps.Instance{GuestID: "id-x", Name: "x", PID: 99}, make(chan struct{}), vps.Resources{}}
 		w.volumes["id-y"] = vps.Volume{GuestID: "id-y"}
 		defer w.run(t, nil)()
 		elapse(time.Hour)

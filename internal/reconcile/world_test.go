@@ -46,7 +46,8 @@ type world struct {
 
 type instance struct {
 	vps.Instance
-	over chan struct{}
+	over   chan struct{}
+	limits vps.Resources
 }
 
 func newWorld() *world {
@@ -62,7 +63,7 @@ func (w *world) run(t *testing.T, change func(*reconcile.Options)) (end func()) 
 	t.Helper()
 	o := reconcile.Options{
 		Desired: w, Volumes: fakeVolumes{w}, Images: w, Seeds: fakeSeeds{w}, Machines: w,
-		Network: fakeNet{w, plan.SetNetwork, &w.network}, Firewall: fakeNet{w, plan.SetFirewall, &w.firewall}, Driver: w, Replug: w, Events: w,
+		Network: fakeNet{w, plan.SetNetwork, &w.network}, Firewall: fakeNet{w, plan.SetFirewall, &w.firewall}, Driver: w, Replug: w, Limits: w, Events: w,
 		HostBoot: boot,
 		AfterStep: func(s plan.Step) {
 			w.mu.Lock()
@@ -203,7 +204,7 @@ func (w *world) AddEvent(_ context.Context, e vps.Event) (vps.Event, error) {
 func (w *world) ByID(context.Context, string) (vps.Image, error) { return vps.Image{}, nil }
 
 func (w *world) Machine(_ context.Context, _ vps.Host, g vps.Guest, v vps.Volume) (vps.Machine, error) {
-	return vps.Machine{ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, Root: v.Disk}, nil
+	return vps.Machine{ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, Root: v.Disk, Resources: g.Spec.Resources}, nil
 }
 
 func (w *world) Clear(g vps.Guest) error {
@@ -368,7 +369,7 @@ func (w *world) Start(_ context.Context, m vps.Machine) (vps.Instance, error) {
 	}
 	w.pid++
 	w.instances[m.ID] = &instance{
-		vps.Instance{GuestID: m.ID, Name: m.Name, Boots: m.Boots, PID: w.pid, Keeper: w.pid, Started: time.Now()}, make(chan struct{}),
+		vps.Instance{GuestID: m.ID, Name: m.Name, Boots: m.Boots, PID: w.pid, Keeper: w.pid, Started: time.Now()}, make(chan struct{}), m.Resources,
 	}
 	return w.instances[m.ID].Instance, nil
 }
@@ -443,5 +444,22 @@ func (w *world) Replug(_ context.Context, i vps.Instance, _ vps.NetworkGuest) er
 	if !w.stubborn {
 		delete(w.detached, i.GuestID)
 	}
+	return nil
+}
+
+func (w *world) Limits(_ context.Context, i vps.Instance) (*vps.Resources, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	limits := w.instances[i.GuestID].limits
+	return &limits, nil
+}
+
+func (w *world) SetLimits(_ context.Context, i vps.Instance, r vps.Resources) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.failure(plan.SetLimits); err != nil {
+		return err
+	}
+	w.instances[i.GuestID].limits = r
 	return nil
 }
