@@ -41,16 +41,22 @@ func NewClient(socket string) *Client {
 	if socket == "" {
 		socket = DefaultSocket
 	}
+	return newClient(socket, func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", socket)
+	})
+}
+
+// newClient returns a client that reaches its daemon by dial; where names the
+// daemon in errors.
+func newClient(where string, dial func(ctx context.Context, network, address string) (net.Conn, error)) *Client {
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", socket)
-		},
+		DialContext:        dial,
 		DisableCompression: true,
 		MaxIdleConns:       4,
 		IdleConnTimeout:    30 * time.Second,
 	}
-	return &Client{socket: socket, http: &http.Client{
+	return &Client{socket: where, http: &http.Client{
 		Transport: transport,
 		// The API never redirects; a redirect would only come from a path
 		// that a name has changed.
@@ -61,7 +67,7 @@ func NewClient(socket string) *Client {
 // Close lets idle connections go. The client stays usable.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Socket returns the path that the client dials.
+// Socket returns the path, or the address, that the client dials.
 func (c *Client) Socket() string { return c.socket }
 
 // Guests returns all guests, sorted as the daemon keeps them: by name.

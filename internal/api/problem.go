@@ -167,6 +167,9 @@ func decodeProblem(status int, body []byte) error {
 // lost explains why a request brought no answer.
 func (c *Client) lost(ctx context.Context, err error) error {
 	const start = "start it with `systemctl start sublet`, or with `make up` in the checkout"
+	if e, ok := errors.AsType[*vps.Error](err); ok {
+		return e // said already: see NewRemoteClient
+	}
 	switch {
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return vps.Wrap(vps.CodeTimeout, ctx.Err(), "the daemon did not answer in the time given")

@@ -123,13 +123,20 @@ type servingKey struct{}
 // once, other requests have the grace time to finish, and what is left is
 // cut. It returns nil after that, and an error when the listener fails. It
 // may be called for several listeners.
-func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+//
+// Requests pass through the gates in their order before anything else looks at
+// them.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, gates ...func(http.Handler) http.Handler) error {
 	hard, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	run := &serving{stopping: func() context.Context { return ctx }}
 	base := context.WithValue(hard, servingKey{}, run)
+	handler := s.Handler()
+	for _, gate := range slices.Backward(gates) {
+		handler = gate(handler)
+	}
 	server := &http.Server{
-		Handler:           s.Handler(),
+		Handler:           handler,
 		ReadHeaderTimeout: headerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,

@@ -13,6 +13,7 @@ import (
 	"github.com/lmittmann/tint"
 	"golang.org/x/term"
 
+	"sublet/internal/door"
 	"sublet/internal/plan"
 )
 
@@ -25,6 +26,10 @@ type Config struct {
 	// Socket is where the API listens; Group may use it besides root.
 	Socket string
 	Group  string
+	// Listen is a TCP address where the API listens as well, with TLS and for
+	// callers with a token only; empty for none. See door.Options for the rest.
+	Listen string
+	Door   door.Options
 	// Kernel is the UML kernel, Modules the folder with a folder of modules
 	// for each release, Init the early-boot program. Empty means the usual
 	// places.
@@ -68,6 +73,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.RunDir, "api.sock")
+	}
+	if c.Door.Dir == "" {
+		c.Door.Dir = c.statePath("door")
 	}
 	if c.Group == "" {
 		c.Group = "sublet"

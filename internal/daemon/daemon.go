@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"sublet/internal/api"
 	"sublet/internal/desired"
 	"sublet/internal/disk"
+	"sublet/internal/door"
 	"sublet/internal/guest/uml"
 	"sublet/internal/hostnet"
 	"sublet/internal/image"
@@ -73,11 +75,41 @@ func Run(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	defer p.close()
-	listener, err := api.Listen(ctx, c.Socket, c.Group)
+	entrances, err := listen(ctx, c, log)
 	if err != nil {
 		return err
 	}
-	return p.serve(ctx, listener)
+	return p.serve(ctx, entrances)
+}
+
+// entrance is a listener of the API with what guards it.
+type entrance struct {
+	net.Listener
+	gates []func(http.Handler) http.Handler
+}
+
+// listen opens the unix socket, and the door to the network when one is asked
+// for.
+func listen(ctx context.Context, c Config, log *slog.Logger) ([]entrance, error) {
+	socket, err := api.Listen(ctx, c.Socket, c.Group)
+	if err != nil {
+		return nil, err
+	}
+	entrances := []entrance{{socket, []func(http.Handler) http.Handler{door.Limit}}}
+	if c.Listen == "" {
+		return entrances, nil
+	}
+	c.Door.Log = log
+	d, err := door.Open(c.Door)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	network, err := d.Listen(ctx, c.Listen)
+	if err != nil {
+		return nil, errors.Join(err, socket.Close())
+	}
+	log.InfoContext(ctx, "the API listens on the network", "address", network.Addr().String())
+	return append(entrances, entrance{network, []func(http.Handler) http.Handler{d.Guard, door.Limit}}), nil
 }
 
 // prepare makes the folders and takes the lock that keeps a second daemon
@@ -147,12 +179,14 @@ func (p *parts) newLoop() *reconcile.Loop {
 }
 
 // serve runs everything until ctx ends or one part of it fails.
-func (p *parts) serve(ctx context.Context, listener net.Listener) error {
+func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	b := backend{p}
 	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{Log: p.log, Version: Version})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
-	work.Go(func() error { return server.Serve(ctx, listener) })
+	for _, e := range entrances {
+		work.Go(func() error { return server.Serve(ctx, e.Listener, e.gates...) })
+	}
 	work.Go(func() error {
 		// The first start makes the disks that go with a kernel; later ones
 		// find them. Without a kernel the daemon still serves, and says so.

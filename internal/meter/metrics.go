@@ -1,0 +1,66 @@
+package meter
+
+import (
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"sublet/internal/vps"
+)
+
+// Status tells the state of each guest, by name, as it was last observed.
+type Status func() map[string]vps.State
+
+// Handler serves the metrics of a host in the format that the caller asks for
+// (Prometheus text or OpenMetrics). Everything is read when it is asked for,
+// so that nothing of a guest stays behind after it.
+func Handler(version string, drops *Drops, status Status) http.Handler {
+	registry := prometheus.NewRegistry()
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "sublet_build_info", Help: "The running version, as a label.", ConstLabels: prometheus.Labels{"version": version},
+	})
+	build.Set(1)
+	registry.MustRegister(build, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), &collector{drops, status})
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+}
+
+// collector makes metrics from what is there at the moment. The number of
+// series is bounded by guests times reasons.
+type collector struct {
+	drops  *Drops
+	status Status
+}
+
+func (*collector) packets() *prometheus.Desc {
+	return prometheus.NewDesc("sublet_guest_dropped_packets_total", "Packets of a guest, or for one, that the wall dropped.", []string{"guest", "reason"}, nil)
+}
+
+func (*collector) bytes() *prometheus.Desc {
+	return prometheus.NewDesc("sublet_guest_dropped_bytes_total", "Bytes of a guest, or for one, that the wall dropped.", []string{"guest", "reason"}, nil)
+}
+
+func (*collector) state() *prometheus.Desc {
+	return prometheus.NewDesc("sublet_guest_state", "1 for the state that a guest is in.", []string{"guest", "state"}, nil)
+}
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{c.packets(), c.bytes(), c.state()} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	for _, guest := range c.drops.Guests() {
+		for _, d := range c.drops.Of(guest) {
+			ch <- prometheus.MustNewConstMetric(c.packets(), prometheus.CounterValue, float64(d.Packets), guest, string(d.Reason))
+			ch <- prometheus.MustNewConstMetric(c.bytes(), prometheus.CounterValue, float64(d.Bytes), guest, string(d.Reason))
+		}
+	}
+	for guest, state := range c.status() {
+		ch <- prometheus.MustNewConstMetric(c.state(), prometheus.GaugeValue, 1, guest, string(state))
+	}
+}
