@@ -38,8 +38,6 @@ type parts struct {
 	config   Config
 	log      *slog.Logger
 	hostBoot string
-	// memoryDir is where guests' memory lies.
-	memoryDir string
 	// lifetime ends with the daemon; work that outlives a request uses it.
 	lifetime context.Context //nolint:containedctx // the daemon's own, not a request's
 
@@ -140,9 +138,6 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 		return nil, fmt.Errorf("read the host's boot id: %w", err)
 	}
 	p := &parts{config: c, log: log, hostBoot: strings.TrimSpace(string(boot)), lifetime: ctx}
-	if p.memoryDir, err = memoryDir(c, log); err != nil {
-		return nil, err
-	}
 	if p.db, err = sqlite.Open(ctx, c.statePath("state.db"), log); err != nil {
 		return nil, err
 	}
@@ -155,17 +150,17 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.kernels = kernel.New(c.statePath("kernels"), kernel.Options{Binaries: binaries, ModulesDir: c.Modules, InitPath: c.Init, Log: log})
 	p.hostnet = hostnet.New(log, hostnet.Options{})
 	p.nft = nft.New(log, nft.Options{})
-	p.driver = newDriver(c, p.memoryDir, log)
+	p.driver = newDriver(c, log)
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
 	p.loop = p.newLoop()
 	return p, errors.Join(p.images.Sweep(ctx), p.volumes.Sweep(ctx))
 }
 
-func newDriver(c Config, memoryDir string, log *slog.Logger) *uml.Driver {
+func newDriver(c Config, log *slog.Logger) *uml.Driver {
 	return uml.New(uml.Options{
 		RunRoot: filepath.Join(c.RunDir, "guests"), Launcher: keeper.NewLauncher([]string{c.Self, "keeper"}),
-		MemoryDir: memoryDir, Log: log,
+		Log: log,
 	})
 }
 
@@ -230,37 +225,9 @@ func (p *parts) close() {
 	}
 }
 
-// memoryDir makes a file system of its own for guests' memory: as large as
-// the host's memory, which the promises to guests are measured against, and
-// executable, which a host's /dev/shm need not be. Where that is not allowed
-// /dev/shm has to do; the doctor says when it is not fit.
-func memoryDir(c Config, log *slog.Logger) (string, error) {
-	dir := filepath.Join(c.RunDir, "memory")
-	if err := os.MkdirAll(dir, 0o711); err != nil {
-		return "", fmt.Errorf("make the folder for guests' memory: %w", err)
-	}
-	var own, parent unix.Stat_t
-	if err := errors.Join(unix.Stat(dir, &own), unix.Stat(c.RunDir, &parent)); err != nil {
-		return "", fmt.Errorf("look at %s: %w", dir, err)
-	}
-	if own.Dev != parent.Dev {
-		return dir, nil // mounted by an earlier daemon, and in use by its guests
-	}
-	size, err := memTotal()
-	if err != nil {
-		return "", err
-	}
-	err = unix.Mount("sublet-memory", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("size=%d,mode=1777", int64(size)))
-	if err != nil {
-		log.Warn("guests' memory goes to /dev/shm", "error", err)
-		return "/dev/shm", nil
-	}
-	return dir, nil
-}
-
 // CleanUp takes away what a daemon leaves on the host besides its folders:
-// links, rules, and the mount for guests' memory. It refuses while a daemon
-// works in these folders. Absent is success.
+// links and rules. It refuses while a daemon works in these folders. Absent is
+// success.
 func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -271,7 +238,7 @@ func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 		return err
 	}
 	defer unlock()
-	instances, err := newDriver(c, "", log).List(ctx)
+	instances, err := newDriver(c, log).List(ctx)
 	if err != nil {
 		return err
 	}
@@ -280,12 +247,8 @@ func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 			return vps.Errorf(vps.CodeConflict, "the guest %s still runs; stop all guests first", i.Name)
 		}
 	}
-	err = errors.Join(
+	return errors.Join(
 		hostnet.New(log, hostnet.Options{}).CleanUp(ctx),
 		nft.New(log, nft.Options{}).CleanUp(ctx),
 	)
-	if e := unix.Unmount(filepath.Join(c.RunDir, "memory"), 0); e != nil && !errors.Is(e, unix.EINVAL) && !errors.Is(e, unix.ENOENT) {
-		err = errors.Join(err, fmt.Errorf("unmount the memory of guests: %w", e))
-	}
-	return err
 }

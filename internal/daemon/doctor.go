@@ -17,7 +17,6 @@ func (b backend) Doctor(ctx context.Context) ([]api.Finding, error) {
 		return nil, err
 	}
 	e := doctor.System(b.config.StateDir)
-	e.MemoryDir = b.memoryDir
 	e.Promised, e.Overcommit = host.Promised(), host.Settings.MemoryOvercommit
 	if e.Growth, err = b.growth(ctx); err != nil {
 		return nil, err

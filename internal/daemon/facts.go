@@ -11,8 +11,6 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"sublet/internal/desired"
 	"sublet/internal/vps"
 )
@@ -31,17 +29,11 @@ func (f facts) Kernel(ctx context.Context, _ string) error {
 	return err
 }
 
-// Room returns the host's memory, as far as the file system that guests'
-// memory lies in can hold it, and the space left for volumes.
+// Room returns the host's memory and the space left for volumes.
 func (f facts) Room(ctx context.Context) (memory, disk vps.Bytes, err error) {
 	if memory, err = memTotal(); err != nil {
 		return 0, 0, err
 	}
-	var fs unix.Statfs_t
-	if err := unix.Statfs(f.memoryDir, &fs); err != nil {
-		return 0, 0, fmt.Errorf("look at %s: %w", f.memoryDir, err)
-	}
-	memory = min(memory, vps.Bytes(fs.Blocks)*vps.Bytes(fs.Bsize))
 	disk, err = f.volumes.Free(ctx)
 	return memory, disk, err
 }

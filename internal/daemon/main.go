@@ -75,8 +75,7 @@ func cleanupCommand(stderr io.Writer) *cobra.Command {
 		Use:     "cleanup",
 		GroupID: "host",
 		Short:   "Take the links and rules of a stopped daemon off the host",
-		Long: `Take the links, the firewall rules and the mount of a stopped daemon off the
-host. Guests' disks, images and the state stay. It refuses while the daemon or
+		Long: `Take the links and the firewall rules of a stopped daemon off the host. Guests' disks, images and the state stay. It refuses while the daemon or
 a guest runs. Nothing that belongs to others is touched.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

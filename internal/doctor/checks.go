@@ -1,9 +1,9 @@
 package doctor
 
 import (
-	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"path"
 	"regexp"
@@ -61,54 +61,28 @@ func ptrace(_ context.Context, env Env) []Finding {
 	}
 }
 
-// shm looks at the file system where a UML guest's memory lies as a file that it
-// also executes from.
-func shm(_ context.Context, env Env) []Finding {
-	dir := cmp.Or(env.MemoryDir, "/dev/shm")
-	options, err := env.mountOptions(dir)
-	if err != nil {
-		return bad(Warning, "mount -t proc proc /proc", "the mounted file systems cannot be listed: %v", err)
-	}
-	if options == nil {
-		return bad(Error, "mkdir -p "+dir+" && mount -t tmpfs -o nosuid,nodev tmpfs "+dir, "nothing is mounted on %s, where guests' memory lies", dir)
-	}
-	if slices.Contains(options, "noexec") {
-		return bad(Error, "mount -o remount,exec "+dir+"; and remove noexec from its line in /etc/fstab, if it has one",
-			"%s is mounted noexec, but a guest's kernel executes its memory from there", dir)
-	}
-	room, err := env.Space(env.path(dir))
-	if err != nil {
-		return bad(Warning, "run as root", "the size of %s cannot be read: %v", dir, err)
-	}
-	if room.Size < env.Promised {
-		return bad(Warning, "mount -o remount,size="+mebibytes(env.Promised)+" "+dir+"; and put the size into its line in /etc/fstab, if it has one",
-			"%s has %s, but guests were promised %s of memory, which lies there", dir, room.Size, env.Promised)
-	}
-	return ok("%s has %s, enough for the %s promised to guests", dir, room.Size, env.Promised)
-}
+// oldestJail is the first kernel whose /proc can be mounted with processes
+// alone (subset=pid).
+var oldestJail = [2]int{5, 8}
 
-// mebibytes rounds up, in the notation of mount's size option.
-func mebibytes(b vps.Bytes) string {
-	return strconv.FormatInt(int64((b+vps.MiB-1)/vps.MiB), 10) + "m"
-}
-
-// mountOptions returns the options of a mount point, or nil when nothing is
-// mounted there. Of mounts above each other the last counts. The format is
-// that of proc_pid_mountinfo(5): options of the mount in field 6, those of the
-// file system in the last.
-func (e Env) mountOptions(dir string) ([]string, error) {
-	text, err := e.read("/proc/self/mountinfo")
+// jail looks at what the kernel has to offer for the jail around a guest's
+// process. Mounts and namespaces are only found out by making them.
+func jail(_ context.Context, env Env) []Finding {
+	release, err := env.read("/proc/sys/kernel/osrelease")
 	if err != nil {
-		return nil, err
+		return bad(Warning, "mount -t proc proc /proc", "the kernel's version cannot be read: %v", err)
 	}
-	var options []string
-	for line := range strings.Lines(text) {
-		f := strings.Fields(line)
-		if len(f) >= 10 && f[4] == dir {
-			options = strings.Split(f[5]+","+f[len(f)-1], ",")
-		}
+	var have [2]int
+	if _, err := fmt.Sscanf(release, "%d.%d", &have[0], &have[1]); err != nil {
+		return bad(Warning, "uname -r", "the kernel calls itself %q, which is no version", firstLine(release))
 	}
-	return options, nil
+	if slices.Compare(have[:], oldestJail[:]) < 0 {
+		return bad(Error, "boot a newer kernel, or ask the provider for one", "the kernel is %d.%d; the jail around guests needs %d.%d or newer", have[0], have[1], oldestJail[0], oldestJail[1])
+	}
+	if _, err := env.read("/proc/sys/kernel/seccomp/actions_avail"); err != nil {
+		return bad(Error, "boot a kernel with CONFIG_SECCOMP_FILTER", "the kernel has no filter for system calls (seccomp), which the jail around guests needs")
+	}
+	return ok("the kernel, %d.%d, has what the jail around guests needs", have[0], have[1])
 }
 
 // oldestNFT is the oldest version that our rules were tried with.

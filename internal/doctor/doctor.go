@@ -58,8 +58,6 @@ type Env struct {
 	UID int
 	// StateDir holds volumes and images. It need not exist yet.
 	StateDir string
-	// MemoryDir is where guests' memory lies; empty means /dev/shm.
-	MemoryDir string
 
 	// Promised is the memory of the guests that run or are to run, Overcommit
 	// how much of the host's may be promised, in percent (0: 100), and Growth
@@ -109,7 +107,7 @@ func Run(ctx context.Context, env Env) []Finding {
 		{"root", root},
 		{"tun", tun},
 		{"ptrace", ptrace},
-		{"shm", shm},
+		{"jail", jail},
 		{"nft", nft},
 		{"forwarding", forwarding},
 		{"kernel", guestKernel},

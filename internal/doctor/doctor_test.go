@@ -13,10 +13,6 @@ import (
 	"sublet/internal/vps"
 )
 
-const mountinfo = `22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw
-30 22 0:26 / /dev/shm rw,nosuid,nodev shared:4 - tmpfs tmpfs rw,size=65536k
-`
-
 // healthy is a host on which all is well; a test spoils one thing.
 func healthy(t *testing.T) Env {
 	t.Helper()
@@ -36,7 +32,8 @@ func healthy(t *testing.T) Env {
 		},
 		Firewalls: func(context.Context) ([]Finding, error) { return nil, nil },
 	}
-	file(t, &env, "/proc/self/mountinfo", mountinfo)
+	file(t, &env, "/proc/sys/kernel/osrelease", "6.1.0-18-amd64\n")
+	file(t, &env, "/proc/sys/kernel/seccomp/actions_avail", "kill_process errno allow\n")
 	file(t, &env, "/proc/sys/kernel/yama/ptrace_scope", "1\n")
 	file(t, &env, "/proc/sys/net/ipv4/ip_forward", "1\n")
 	file(t, &env, "/proc/meminfo", "MemTotal:        2097152 kB\nMemFree: 5 kB\n")
@@ -112,23 +109,10 @@ func TestChecks(t *testing.T) {
 		{"ptrace 0", func(t *testing.T, e *Env) { t.Helper(); file(t, e, "/proc/sys/kernel/yama/ptrace_scope", "0") }, "ptrace", OK, "is 0", ""},
 		{"ptrace 2", func(t *testing.T, e *Env) { t.Helper(); file(t, e, "/proc/sys/kernel/yama/ptrace_scope", "2") }, "ptrace", Error, "is 2", "sysctl -w kernel.yama.ptrace_scope=1"},
 		{"ptrace 3", func(t *testing.T, e *Env) { t.Helper(); file(t, e, "/proc/sys/kernel/yama/ptrace_scope", "3") }, "ptrace", Error, "until the next reboot", "reboot"},
-		{"no shm", func(t *testing.T, e *Env) {
-			t.Helper()
-			file(t, e, "/proc/self/mountinfo", strings.ReplaceAll(mountinfo, "/dev/shm", "/run"))
-		}, "shm", Error, "nothing is mounted on /dev/shm", "mount -t tmpfs"},
-		{"shm noexec", func(t *testing.T, e *Env) {
-			t.Helper()
-			file(t, e, "/proc/self/mountinfo", strings.ReplaceAll(mountinfo, "nosuid,nodev", "nosuid,nodev,noexec"))
-		}, "shm", Error, "noexec", "mount -o remount,exec /dev/shm"},
-		{"shm mounted over", func(t *testing.T, e *Env) {
-			t.Helper()
-			file(t, e, "/proc/self/mountinfo", strings.ReplaceAll(mountinfo, "nodev", "noexec")+mountinfo)
-		}, "shm", OK, "enough", ""},
-		{"shm small", func(_ *testing.T, e *Env) {
-			e.Promised = vps.GiB + 1
-			e.Space = func(string) (Space, error) { return Space{Size: vps.GiB, Available: 20 * vps.GiB}, nil }
-		}, "shm", Warning, "has 1GiB", "size=1025m /dev/shm"},
-		{"no mountinfo", func(t *testing.T, e *Env) { t.Helper(); remove(t, e, "/proc/self/mountinfo") }, "shm", Warning, "cannot be listed", "mount -t proc"},
+		{"old kernel", func(t *testing.T, e *Env) { t.Helper(); file(t, e, "/proc/sys/kernel/osrelease", "5.4.0-generic\n") }, "jail", Error, "is 5.4", "newer kernel"},
+		{"odd kernel", func(t *testing.T, e *Env) { t.Helper(); file(t, e, "/proc/sys/kernel/osrelease", "generic\n") }, "jail", Warning, "no version", "uname"},
+		{"no release", func(t *testing.T, e *Env) { t.Helper(); remove(t, e, "/proc/sys/kernel/osrelease") }, "jail", Warning, "cannot be read", "mount -t proc"},
+		{"no seccomp", func(t *testing.T, e *Env) { t.Helper(); remove(t, e, "/proc/sys/kernel/seccomp/actions_avail") }, "jail", Error, "seccomp", "CONFIG_SECCOMP_FILTER"},
 		{"no nft", func(_ *testing.T, e *Env) { e.LookPath = only("nft") }, "nft", Error, "missing", "apt-get install nftables"},
 		{"nft broken", func(_ *testing.T, e *Env) { e.Run = runner("", errors.New("signal: killed"), nil) }, "nft", Error, "does not run", "reinstall"},
 		{"nft odd", func(_ *testing.T, e *Env) { e.Run = runner("hello\nworld", nil, nil) }, "nft", Warning, "\"hello\"", "apt-get"},

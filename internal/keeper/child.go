@@ -12,14 +12,10 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"syscall"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
-
-	"sublet/internal/vps"
 )
 
 // maxOpenFiles is how many descriptors a guest may have; User Mode Linux needs
@@ -122,71 +118,20 @@ func limits(c *Config) error {
 	return nil
 }
 
-// startChild starts the guest inside the anchor's namespace.
+// startChild starts the guest inside the anchor's namespace, and in its jail.
 func startChild(c *Config, a *anchor) (*child, error) {
 	master, slave, err := openPTY()
 	if err != nil {
 		return nil, fmt.Errorf("open a terminal for the guest's console: %w", err)
 	}
 	defer func() { _ = slave.Close() }()
-
-	reboot, program, err := linkReboot(c)
+	cmd, err := startJailed(c, a, slave)
 	if err != nil {
-		_ = master.Close()
-		return nil, fmt.Errorf("link the program that reboots the guest: %w", err)
-	}
-	defer func() { _ = program.Close() }()
-	cmd := exec.CommandContext(context.Background(), c.Argv[0], c.Argv[1:]...)
-	cmd.Args[0] = reboot
-	cmd.ExtraFiles = []*os.File{program} // programFD
-	cmd.Dir = c.RunDir
-	cmd.Env = append(slices.Clone(c.Env), kernelVariable+"="+c.Argv[0])
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		// A session, but no controlling terminal: no key on the console
-		// becomes a signal, and the guest's own window watcher may take the
-		// terminal to hear of new sizes.
-		Setsid: true,
-		// Groups stays empty, which drops the supplementary ones.
-		Credential: &syscall.Credential{Uid: c.UID, Gid: c.UID},
-	}
-	// The thread is changed for good and thrown away with its goroutine.
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		done <- startInside(cmd, a.ns)
-	}()
-	if err := <-done; err != nil {
 		_ = master.Close()
 		return nil, err
 	}
 	return &child{cmd: cmd, console: master, anchor: a}, nil
 }
-
-// startInside starts cmd as a child of this thread, after changing what a
-// child inherits from the thread that forks it.
-func startInside(cmd *exec.Cmd, ns *os.File) error {
-	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-		return fmt.Errorf("set no_new_privs: %w", err)
-	}
-	// User Mode Linux maps its memory behind its program break. With a random
-	// break it puts up to 1 GiB of nothing between, for which the guest's
-	// kernel keeps page structures out of the guest's memory. Newer kernels
-	// do the same as we here by themselves (arch/um/os-Linux/main.c).
-	if _, _, e := unix.Syscall(unix.SYS_PERSONALITY, addrNoRandomize, 0, 0); e != 0 {
-		return fmt.Errorf("set the personality: %w", e)
-	}
-	if err := lendTun(); err != nil {
-		return err
-	}
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWPID); err != nil {
-		return fmt.Errorf("enter the guest's pid namespace: %w", err)
-	}
-	return cmd.Start()
-}
-
-// addrNoRandomize is ADDR_NO_RANDOMIZE of personality(2), linux/personality.h.
-const addrNoRandomize = 0x0040000
 
 // openPTY opens a terminal whose master side can be waited for without a
 // thread, and whose slave side does not echo or interpret what is typed before
@@ -244,22 +189,4 @@ func (c *child) wait() syscall.WaitStatus {
 		}
 	}
 	return 0
-}
-
-// freshDirs empties the folders that belong to the guest.
-func freshDirs(c *Config) error {
-	for _, d := range c.OwnDirs {
-		path := filepath.Join(c.RunDir, d)
-		err := os.RemoveAll(path)
-		if err == nil {
-			err = os.Mkdir(path, 0o700)
-		}
-		if err == nil {
-			err = os.Lchown(path, int(c.UID), int(c.UID))
-		}
-		if err != nil {
-			return vps.Wrap(vps.CodeInternal, err, "cannot make the guest's own folder %s", path)
-		}
-	}
-	return nil
 }

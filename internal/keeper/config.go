@@ -38,9 +38,18 @@ type Config struct {
 	Env  []string `json:"env"`
 	// UID is the user and the group that the guest runs as.
 	UID uint32 `json:"uid"`
-	// OwnDirs are folders under RunDir, by plain names, that are made anew and
-	// empty for each instance and belong to UID.
+	// Files are what the guest sees of the host's files, read-only, by absolute
+	// path, beside its program with its libraries; Disks what it may also write
+	// to. There is nothing else: see package jail.
+	Files []string `json:"files,omitempty"`
+	Disks []string `json:"disks,omitempty"`
+	// OwnDirs are folders under RunDir, by plain names, that only the guest
+	// sees: in memory, small, made anew for each instance, and belonging to UID.
 	OwnDirs []string `json:"own_dirs,omitempty"`
+	// Memory bounds the files in the guest's MemoryDir, in bytes; 0 means 1 MiB.
+	Memory vps.Bytes `json:"memory"`
+	// Cgroups are the folders of the control groups that the guest joins.
+	Cgroups []string `json:"-"`
 	// FileLimit bounds every file of the guest, in bytes; 0 is no bound. A
 	// write beyond it fails with EFBIG and does not kill.
 	FileLimit vps.Bytes `json:"file_limit"`
@@ -58,6 +67,10 @@ type Config struct {
 	LogSize  vps.Bytes `json:"log_size,omitempty"`
 	LogFiles int       `json:"log_files,omitempty"`
 }
+
+// MemoryDir is where a guest finds room for files in memory that it may
+// execute, inside of its own root.
+const MemoryDir = "/memory"
 
 // Defaults of the console's log.
 const (
@@ -105,6 +118,9 @@ func (c *Config) check() error {
 		if d == "" || d != filepath.Base(d) || !filepath.IsLocal(d) || d == "." {
 			return vps.Invalid("own_dirs", "%q is not a plain name", d)
 		}
+	}
+	if c.Memory <= 0 {
+		c.Memory = vps.MiB
 	}
 	if c.StopTimeout <= 0 {
 		c.StopTimeout = vps.DefaultStopTimeout

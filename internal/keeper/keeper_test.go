@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -29,7 +30,24 @@ func shellGuest(t *testing.T, script string) Config {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		t.Fatal(err)
 	}
+	// All that scripts use has to be in the jail.
+	var files []string
+	for _, tool := range []string{"cat", "cut", "grep", "head", "id", "ls", "setsid", "sleep", "stty", "touch", "tr", "tty", "tail", "uname"} {
+		path, err := exec.LookPath(tool)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if path, err = filepath.EvalSymlinks(path); err != nil {
+			t.Fatal(err)
+		}
+		libraries, err := librariesOf(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(append(files, path), libraries...)
+	}
 	c := Config{
+		Files:  files,
 		Driver: "shell", GuestID: "id-" + filepath.Base(dir), Name: "g", Boots: 1, RunDir: dir, UID: testUID,
 		Argv: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/usr/bin:/bin"},
 		OwnDirs: []string{"own"}, LogPath: filepath.Join(dir, "log", "console"),
@@ -140,6 +158,7 @@ exec ./linux script
 		t.Fatal(err)
 	}
 	c.Argv = []string{"/bin/sh", path}
+	c.Files = append(c.Files, path)
 	in := launch(t, c)
 	logHas(t, c, "second life")
 	b, err := os.ReadFile(c.LogPath)
@@ -149,7 +168,7 @@ exec ./linux script
 	log := string(b)
 	_, pid, _ := strings.Cut(log, "first life, pid ")
 	pid, _, _ = strings.Cut(pid, "\r")
-	for _, want := range []string{"ignores XFSZ 1, IO 1, pid " + pid + "\r", "\r\n0 1 2 3 4 \r\n"} {
+	for _, want := range []string{"ignores XFSZ 1, IO 1, pid " + pid + "\r", "\r\n0 1 2 3 \r\n"} {
 		if !strings.Contains(log, want) {
 			t.Errorf("no %q in\n%s", want, log)
 		}
@@ -178,7 +197,7 @@ head -c 8192 /dev/zero > big; echo "head: $?"; tty <&0; ls /proc/self/fd | tr '\
 	}
 	for _, want := range []string{
 		fmt.Sprintf("uid=%d gid=%d groups=%d\r\n", testUID, testUID, testUID), "NoNewPrivs:\t1", "CapEff:\t0000000000000000",
-		"\r\n0\r\n4096\r\n8\r\n", "own-ok", "head: 1", "ignores XFSZ: 1", "/dev/pts/", "\r\n0 1 2 3 4 \r\n",
+		"\r\n0\r\n4096\r\n8\r\n", "own-ok", "head: 1", "ignores XFSZ: 1", "\r\n0 1 2 3 \r\n",
 	} {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %q in\n%s", want, b)

@@ -37,6 +37,8 @@ func Main(ctx context.Context, args []string, stderr io.Writer) error {
 	switch {
 	case len(args) == 1 && args[0] == anchorFlag:
 		return anchorMain()
+	case len(args) == 1 && args[0] == jailFlag:
+		return jailMain()
 	case len(args) == 2 && args[0] == configFlag:
 		c, err := readConfig(args[1])
 		if err != nil {
@@ -87,9 +89,6 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 	defer func() { _ = lock.Close() }()
 	if err := clearAway(ctx, k.cfg.RunDir); err != nil {
-		return err
-	}
-	if err := freshDirs(&k.cfg); err != nil {
 		return err
 	}
 	ln, err := listen(k.cfg.RunDir)

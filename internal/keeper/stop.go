@@ -77,8 +77,14 @@ func (k *keeper) ask(ctx context.Context, force bool) error {
 	if k.cfg.Mconsole == "" {
 		return k.child.cmd.Process.Signal(syscall.SIGTERM)
 	}
-	path := filepath.Join(k.cfg.RunDir, k.cfg.Mconsole)
-	text, err := mconsole.Do(ctx, path, "proc "+cadFile)
+	// The guest's process is this one's child, and not reaped as long as over
+	// is open, so its number is nobody else's.
+	console, err := mconsole.Open(GuestRoot(k.child.cmd.Process.Pid), filepath.Join(k.cfg.RunDir, k.cfg.Mconsole))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = console.Close() }()
+	text, err := console.Do(ctx, "proc "+cadFile)
 	switch {
 	case err != nil && (!force || vps.ErrorCode(err) != vps.CodeConflict):
 		return err // Not up yet, or a kernel that does not show it.
@@ -86,6 +92,6 @@ func (k *keeper) ask(ctx context.Context, force bool) error {
 		return vps.Errorf(vps.CodeConflict, "the guest reboots on Ctrl-Alt-Del instead of telling its init")
 	}
 	// Ctrl-Alt-Del: the guest's init decides, and powers off.
-	_, err = mconsole.Do(ctx, path, "cad")
+	_, err = console.Do(ctx, "cad")
 	return err
 }

@@ -189,15 +189,7 @@ func (h *Host) shutdown() {
 		// A guest does not outlive its keeper.
 		_ = syscall.Kill(i.Keeper, syscall.SIGKILL)
 	}
-	// This goroutine is inside the host's namespaces, cleaning up too.
-	err = syscall.Unmount(filepath.Join(h.RunDir, "memory"), unmountDetach)
-	if err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOENT) {
-		h.t.Error(err)
-	}
 }
-
-// unmountDetach is MNT_DETACH of linux/fs.h: busy or not, it is gone from here.
-const unmountDetach = 2
 
 // explain prints what a person would look at first.
 func (h *Host) explain() {

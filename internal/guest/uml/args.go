@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"sublet/internal/keeper"
 	"sublet/internal/vps"
 )
 
@@ -24,7 +25,8 @@ const (
 const umidLimit = 64
 
 // MconsolePath returns the path of a guest's management socket, which the
-// guest's kernel makes in its first second. It lies in the run folder.
+// guest's kernel makes in its first second. It is a path in the guest's own
+// root (keeper.GuestRoot).
 func MconsolePath(runDir, guest string) string {
 	return filepath.Join(runDir, mconsoleName(guest))
 }
@@ -89,8 +91,8 @@ func rootDisk(d vps.Disk) string {
 }
 
 // env is the guest's whole environment. Memory is made as a file in TMPDIR.
-func env(memoryDir string, preload bool) []string {
-	e := []string{"TMPDIR=" + memoryDir, "PATH=/usr/bin:/bin"}
+func env(preload bool) []string {
+	e := []string{"TMPDIR=" + keeper.MemoryDir, "PATH=/"}
 	if preload {
 		e = append(e, "LD_PRELOAD=./"+preloadLib)
 	}

@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/sys/unix"
 
 	"sublet/internal/vps"
 )
@@ -85,11 +84,11 @@ quiet`},
 
 func TestEnv(t *testing.T) {
 	t.Parallel()
-	want := []string{"TMPDIR=/dev/shm", "PATH=/usr/bin:/bin", "LD_PRELOAD=./xstate.so"}
-	if diff := cmp.Diff(want, env("/dev/shm", true)); diff != "" {
+	want := []string{"TMPDIR=/memory", "PATH=/", "LD_PRELOAD=./xstate.so"}
+	if diff := cmp.Diff(want, env(true)); diff != "" {
 		t.Error(diff)
 	}
-	if diff := cmp.Diff(want[:2], env("/dev/shm", false)); diff != "" {
+	if diff := cmp.Diff(want[:2], env(false)); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -153,11 +152,6 @@ func TestMessages(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	missing := filepath.Join(b.root, "missing")
-	noexec := t.TempDir()
-	if err := unix.Mount("none", noexec, "tmpfs", unix.MS_NOEXEC, ""); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = unix.Unmount(noexec, 0) })
 	tests := map[string]struct {
 		change func(*vps.Machine, *Options)
 		code   vps.Code
@@ -171,9 +165,6 @@ func TestMessages(t *testing.T) {
 		"backing":              {func(m *vps.Machine, _ *Options) { m.Root.Backing = missing }, vps.CodeNotFound, "the image that the disk is an overlay of"},
 		"seed":                 {func(m *vps.Machine, _ *Options) { m.Seed.Path = missing }, vps.CodeNotFound, "the seed, " + missing},
 		"tap":                  {func(m *vps.Machine, _ *Options) { m.Tap = "sl-nowhere" }, vps.CodeNotFound, "its link sl-nowhere does not exist"},
-		"memory folder":        {func(_ *vps.Machine, o *Options) { o.MemoryDir = missing }, vps.CodeNotFound, "the folder for its memory"},
-		"memory folder closed": {func(_ *vps.Machine, o *Options) { o.MemoryDir = "/etc" }, vps.CodeConflict, "cannot make a file for its memory"},
-		"memory folder noexec": {func(_ *vps.Machine, o *Options) { o.MemoryDir = noexec }, vps.CodeConflict, "noexec"},
 		"too much memory":      {func(m *vps.Machine, _ *Options) { m.Memory = 1 << 50 }, vps.CodeDenied, "has only"},
 		"no keeper":            {func(_ *vps.Machine, o *Options) { o.Launcher.Command = []string{"/bin/false"} }, vps.CodeInternal, "could not be started"},
 	}

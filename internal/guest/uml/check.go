@@ -43,7 +43,7 @@ func (d *Driver) preflight(m vps.Machine) error {
 			return vps.Wrap(vps.CodeNotFound, err, "guest %s cannot start: its link %s does not exist on this host", m.Name, m.Tap)
 		}
 	}
-	return d.checkMemory(m)
+	return checkMemory(m)
 }
 
 func (d *Driver) checkKernel(m vps.Machine) error {
@@ -73,33 +73,15 @@ func fileError(err error, what, path string, m vps.Machine) error {
 	}
 }
 
-// checkMemory looks at the folder that the guest's memory becomes a file in.
-func (d *Driver) checkMemory(m vps.Machine) error {
-	dir := d.o.MemoryDir
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return vps.Wrap(vps.CodeNotFound, err, "guest %s cannot start: the folder for its memory, %s, cannot be used", m.Name, dir)
+// checkMemory looks whether the host has as much memory left as the guest may
+// come to use. What others are promised and do not use yet is not known here.
+func checkMemory(m vps.Machine) error {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "guest %s cannot start: the host's memory cannot be read", m.Name)
 	}
-	if st.Flags&unix.ST_NOEXEC != 0 {
-		return vps.Errorf(vps.CodeConflict, "guest %s cannot start: the folder for its memory, %s, is mounted noexec; remount it with exec", m.Name, dir)
-	}
-	free := vps.Bytes(st.Bavail) * vps.Bytes(st.Bsize)
-	if free < m.Memory {
-		return vps.Errorf(vps.CodeDenied, "guest %s cannot start: it needs %s of memory, and %s has only %s left", m.Name, m.Memory, dir, free)
-	}
-	err := asUser(m.UID, func() error {
-		// The guest's kernel makes its file in the same way.
-		fd, err := unix.Open(dir, unix.O_TMPFILE|unix.O_RDWR|unix.O_CLOEXEC, 0o700)
-		if err == nil {
-			_ = unix.Close(fd)
-		}
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil // No unnamed files there; nothing to be learnt.
-		}
-		return err
-	})
-	if err != nil {
-		return vps.Wrap(vps.CodeConflict, err, "guest %s cannot start: its user %d cannot make a file for its memory in %s", m.Name, m.UID, dir)
+	if total := vps.Bytes(info.Totalram) * vps.Bytes(info.Unit); total < m.Memory {
+		return vps.Errorf(vps.CodeDenied, "guest %s cannot start: it needs %s of memory, and the host has only %s", m.Name, m.Memory, total)
 	}
 	return nil
 }

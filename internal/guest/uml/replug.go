@@ -4,9 +4,11 @@ package uml
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
-	console "sublet/internal/keeper/mconsole"
+	"sublet/internal/keeper"
+	"sublet/internal/keeper/mconsole"
 	"sublet/internal/vps"
 )
 
@@ -24,12 +26,29 @@ const doorbell = "vec15"
 // currently open", vector_remove() in arch/um/drivers/vector_kern.c), and a
 // descriptor of a removed tap stays dead, so the guest itself has to do it.
 func (d *Driver) Replug(ctx context.Context, in vps.Instance) error {
-	path := MconsolePath(filepath.Dir(in.Socket), in.Name)
-	// Left by a daemon that was killed between the two: not there is fine.
-	_, _ = console.Do(ctx, path, "remove "+doorbell)
-	if _, err := console.Do(ctx, path, "config "+doorbell+":transport=tap,ifname=none"); err != nil {
+	c, err := d.console(ctx, in)
+	if err != nil {
 		return err
 	}
-	_, err := console.Do(ctx, path, "remove "+doorbell)
+	defer func() { _ = c.Close() }()
+	// Left by a daemon that was killed between the two: not there is fine.
+	_, _ = c.Do(ctx, "remove "+doorbell)
+	if _, err := c.Do(ctx, "config "+doorbell+":transport=tap,ifname=none"); err != nil {
+		return err
+	}
+	_, err = c.Do(ctx, "remove "+doorbell)
 	return err
+}
+
+// console opens a running guest's management console.
+func (d *Driver) console(ctx context.Context, in vps.Instance) (*mconsole.Console, error) {
+	c, err := mconsole.Open(keeper.GuestRoot(in.PID), MconsolePath(filepath.Dir(in.Socket), in.Name))
+	if err != nil {
+		return nil, err
+	}
+	// If the guest runs now, the number was its own when that was opened.
+	if err := keeper.Attach(ctx, in); err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return c, nil
 }

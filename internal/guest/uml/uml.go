@@ -35,9 +35,6 @@ type Options struct {
 	// keeper is asked to end, as on a shutdown of the host; 0 means
 	// vps.DefaultStopTimeout.
 	StopTimeout vps.Duration
-	// MemoryDir is where guests' memory becomes files, on a filesystem that is
-	// not mounted noexec. Empty means /dev/shm.
-	MemoryDir string
 	// LogSize and LogFiles bound the console's log: bytes of one file, and how
 	// many; 0 means 1 MiB and 3.
 	LogSize  vps.Bytes
@@ -63,9 +60,6 @@ var (
 func New(o Options) *Driver {
 	if o.RunRoot == "" {
 		o.RunRoot = "/run/sublet/guests"
-	}
-	if o.MemoryDir == "" {
-		o.MemoryDir = "/dev/shm"
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -112,12 +106,36 @@ func (d *Driver) config(m vps.Machine) keeper.Config {
 	if limit > 0 {
 		limit = max(limit, m.Memory+fileMargin)
 	}
+	files, disks := filesOf(m)
 	return keeper.Config{
 		Driver: Name, GuestID: m.ID, Name: m.Name, Boots: m.Boots,
-		RunDir: m.RunDir, Argv: args(m), Env: env(d.o.MemoryDir, needsPreload()), UID: m.UID,
-		OwnDirs: []string{umlDir}, FileLimit: limit, Mconsole: mconsoleName(m.Name),
+		RunDir: m.RunDir, Argv: args(m), Env: env(needsPreload()), UID: m.UID, Files: files, Disks: disks,
+		OwnDirs: []string{umlDir}, Memory: m.Memory + fileMargin, FileLimit: limit, Mconsole: mconsoleName(m.Name),
 		StopTimeout: d.o.StopTimeout, LogPath: m.LogPath, LogSize: d.o.LogSize, LogFiles: d.o.LogFiles,
 	}
+}
+
+// filesOf are the files that the guest's kernel opens: those that it only
+// reads, and those that it writes to.
+func filesOf(m vps.Machine) (files, disks []string) {
+	for _, path := range []string{m.Kernel.Initrd, m.Kernel.Modules, m.Root.Backing} {
+		if path != "" {
+			files = append(files, path)
+		}
+	}
+	for _, d := range []vps.Disk{m.Root, m.Seed} {
+		switch {
+		case d.Path == "":
+		case d.ReadOnly:
+			files = append(files, d.Path)
+		default:
+			disks = append(disks, d.Path)
+		}
+	}
+	if needsPreload() {
+		files = append(files, filepath.Join(m.RunDir, preloadLib))
+	}
+	return files, disks
 }
 
 // runMode lets the guest's user pass through the run folder to what is its

@@ -1,3 +1,5 @@
+//go:build linux
+
 // Package mconsole speaks the management console protocol of User Mode Linux:
 // one datagram to a unix socket, one or more datagrams back.
 //
@@ -11,12 +13,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/vps"
 )
@@ -39,23 +44,60 @@ const maxDatagrams = 1024
 // nearer deadline. A guest whose kernel is busy answers late.
 const replyTimeout = 5 * time.Second
 
-// Do sends one command to the mconsole socket at path and returns the answer's
-// text. It blocks until the answer is complete, ctx ends, or the guest has not
-// answered for five seconds (vps.CodeTimeout). vps.CodeUnavailable means that
-// nobody listens, as in the first second of a guest's life. A command that the
-// guest refuses gives vps.CodeConflict with the guest's words as the cause.
-// Paths of any length work.
-func Do(ctx context.Context, path, command string) (string, error) {
+// Console is a guest's management console. Its methods may be called from many
+// goroutines.
+type Console struct {
+	socket *os.File // O_PATH
+}
+
+// Open finds the socket at path below root, a folder such as /proc/PID/root:
+// the guest's own view of its files. The guest may own what lies there, so
+// nothing is followed that could lead out of it: no link, no "..". What is
+// found is held, whatever the guest does to the path afterwards.
+// vps.CodeUnavailable means that it is not there, as in the first second of a
+// guest's life.
+func Open(root, path string) (*Console, error) {
+	missing := func(err error) error {
+		return vps.Wrap(vps.CodeUnavailable, err, "the guest's management console is not there yet")
+	}
+	dir, err := unix.Open(root, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, missing(err)
+	}
+	defer func() { _ = unix.Close(dir) }()
+	fd, err := unix.Openat2(dir, path, &unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
+		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return nil, missing(err)
+	}
+	socket := os.NewFile(uintptr(fd), path)
+	info, err := socket.Stat()
+	if err == nil && info.Mode().Type() != fs.ModeSocket {
+		err = fmt.Errorf("%s is not a socket", path)
+	}
+	if err != nil {
+		_ = socket.Close()
+		return nil, missing(err)
+	}
+	return &Console{socket}, nil
+}
+
+// Close lets the console go.
+func (c *Console) Close() error { return c.socket.Close() }
+
+// Do sends one command and returns the answer's text. It blocks until the
+// answer is complete, ctx ends, or the guest has not answered for five seconds
+// (vps.CodeTimeout). vps.CodeUnavailable means that nobody listens. A command
+// that the guest refuses gives vps.CodeConflict with the guest's words as the
+// cause. Only the process behind the socket is heard.
+func (c *Console) Do(ctx context.Context, command string) (string, error) {
 	if len(command) >= maxData || strings.ContainsRune(command, 0) {
 		return "", vps.Errorf(vps.CodeInternal, "a management command has to be shorter than %d bytes", maxData)
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return "", vps.Wrap(vps.CodeUnavailable, err, "the guest's management console is not there yet")
-	}
-	defer func() { _ = dir.Close() }()
-	// An empty name makes the kernel pick an abstract address, which needs no
-	// folder that the guest's process may write to.
+	// An empty name makes the kernel pick an abstract address for the answer,
+	// which needs no folder.
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
 	if err != nil {
 		return "", vps.Wrap(vps.CodeInternal, err, "cannot make a socket for the guest's management console")
@@ -63,14 +105,30 @@ func Do(ctx context.Context, path, command string) (string, error) {
 	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-
-	// Through the folder's descriptor the path is short enough for the 108
-	// bytes of sockaddr_un, however deep the folder is.
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
-	if _, err := conn.WriteToUnix(request(command), &net.UnixAddr{Name: short, Net: "unixgram"}); err != nil {
+	_ = conn.SetWriteDeadline(time.Now().Add(replyTimeout)) // a guest that does not read
+	err = c.connect(conn)
+	if err == nil {
+		_, err = conn.Write(request(command))
+	}
+	if err != nil {
 		return "", vps.Wrap(vps.CodeUnavailable, err, "the guest's management console does not listen")
 	}
 	return collect(ctx, conn)
+}
+
+// connect makes a socket hear nobody but the console. The way through the
+// descriptor is short enough for the 108 bytes of sockaddr_un, however deep
+// the console lies.
+func (c *Console) connect(conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.Connect(int(fd), &unix.SockaddrUnix{Name: fmt.Sprintf("/proc/self/fd/%d", c.socket.Fd())})
+	})
+	return errors.Join(err, failed)
 }
 
 func request(command string) []byte {

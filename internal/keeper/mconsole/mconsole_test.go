@@ -3,6 +3,7 @@ package mconsole
 import (
 	"encoding/binary"
 	"net"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -50,10 +51,46 @@ func serve(t *testing.T, answers ...[]byte) (path string, asked <-chan string) {
 	return path, got
 }
 
+// do is one command to the console at path.
+func do(t *testing.T, path, command string) (string, error) {
+	t.Helper()
+	c, err := Open("/", path)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = c.Close() }()
+	return c.Do(t.Context(), command)
+}
+
+// TestOpen leads through what a hostile guest may put in its folder.
+func TestOpen(t *testing.T) {
+	t.Parallel()
+	outside, _ := serve(t)
+	root := t.TempDir()
+	for link, to := range map[string]string{
+		"absolute": outside, "up": "../../../../../../../.." + outside, "self": "/proc/self/root" + outside,
+	} {
+		if err := os.Symlink(to, filepath.Join(root, link)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(filepath.Dir(outside), filepath.Join(root, "folder")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(root, "file"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/absolute", "/up", "/self", "/folder/" + filepath.Base(outside), "/file", "/missing", "/../../.." + outside} {
+		if c, err := Open(root, path); vps.ErrorCode(err) != vps.CodeUnavailable {
+			t.Errorf("%s: %v, %v", path, c, err)
+		}
+	}
+}
+
 func TestDo(t *testing.T) {
 	t.Parallel()
 	path, asked := serve(t, datagram(false, true, "first "), datagram(false, false, "last"))
-	text, err := Do(t.Context(), path, "version")
+	text, err := do(t, path, "version")
 	if err != nil || text != "first last" {
 		t.Errorf("got %q, %v", text, err)
 	}
@@ -87,7 +124,7 @@ func TestBadAnswers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			path, _ := serve(t, test.answers...)
-			text, err := Do(t.Context(), path, "help")
+			text, err := do(t, path, "help")
 			if vps.ErrorCode(err) != test.code || len(text) != test.length {
 				t.Errorf("got %d bytes, %v", len(text), err)
 			}
@@ -97,11 +134,11 @@ func TestBadAnswers(t *testing.T) {
 
 func TestNobodyThere(t *testing.T) {
 	t.Parallel()
-	_, err := Do(t.Context(), filepath.Join(t.TempDir(), "none", "m"), "cad")
+	_, err := do(t, filepath.Join(t.TempDir(), "none", "m"), "cad")
 	if vps.ErrorCode(err) != vps.CodeUnavailable {
 		t.Errorf("got %v", err)
 	}
-	if _, err := Do(t.Context(), "m", strings.Repeat("x", maxData)); err == nil {
+	if _, err := do(t, "m", strings.Repeat("x", maxData)); err == nil {
 		t.Error("a command that is too long was let through")
 	}
 }
