@@ -5,8 +5,10 @@ package uml
 import (
 	"encoding/binary"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +16,7 @@ import (
 
 	"sublet/internal/guest"
 	"sublet/internal/guest/guesttest"
+	"sublet/internal/keeper"
 	"sublet/internal/vps"
 )
 
@@ -128,6 +131,7 @@ func TestConfinement(t *testing.T) {
 		fmt.Sprintf("Uid:\t%d\t%d\t%d\t%d\n", testUID, testUID, testUID, testUID),
 		fmt.Sprintf("Gid:\t%d\t%d\t%d\t%d\n", testUID, testUID, testUID, testUID),
 		"Groups:\t \n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n", "CapPrm:\t0000000000000000\n",
+		"CapInh:\t0000000000000000\n", "CapBnd:\t0000000000000000\n", "CapAmb:\t0000000000000000\n", "Seccomp:\t2\n",
 	} {
 		if !strings.Contains(string(status), want) {
 			t.Errorf("no %q in\n%s", want, status)
@@ -141,13 +145,61 @@ func TestConfinement(t *testing.T) {
 	if want := fmt.Sprintf("%-25s %-20d %-20d bytes", "Max file size", limit, limit); !strings.Contains(string(limits), want) {
 		t.Errorf("no %q in\n%s", want, limits)
 	}
-	if _, err := os.Stat(MconsolePath(m.RunDir, m.Name)); err != nil {
+	root := keeper.GuestRoot(in.PID)
+	if _, err := os.Stat(root + MconsolePath(m.RunDir, m.Name)); err != nil {
 		t.Error(err)
 	}
+	for _, ns := range []string{"mnt", "pid", "ipc", "uts"} {
+		theirs, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", in.PID, ns))
+		if ours, _ := os.Readlink("/proc/self/ns/" + ns); err != nil || theirs == ours {
+			t.Errorf("the %s namespace is %s, %v, like the host's", ns, theirs, err)
+		}
+	}
+	wantFiles(t, root, m)
 	// Its hostfs shows nothing of the host.
 	s := guesttest.Join(t, d, in, guest.ConsoleOptions{Write: true})
 	s.Type(t, "busybox mount -t hostfs none /sys -o / || echo no''-host\n")
 	s.Until(t, "no-host")
+}
+
+// wantFiles checks that a guest's root holds its files and nothing else.
+func wantFiles(t *testing.T, root string, m vps.Machine) {
+	t.Helper()
+	known := []string{
+		m.Kernel.Path, m.Kernel.Initrd, m.Kernel.Modules, m.Root.Path, m.Root.Backing, m.Seed.Path, filepath.Join(m.RunDir, "linux"), filepath.Join(m.RunDir, preloadLib),
+		"/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/net/tun",
+	}
+	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		inside := strings.TrimPrefix(path, root)
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir() && (inside == "/proc" || inside == filepath.Join(m.RunDir, umlDir)):
+			return fs.SkipDir // made by the kernel, and by the guest
+		case e.IsDir() || slices.Contains(known, inside) || strings.Contains(inside, ".so"):
+			return nil
+		}
+		t.Errorf("the guest sees %s", inside)
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+	mounts, err := os.ReadFile(filepath.Join(filepath.Dir(root), "mountinfo"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	writable := map[string]bool{m.Root.Path: !m.Root.ReadOnly, m.Seed.Path: !m.Seed.ReadOnly, keeper.MemoryDir: true, filepath.Join(m.RunDir, umlDir): true}
+	for line := range strings.Lines(string(mounts)) {
+		f := strings.Fields(line)
+		options := strings.Split(f[5], ",")
+		if !slices.Contains(options, "nosuid") || (!slices.Contains(options, "nodev") && f[4] != "/dev") {
+			t.Errorf("mounted with set-user-ID programs or devices: %s", line)
+		}
+		if !slices.Contains(options, "ro") && !writable[f[4]] {
+			t.Errorf("mounted writable: %s", line)
+		}
+	}
 }
 
 // TestSharedFiles runs two guests on one base image and one disk of modules.
