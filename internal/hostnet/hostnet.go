@@ -7,8 +7,11 @@
 //
 // Ours are the links that have vps.LinkPrefix in front of their name and
 // "sublet:" in front of their alias (ip link, ifalias), and what hangs on
-// them. Links of others are never touched, also not when their name looks
-// like ours. The one other thing that is changed is net.ipv4.ip_forward.
+// them; and the devices with "sb-" in front, which hold their bandwidth. Links
+// of others are never touched, also not when their name looks like ours. What
+// else is changed: forwarding is turned on, for IPv6 with accept_ra before it,
+// and where the provider's router asks for guests' IPv6 addresses the host
+// answers for them on its uplink. Guests on a bridge are left to who made it.
 //
 // The package works on the network namespace of the calling thread.
 package hostnet
@@ -42,6 +45,10 @@ type Options struct {
 	// order; nil means resolv.conf(5) and then the one of systemd-resolved
 	// that has the servers behind its local stub.
 	ResolvConf []string
+	// Guard is called with the names of the links that Set is about to bring
+	// up, before any of them is: the firewall's chance to be there first. When
+	// it fails they stay down. nil does nothing.
+	Guard func(ctx context.Context, links ...string) error
 }
 
 // Net keeps the host's links to its guests. It is safe for concurrent use;
@@ -86,17 +93,26 @@ func (h *Net) Set(ctx context.Context, n vps.Network) error {
 		return err
 	}
 	defer handle.Close()
-	// The first pass makes links, the second configures those.
+	// The first pass makes links, the second the devices that hold their
+	// bandwidth, the third configures those; the last one finds it all right.
+	const passes = 4
 	var errs error
-	for range 2 {
+	for range passes {
 		errs = nil
 		problems, err := inspect(handle, n)
 		if err != nil {
 			return err
 		}
+		guarded := h.guard(ctx, problems)
+		if guarded != nil {
+			errs = errors.Join(errs, guarded)
+		}
 		for _, p := range problems {
 			if err := ctx.Err(); err != nil {
 				return errors.Join(errs, err)
+			}
+			if p.raises != "" && guarded != nil {
+				continue
 			}
 			if err := p.mend(); err != nil {
 				errs = errors.Join(errs, err)
@@ -109,6 +125,20 @@ func (h *Net) Set(ctx context.Context, n vps.Network) error {
 		}
 	}
 	return errs
+}
+
+// guard calls Options.Guard for the links that are about to come up.
+func (h *Net) guard(ctx context.Context, problems []problem) error {
+	var links []string
+	for _, p := range problems {
+		if p.raises != "" {
+			links = append(links, p.raises)
+		}
+	}
+	if h.opts.Guard == nil || len(links) == 0 {
+		return nil
+	}
+	return h.opts.Guard(ctx, links...)
 }
 
 // Diff tells in sentences where the links on this host differ from what n
@@ -182,7 +212,7 @@ func (h *Net) CleanUp(ctx context.Context) error {
 	}
 	var errs error
 	for _, l := range links {
-		if !ours(l) {
+		if !ours(l) && !isShaper(l) {
 			continue
 		}
 		if err := remove(handle, l); err != nil {
@@ -260,6 +290,8 @@ func list[T any](dump func() ([]T, error)) ([]T, error) {
 type problem struct {
 	sentence string
 	mend     func() error
+	// raises names the guest's link that mend brings up; empty for all else.
+	raises string
 }
 
 // failed words a mend that the kernel refused.
@@ -273,11 +305,11 @@ func failed(err error, sentence string) error {
 // mending pairs a sentence with a change.
 func mending(mend func() error, format string, args ...any) problem {
 	sentence := fmt.Sprintf(format, args...)
-	return problem{sentence, func() error { return failed(mend(), sentence) }}
+	return problem{sentence: sentence, mend: func() error { return failed(mend(), sentence) }}
 }
 
 // conflict is a problem that is not ours to mend.
 func conflict(format string, args ...any) problem {
 	sentence := fmt.Sprintf(format, args...)
-	return problem{sentence, func() error { return vps.Errorf(vps.CodeConflict, "%s", sentence) }}
+	return problem{sentence: sentence, mend: func() error { return vps.Errorf(vps.CodeConflict, "%s", sentence) }}
 }

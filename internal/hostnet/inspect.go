@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -22,8 +23,6 @@ const forwardingPath = "/proc/sys/net/ipv4/ip_forward"
 // sysctls are what every guest's link has below /proc/sys/net/; the link's
 // name stands for the star. See the kernel's ip-sysctl documentation.
 var sysctls = []struct{ before, after, value string }{
-	// Set before the link goes up, so that it never sends a packet of IPv6.
-	{"ipv6/conf/", "/disable_ipv6", "1"},
 	{"ipv4/conf/", "/forwarding", "1"},
 	// A second lock beside the firewall's: a source that is not routed to
 	// this link is dropped.
@@ -45,6 +44,10 @@ type observed struct {
 	// The same by the link they lead to, and by their target.
 	byLink   map[int][]netlink.Route
 	byTarget map[string][]netlink.Route
+	// Of IPv6; nil where the kernel has none.
+	addresses6 map[int][]netlink.Addr
+	routes6    []netlink.Route
+	qdiscs     map[int]qdiscs
 }
 
 func observe(handle *netlink.Handle) (*observed, error) {
@@ -78,7 +81,7 @@ func observe(handle *netlink.Handle) (*observed, error) {
 			o.byTarget[r.Dst.String()] = append(o.byTarget[r.Dst.String()], r)
 		}
 	}
-	return o, nil
+	return o, errors.Join(o.observe6(), o.observeQdiscs())
 }
 
 // mainRoutes returns the IPv4 routes of the main table.
@@ -102,14 +105,27 @@ func inspect(handle *netlink.Handle, n vps.Network) ([]problem, error) {
 	if p := forwarding(); p != nil && len(n.Guests) > 0 {
 		problems = append(problems, *p)
 	}
+	if wants6(n) && len(n.Guests) > 0 {
+		problems = append(problems, o.forward6()...)
+	}
 	wanted := make(map[string]bool, len(n.Guests))
 	for _, g := range n.Guests {
+		if g.Bridge != "" {
+			continue // whoever made the bridge makes its ports
+		}
 		wanted[g.Link] = true
-		problems = append(problems, o.link(n.Gateway, g)...)
+		if g.Bandwidth > 0 {
+			wanted[shaperName(g.Link)] = true
+		}
+		problems = append(problems, o.link(n, g)...)
 	}
-	for _, name := range o.names {
-		if !wanted[name] {
-			l := o.links[name]
+	uplinks, err := o.uplinks(n.Uplink)
+	if err != nil {
+		return nil, err
+	}
+	problems = append(problems, o.ndp(n, uplinks)...)
+	for _, name := range slices.Sorted(maps.Keys(o.links)) {
+		if l := o.links[name]; !wanted[name] && (ours(l) || isShaper(l)) {
 			problems = append(problems, problem{
 				sentence: "the link " + name + " belongs to no guest",
 				mend:     func() error { return remove(handle, l) },
@@ -131,7 +147,7 @@ func forwarding() *problem {
 }
 
 // link checks a guest's link and what hangs on it.
-func (o *observed) link(gateway netip.Addr, g vps.NetworkGuest) []problem {
+func (o *observed) link(n vps.Network, g vps.NetworkGuest) []problem {
 	alias := aliasPrefix + g.Name
 	l, ok := o.links[g.Link]
 	if !ok {
@@ -150,13 +166,22 @@ func (o *observed) link(gateway netip.Addr, g vps.NetworkGuest) []problem {
 		problems = append(problems, mending(func() error { return o.handle.LinkSetAlias(l, alias) },
 			"the link %s of guest %s has the alias %q", g.Link, g.Name, l.Attrs().Alias))
 	}
+	ipv6 := wants6(n) && g.Prefix6.IsValid()
 	problems = append(problems, linkSysctls(g)...)
-	problems = append(problems, o.address(l, gateway, g)...)
+	problems = append(problems, settings6(g, ipv6)...)
+	problems = append(problems, o.address(l, n.Gateway, g)...)
+	problems = append(problems, o.shape(l, g)...)
 	if l.Attrs().RawFlags&unix.IFF_UP == 0 {
-		problems = append(problems, mending(func() error { return o.handle.LinkSetUp(l) },
-			"the link %s of guest %s is down", g.Link, g.Name))
+		up := mending(func() error { return o.handle.LinkSetUp(l) }, "the link %s of guest %s is down", g.Link, g.Name)
+		up.raises = g.Link
+		problems = append(problems, up)
 	}
-	return append(problems, o.route(l, gateway, g)...)
+	problems = append(problems, o.route(l, n.Gateway, g)...)
+	if ipv6 {
+		problems = append(problems, o.address6(l, g)...)
+		problems = append(problems, o.route6(l, g)...)
+	}
+	return problems
 }
 
 func linkSysctls(g vps.NetworkGuest) []problem {

@@ -19,8 +19,8 @@ import (
 )
 
 // Uplinks returns the names of the links towards the public side, sorted: the
-// configured one, or else those that the default routes of IPv4 name; none of
-// these is an empty list. A configured link that does not exist is a
+// configured one, or else those that the default routes of IPv4 and IPv6 name;
+// none of these is an empty list. A configured link that does not exist is a
 // vps.CodeInvalid.
 func (h *Net) Uplinks(_ context.Context, configured string) ([]string, error) {
 	handle, err := newHandle()
@@ -28,18 +28,22 @@ func (h *Net) Uplinks(_ context.Context, configured string) ([]string, error) {
 		return nil, err
 	}
 	defer handle.Close()
-	if configured != "" {
-		if _, err := handle.LinkByName(configured); err != nil {
-			return nil, vps.Wrap(vps.CodeInvalid, err, "the uplink %q does not exist on this host; list links with: ip -br link", configured)
-		}
-		return []string{configured}, nil
-	}
 	o, err := observe(handle)
 	if err != nil {
 		return nil, err
 	}
+	return o.uplinks(configured)
+}
+
+func (o *observed) uplinks(configured string) ([]string, error) {
+	if configured != "" {
+		if _, there := o.links[configured]; !there {
+			return nil, vps.Invalid("uplink", "the uplink %q does not exist on this host; list links with: ip -br link", configured)
+		}
+		return []string{configured}, nil
+	}
 	indexes := map[int]bool{}
-	for _, r := range o.routes {
+	for _, r := range slices.Concat(o.routes, o.routes6) {
 		if r.Type != unix.RTN_UNICAST || !isDefault(r) {
 			continue
 		}
@@ -97,8 +101,8 @@ func (h *Net) PublicAddress(_ context.Context, uplinks []string) (netip.Addr, er
 // overlaps it. Our own links, and routes wider than /8, which stand for "the
 // rest of the world", do not count.
 func (h *Net) CheckSubnet(_ context.Context, subnet netip.Prefix) error {
-	if !subnet.IsValid() || !subnet.Addr().Is4() {
-		return vps.Invalid("subnet", "%q is not an IPv4 subnet; write for example 10.213.0.0/16", subnet)
+	if !subnet.IsValid() {
+		return vps.Invalid("subnet", "%q is not a subnet; write for example 10.213.0.0/16", subnet)
 	}
 	handle, err := newHandle()
 	if err != nil {
@@ -108,6 +112,9 @@ func (h *Net) CheckSubnet(_ context.Context, subnet netip.Prefix) error {
 	o, err := observe(handle)
 	if err != nil {
 		return err
+	}
+	if !subnet.Addr().Is4() {
+		return o.checkSubnet6(subnet)
 	}
 	const remedy = "choose another subnet for guests"
 	for name, l := range o.links {

@@ -16,12 +16,13 @@ import (
 
 // Watch returns a channel that has a value whenever something may have changed
 // since the last value was taken that Set, Diff or Uplinks look at: a link with
-// our prefix, an address, a host or default route, forwarding, whoever did it,
-// ourselves too. Signals do not pile up. It costs nothing while nothing
+// our prefixes, an address, a route, forwarding, a queueing discipline, whoever
+// did it, ourselves too. Signals do not pile up. It costs nothing while nothing
 // changes. The channel is closed when ctx ends. The network is that of the
 // calling thread, also after the call has returned.
 func (h *Net) Watch(ctx context.Context) (<-chan struct{}, error) {
-	socket, err := subscribe(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF)
+	socket, err := subscribe(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF,
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_TC)
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "changes to the host's network cannot be watched")
 	}
@@ -83,12 +84,14 @@ func matters(datagram []byte) bool {
 		body := datagram[head:size]
 		switch binary.NativeEndian.Uint16(datagram[4:]) {
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
-			if strings.HasPrefix(linkOf(body), vps.LinkPrefix) {
+			if name := linkOf(body); strings.HasPrefix(name, vps.LinkPrefix) || strings.HasPrefix(name, shaperPrefix) {
 				return true
 			}
 		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-			// struct rtmsg: the second byte is the length of the destination.
-			if len(body) > 1 && (body[1] == 0 || body[1] == 32) {
+			// struct rtmsg: the family, and the length of the destination. Of IPv4
+			// only hosts and the default concern us; of IPv6 guests' prefixes of
+			// any length.
+			if len(body) > 1 && (body[0] != unix.AF_INET || body[1] == 0 || body[1] == 32) {
 				return true
 			}
 		default:
