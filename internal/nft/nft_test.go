@@ -32,12 +32,12 @@ func TestRender(t *testing.T) {
 		"three": {network(
 			guest(2, "bob", vps.Forward{Host: 5353, Guest: 53, Protocol: vps.ProtoBoth}),
 			guest(1, "alice", vps.Forward{Host: 8443, Guest: 443, Protocol: vps.ProtoTCP}, vps.Forward{Host: 20000, Guest: 2222, Protocol: vps.ProtoTCP}),
-			vps.NetworkGuest{Name: "no-ports-and-a-long-name", Link: vps.LinkName("no-ports-and-a-long-name"), UID: 9, Address: netip.MustParseAddr("10.213.9.9"), MAC: vps.MACFor(netip.MustParseAddr("10.213.9.9"))},
+			vps.NetworkGuest{Name: "no-ports-and-a-long-name", Link: vps.LinkName("no-ports-and-a-long-name"), UID: 9, Limits: vps.DefaultNetworkLimits(), Address: netip.MustParseAddr("10.213.9.9"), MAC: vps.MACFor(netip.MustParseAddr("10.213.9.9"))},
 		), []string{"wan1", "eth0", "wan1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := nft.Render(c.network, c.uplinks)
+			got, err := nft.Render(c.network, c.uplinks, []string{"sl-alice", "sl-nobody"})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -55,7 +55,7 @@ func TestRender(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 			slices.Reverse(c.network.Guests)
-			if again, err := nft.Render(c.network, c.uplinks); err != nil || again != got {
+			if again, err := nft.Render(c.network, c.uplinks, []string{"sl-alice", "sl-nobody"}); err != nil || again != got {
 				t.Errorf("the order of guests matters (%v)", err)
 			}
 		})
@@ -113,7 +113,7 @@ func TestRenderRefuses(t *testing.T) {
 			if c.uplink != "" {
 				uplinks = []string{c.uplink}
 			}
-			text, err := nft.Render(c.network, uplinks)
+			text, err := nft.Render(c.network, uplinks, nil)
 			if got := vps.ErrorCode(err); got != c.code || text != "" {
 				t.Errorf("got %q with the code %q (%v), want no text and %q", text, got, err, c.code)
 			}
@@ -130,11 +130,11 @@ func FuzzRender(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name, link, uplink string, first, count, from, to uint16, protocol string) {
 		g := guest(1, "a", vps.Forward{Host: from, Guest: to, Protocol: vps.Protocol(protocol)})
 		g.Name, g.Link, g.Ports = name, link, vps.PortBlock{First: first, Count: count}
-		text, err := nft.Render(network(g), []string{uplink})
+		text, err := nft.Render(network(g), []string{uplink}, []string{"lo"})
 		if err != nil {
 			return
 		}
-		if n := strings.Count(text, "table"); n != 3+strings.Count(link+uplink, "table") {
+		if n := strings.Count(text, "table"); n != 10+strings.Count(link+uplink, "table") {
 			t.Fatalf("the text speaks of tables %d times:\n%s", n, text)
 		}
 		nstest.New(t).ExecInput(text, "nft", "-c", "-f", "-")
@@ -155,7 +155,8 @@ table inet mine {
 	set sublet { type ipv4_addr; elements = { 10.213.0.2 }; }
 	chain prerouting { type nat hook prerouting priority dstnat; policy accept; tcp dport 20000 dnat ip to 10.9.9.9; }
 }
-table bridge sublet { }
+table bridge filter { }
+table netdev filter { }
 table ip sublet { }
 `
 
@@ -191,6 +192,7 @@ func TestOthersStay(t *testing.T) {
 func TestDrift(t *testing.T) {
 	t.Parallel()
 	host := nstest.New(t)
+	host.Veth("sl-alice", host.Peer(), "eth0")
 	n := network(guest(1, "alice"), guest(2, "bob"))
 	wall := nft.New(nil, nft.Options{})
 	if err := wall.Apply(t.Context(), n, uplinks); err != nil {
@@ -203,9 +205,14 @@ func TestDrift(t *testing.T) {
 	for _, c := range []struct{ change, want string }{
 		{"delete table inet sublet", "the table inet sublet is missing"},
 		{"flush ruleset", "the table inet sublet is missing"},
-		{"flush chain inet sublet from_guest", `chain from_guest of table inet sublet lacks "iifname . ether saddr . ip saddr @guests accept"`},
+		{"flush chain inet sublet own", `chain own of table inet sublet lacks "iifname @packets goto drop-packets"`},
+		{"delete table netdev sublet", "the table netdev sublet is missing"},
+		{"delete table bridge sublet", "the table bridge sublet is missing"},
+		{"delete chain netdev sublet sl-alice", "chain sl-alice of table netdev sublet is missing"},
+		{"flush chain netdev sublet sl-alice", `chain sl-alice of table netdev sublet lacks "jump frames"`},
+		{"insert rule netdev sublet frames accept", `chain frames of table netdev sublet has "accept", which does not belong there`},
 		{"insert rule inet sublet forward accept", `chain forward of table inet sublet has "accept", which does not belong there`},
-		{"delete element inet sublet uids { 721301 }", "set uids of table inet sublet lacks the element 721301"},
+		{"delete element inet sublet uids { 721301 }", "set uids of table inet sublet lacks the element 721301 comment \"sl-alice\""},
 		{"add element inet sublet addresses { 1.2.3.4 }", "set addresses of table inet sublet has the element 1.2.3.4, which does not belong there"},
 		{"flush map inet sublet blocks", "map blocks of table inet sublet lacks the element 20000-20019 : 10.213.0.2"},
 		{"add chain inet sublet extra", "chain extra of table inet sublet does not belong there"},
@@ -283,8 +290,15 @@ func TestThousandGuests(t *testing.T) {
 	if drift, err := wall.Diff(t.Context(), many(1000), uplinks); err != nil || len(drift) > 0 {
 		t.Fatalf("got %q (%v)", drift, err)
 	}
-	if rules := strings.Count(host.Exec("nft", "-a", "list", "table", "inet", "sublet"), "# handle"); rules > 60 {
-		t.Errorf("the table has %d parts; no rule may be per guest", rules)
+	parts := func() int {
+		return strings.Count(host.Exec("nft", "-a", "list", "table", "inet", "sublet"), "# handle")
+	}
+	thousand := parts()
+	if err := wall.Apply(t.Context(), many(1), uplinks); err != nil {
+		t.Fatal(err)
+	}
+	if one := parts(); one != thousand {
+		t.Errorf("the table has %d parts with 1000 guests and %d with one; no rule may be per guest", thousand, one)
 	}
 }
 
@@ -366,7 +380,7 @@ func benchmarkSizes(b *testing.B, prepare func(b *testing.B, n vps.Network) func
 func BenchmarkRender(b *testing.B) {
 	benchmarkSizes(b, func(_ *testing.B, n vps.Network) func() error {
 		return func() error {
-			_, err := nft.Render(n, uplinks)
+			_, err := nft.Render(n, uplinks, nil)
 			return err
 		}
 	})

@@ -5,7 +5,6 @@ package nft_test
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
@@ -42,7 +41,7 @@ func guest(index int, name string, forwards ...vps.Forward) vps.NetworkGuest {
 	address := netip.AddrFrom4([4]byte{10, 213, byte((index + 1) >> 8), byte(index + 1)})
 	return vps.NetworkGuest{
 		Name: name, Link: vps.LinkName(name), Address: address, MAC: vps.MACFor(address),
-		UID: 721300 + uint32(index), Ports: vps.PortBlock{First: uint16(20000 + 20*(index-1)), Count: 20}, Forwards: forwards,
+		UID: 721300 + uint32(index), Limits: vps.DefaultNetworkLimits(), Ports: vps.PortBlock{First: uint16(20000 + 20*(index-1)), Count: 20}, Forwards: forwards,
 	}
 }
 
@@ -158,23 +157,25 @@ func (w *world) ask(ns *nstest.NS, protocol, address string, patience time.Durat
 	return strings.TrimSpace(answer)
 }
 
-// count returns how many packets a named counter has seen.
-func (w *world) count(name string) int {
+// count returns how many packets were dropped for a reason, of all guests.
+func (w *world) count(reason vps.DropReason) int {
 	w.t.Helper()
-	var listing struct {
-		Nftables []struct{ Counter *struct{ Packets int } }
-	}
-	out := w.host.Exec("nft", "-j", "list", "counter", "inet", "sublet", name)
-	if err := json.Unmarshal([]byte(out), &listing); err != nil {
-		w.t.Fatal(err)
-	}
-	for _, o := range listing.Nftables {
-		if o.Counter != nil {
-			return o.Counter.Packets
+	var byLink map[string][]vps.Drop
+	w.host.Do(func() {
+		var err error
+		if byLink, err = w.wall.Drops(w.t.Context()); err != nil {
+			w.t.Error(err)
+		}
+	})
+	sum := 0
+	for _, drops := range byLink {
+		for _, d := range drops {
+			if d.Reason == reason {
+				sum += int(d.Packets)
+			}
 		}
 	}
-	w.t.Fatalf("no counter %s", name)
-	return 0
+	return sum
 }
 
 func TestWhatPasses(t *testing.T) {
@@ -238,14 +239,17 @@ func TestWhatIsDropped(t *testing.T) {
 	w.serve(private, "private", 80)
 
 	alice := w.guests["alice"]
-	for _, c := range []struct{ what, from, protocol, to, counter string }{
-		{"guest to guest", "bob", "tcp", "10.213.0.2:22", "between_guests"},
-		{"guest to guest", "bob", "udp", "10.213.0.2:20001", "between_guests"},
-		{"outside to the private address", "outside", "tcp", "10.213.0.2:22", "uninvited"},
-		{"outside to the private address", "outside", "udp", "10.213.0.2:22", "uninvited"},
-		{"guest to the host", "alice", "tcp", gateway + ":80", "to_host"},
-		{"guest to the host", "alice", "tcp", public + ":80", "to_host"},
-		{"guest to a private network", "alice", "tcp", "172.17.0.2:80", "astray"},
+	for _, c := range []struct {
+		what, from, protocol, to string
+		counter                  vps.DropReason
+	}{
+		{"guest to guest", "bob", "tcp", "10.213.0.2:22", vps.DropBetween},
+		{"guest to guest", "bob", "udp", "10.213.0.2:20001", vps.DropBetween},
+		{"outside to the private address", "outside", "tcp", "10.213.0.2:22", vps.DropUninvited},
+		{"outside to the private address", "outside", "udp", "10.213.0.2:22", vps.DropUninvited},
+		{"guest to the host", "alice", "tcp", gateway + ":80", vps.DropToHost},
+		{"guest to the host", "alice", "tcp", public + ":80", vps.DropToHost},
+		{"guest to a private network", "alice", "tcp", "172.17.0.2:80", vps.DropAstray},
 	} {
 		before := w.count(c.counter)
 		if got := w.ask(w.place(c.from), c.protocol, c.to, 300*time.Millisecond); got != "" {
@@ -257,26 +261,26 @@ func TestWhatIsDropped(t *testing.T) {
 	}
 
 	t.Run("address of nobody", func(t *testing.T) {
-		before := w.count("spoofed")
+		before := w.count(vps.DropSpoofed)
 		alice.Exec("ip", "addr", "add", "10.213.0.99/32", "dev", "eth0")
 		alice.Do(func() { send(t, "10.213.0.99", outside) })
 		alice.Exec("ip", "addr", "add", "10.213.0.3/32", "dev", "eth0")
 		alice.Do(func() { send(t, "10.213.0.3", outside) })
-		if got := w.count("spoofed") - before; got != 2 {
+		if got := w.count(vps.DropSpoofed) - before; got != 2 {
 			t.Errorf("%d packets were counted as spoofed, want 2", got)
 		}
 	})
 	t.Run("other MAC", func(t *testing.T) {
-		before := w.count("spoofed")
+		before := w.count(vps.DropSpoofed)
 		alice.Exec("ip", "link", "set", "eth0", "address", "02:00:00:00:00:01")
 		alice.Exec("ip", "route", "replace", "default", "via", gateway, "dev", "eth0", "onlink")
 		alice.Do(func() { send(t, "10.213.0.2", outside) })
-		if w.count("spoofed") == before {
+		if w.count(vps.DropSpoofed) == before {
 			t.Error("a packet with a foreign MAC was not counted as spoofed")
 		}
 	})
 	t.Run("IPv6", func(t *testing.T) {
-		before := w.count("not_ipv4")
+		before := w.count(vps.DropSpoofed)
 		alice.Exec("ip", "-6", "addr", "add", "fe80::99/64", "dev", "eth0", "nodad")
 		alice.Do(func() {
 			conn, err := net.Dial("udp6", "[ff02::1%eth0]:9")
@@ -287,7 +291,7 @@ func TestWhatIsDropped(t *testing.T) {
 			defer func() { _ = conn.Close() }()
 			_, _ = fmt.Fprintln(conn, "hello")
 		})
-		if w.count("not_ipv4") == before {
+		if w.count(vps.DropSpoofed) == before {
 			t.Error("a packet of IPv6 was not counted")
 		}
 	})
@@ -298,7 +302,7 @@ func TestWhatIsDropped(t *testing.T) {
 		if w.sendsAs(w.network.Guests[0].UID) {
 			t.Error("a guest's user can send from the host's own network")
 		}
-		if w.count("guest_sockets") == 0 {
+		if w.count(vps.DropSocket) == 0 {
 			t.Error("the counter did not move")
 		}
 	})

@@ -1,245 +1,273 @@
 package nft
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
-	"maps"
-	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
 	"sublet/internal/vps"
 )
 
-// linkName is what may stand as a link's name between quotes in nft's
-// language: a proper subset of what the kernel's dev_valid_name takes, without
-// the quote, the wildcard and the escape.
-var linkName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.:-]{0,14}$`)
-
-// ruleset collects the elements of all sets and maps.
-type ruleset struct {
-	gateway   netip.Addr
-	guests    []string // link . MAC . address: who may send what from where
-	addresses []string // addresses of guests
-	self      []string // address . address: a guest that calls itself
-	uids      []string // user ids of guests' processes
-	uplinks   []string
-	forwards  []string // protocol . port : address . port
-	blocks    []string // ports : address
-}
-
-// Render returns the nft text that replaces the table inet sublet, whatever it
-// held before, by the one that n calls for, in one transaction. Guests may
-// leave by the links named in uplinks only. Equal arguments give equal text;
-// the order of guests does not matter. It is a pure function.
+// Render returns the nft text that replaces our tables, whatever they held
+// before, by those that n calls for, in one transaction. Guests may leave by
+// the links named in uplinks only. The names in links are those of guests'
+// links that exist now; others there are ignored. Equal arguments give equal
+// text; no order matters. It is a pure function.
 //
 // Only typed values and link names of a strict pattern are formatted. A value
-// that is missing or malformed, and a port or an address that is given out
-// twice, is a vps.Error and no text.
-func Render(n vps.Network, uplinks []string) (string, error) {
-	r, err := collect(n, uplinks)
+// that is missing or malformed, or that two guests have, is a vps.Error and no
+// text.
+func Render(n vps.Network, uplinks, links []string) (string, error) {
+	w, err := collect(n, uplinks)
 	if err != nil {
 		return "", err
 	}
+	return w.replacement(w.routed(links), nil), nil
+}
+
+// set is a set or map whose elements are made from the network.
+type set struct {
+	family, kind, name string
+	spec               []string // its declaration, a line each
+	elements           []element
+}
+
+// element is one of them: its key, and what follows it (a value with its
+// colon, a limit, a comment).
+type element struct{ key, rest string }
+
+func (e element) String() string { return e.key + e.rest }
+
+// chain holds the rules that an owner gave one guest.
+type chain struct {
+	name  string
+	rules []string
+}
+
+// wall is what our tables should hold besides what they always do.
+type wall struct {
+	gateway string
+	sets    []*set
+	byName  map[string]*set
+	owner   []chain // in the table inet, sorted by name
+	taps    map[string]bool
+}
+
+// newWall declares all sets.
+func newWall() *wall {
+	w := &wall{byName: map[string]*set{}, taps: map[string]bool{}}
+	add := func(family, kind, name string, spec ...string) {
+		s := &set{family: family, kind: kind, name: name, spec: spec}
+		w.sets = append(w.sets, s)
+		w.byName[family+" "+name] = s
+	}
+	add(inet, "set", "wish", "type mark . mark")
+	for _, family := range []string{inet, bridge} {
+		add(family, "set", "guests", "type ifname . ether_addr . ipv4_addr")
+		add(family, "set", "guests6", "type ifname . ether_addr . ipv6_addr")
+		add(family, "set", "prefixes6", "type ifname . ether_addr . ipv6_addr", "flags interval")
+		add(family, "set", "targets", "typeof iifname . @th,64,128")
+		add(family, "set", "targets6", "typeof iifname . @th,64,128", "flags interval")
+		add(family, "set", "linklayers", "typeof iifname . @th,208,48")
+		add(family, "set", "macs", "type ifname . ether_addr")
+		// What is declared is what an element without its own limit would
+		// have; each has its own.
+		add(family, "set", "packets", "type ifname", "limit rate over 1/second")
+		add(family, "set", "smtp", "type ifname")
+		add(family, "map", "peers", "typeof iifname : meta mark")
+		add(family, "set", "members", "typeof meta mark . oifname")
+	}
+	for _, family := range []string{netdev, bridge} {
+		if family == netdev {
+			add(family, "set", "macs", "type ifname . ether_addr")
+		}
+		add(family, "set", "speakers", "type ifname . ether_addr . ipv4_addr")
+	}
+	add(inet, "set", "newcomers", "type ifname", "limit rate over 1/second")
+	add(inet, "set", "connections", "type ifname", "ct count over 1")
+	add(inet, "set", "addresses", "type ipv4_addr")
+	add(inet, "set", "masqueraded6", "type ipv6_addr", "flags interval")
+	add(inet, "set", "self", "type ipv4_addr . ipv4_addr")
+	add(inet, "set", "self6", "type ipv6_addr . ipv6_addr")
+	add(inet, "set", "uids", "type uid")
+	add(inet, "set", "uplinks", "type ifname")
+	add(inet, "set", "services", "type inet_proto . inet_service")
+	add(inet, "map", "forwards", "type inet_proto . inet_service : ipv4_addr . inet_service")
+	add(inet, "map", "blocks", "type inet_service : ipv4_addr", "flags interval")
+	add(inet, "map", "forwards6", "type inet_proto . inet_service : ipv6_addr . inet_service")
+	add(inet, "map", "blocks6", "type inet_service : ipv6_addr", "flags interval")
+	add(inet, "map", "rules-out", "type ifname : verdict")
+	add(inet, "map", "rules-in", "type ifname : verdict")
+	add(inet, "map", "rules-host", "type ifname : verdict")
+	return w
+}
+
+// put adds an element to a set.
+func (w *wall) put(family, name, key, rest string) {
+	s := w.byName[family+" "+name]
+	s.elements = append(s.elements, element{key, rest})
+}
+
+// routed returns those of links that are taps of the wall's guests, sorted.
+func (w *wall) routed(links []string) []string {
+	var taps []string
+	for _, l := range links {
+		if w.taps[l] {
+			taps = append(taps, l)
+		}
+	}
+	slices.Sort(taps)
+	return slices.Compact(taps)
+}
+
+// seal adds the digest of everything else.
+func (w *wall) seal() {
+	s := w.byName[inet+" wish"]
+	s.elements = nil
+	sum := sha256.Sum256([]byte(w.tables(nil, nil)))
+	w.put(inet, "wish", fmt.Sprintf("0x%x . 0x%x", sum[:4], sum[4:8]), "")
+}
+
+// wish returns the digest that seal added.
+func (w *wall) wish() string { return w.byName[inet+" wish"].elements[0].key }
+
+// markOf is the comment of the table inet; the verb is the digest of what does
+// not depend on guests.
+const markOf = "made by sublet (%s); changes by hand are undone"
+
+// structure returns what tables of the wall have in common with those of every
+// other network; they can be changed into one another by elements alone.
+func (w *wall) structure() string {
+	empty := newWall()
+	empty.gateway = w.gateway
+	sum := sha256.Sum256([]byte(empty.body(nil, nil)))
+	return hex.EncodeToString(sum[:8])
+}
+
+// replacement is the whole text. add before delete makes the delete succeed on
+// the first run; nft 1.0.6 has no destroy. It is one transaction: packets see
+// the old tables or the new ones, and connection tracking keeps what it knows.
+// kept are elements of counting sets, by family and name.
+func (w *wall) replacement(taps []string, kept map[string][]string) string {
 	var b strings.Builder
-	for _, s := range []struct {
-		kind, name, typ, flags string
-		elements               []string
-	}{
-		{"set", "guests", "ifname . ether_addr . ipv4_addr", "", r.guests},
-		{"set", "addresses", "ipv4_addr", "", r.addresses},
-		{"set", "self", "ipv4_addr . ipv4_addr", "", r.self},
-		{"set", "uids", "uid", "", r.uids},
-		{"set", "uplinks", "ifname", "", r.uplinks},
-		{"map", "forwards", "inet_proto . inet_service : ipv4_addr . inet_service", "", r.forwards},
-		{"map", "blocks", "inet_service : ipv4_addr", "interval", r.blocks},
-	} {
-		fmt.Fprintf(&b, "\n\t%s %s {\n\t\ttype %s\n", s.kind, s.name, s.typ)
-		if s.flags != "" {
-			fmt.Fprintf(&b, "\t\tflags %s\n", s.flags)
-		}
-		if len(s.elements) > 0 {
-			fmt.Fprintf(&b, "\t\telements = {\n\t\t\t%s\n\t\t}\n", strings.Join(s.elements, ",\n\t\t\t"))
-		}
-		b.WriteString("\t}\n")
+	for _, f := range families() {
+		fmt.Fprintf(&b, "add table %s\ndelete table %s\n", ours(f), ours(f))
 	}
-	fmt.Fprintf(&b, chains, r.gateway)
-	return fmt.Sprintf(head, markOf(b.String())) + b.String(), nil
+	return b.String() + w.tables(taps, kept)
 }
 
-// markOf returns the mark of a table whose text has this body.
-func markOf(body string) string {
-	sum := sha256.Sum256([]byte(head + body))
-	return fmt.Sprintf(mark, hex.EncodeToString(sum[:8]))
+// tables is the text of our tables.
+func (w *wall) tables(taps []string, kept map[string][]string) string {
+	mark := fmt.Sprintf("table inet sublet {\n\tcomment \""+markOf+"\"\n}\n", w.structure())
+	return mark + w.body(taps, kept)
 }
 
-// markIn returns the mark that stands first in a text or a listing, or "".
-func markIn(text string) string {
-	_, rest, _ := strings.Cut(text, "\tcomment \"")
-	found, _, _ := strings.Cut(rest, "\"")
-	return found
-}
-
-// collect checks n and turns it into elements.
-func collect(n vps.Network, uplinks []string) (*ruleset, error) {
-	if !n.Gateway.Is4() || n.Gateway.IsUnspecified() {
-		return nil, vps.Invalid("gateway", "%q is not an IPv4 address; the firewall needs the host's address towards the guests", n.Gateway)
-	}
-	r := &ruleset{gateway: n.Gateway}
-	for _, u := range uplinks {
-		if !linkName.MatchString(u) || strings.HasPrefix(u, vps.LinkPrefix) {
-			return nil, vps.Invalid("uplink", "%q cannot be an uplink; name a link of the host towards the public side", u)
-		}
-		r.uplinks = append(r.uplinks, quote(u))
-	}
-	slices.Sort(r.uplinks)
-	r.uplinks = slices.Compact(r.uplinks)
-
-	guests := slices.Clone(n.Guests)
-	slices.SortFunc(guests, func(a, b vps.NetworkGuest) int {
-		return cmp.Or(a.Address.Compare(b.Address), cmp.Compare(a.Link, b.Link))
-	})
-	taken := make(map[any]string, 4*len(guests))
-	for _, g := range guests {
-		if err := checkGuest(g, taken); err != nil {
-			return nil, err
-		}
-		r.guests = append(r.guests, fmt.Sprintf("%s . %s . %s", quote(g.Link), g.MAC, g.Address))
-		r.addresses = append(r.addresses, g.Address.String())
-		r.self = append(r.self, fmt.Sprintf("%s . %s", g.Address, g.Address))
-		r.uids = append(r.uids, fmt.Sprint(g.UID))
-	}
-	return r, r.addPorts(guests)
-}
-
-// checkGuest refuses what must not be rendered, and what another guest has:
-// taken maps link names, addresses, MACs and uids to the guest that has them.
-func checkGuest(g vps.NetworkGuest, taken map[any]string) error {
-	switch {
-	case !linkName.MatchString(g.Link) || !strings.HasPrefix(g.Link, vps.LinkPrefix):
-		return vps.Invalid("link", "guest %q: %q is not the name of a guest's link", g.Name, g.Link)
-	case !g.Address.Is4() || g.Address.IsUnspecified():
-		return vps.Invalid("address", "guest %q: %q is not an IPv4 address", g.Name, g.Address)
-	case len(g.MAC) != 6 || g.MAC[0]&1 != 0:
-		return vps.Invalid("mac", "guest %q: %q is not the hardware address of one machine", g.Name, g.MAC)
-	case g.UID == 0:
-		return vps.Invalid("uid", "guest %q has the user id 0; a guest's process must not be root", g.Name)
-	}
-	for _, key := range []any{g.Link, g.Address, g.MAC.String(), g.UID} {
-		if other, ok := taken[key]; ok {
-			return vps.Errorf(vps.CodeConflict, "guests %q and %q both have %v; give one of them another", other, g.Name, key)
-		}
-		taken[key] = g.Name
-	}
-	return nil
-}
-
-// endpoint is one port of the host.
-type endpoint struct {
-	protocol vps.Protocol
-	port     uint16
-}
-
-// addPorts fills the maps of blocks and forwards. What somebody asked for by a
-// forward wins over what the block says about that port, in the same guest.
-func (r *ruleset) addPorts(guests []vps.NetworkGuest) error {
-	byPort, err := r.addBlocks(guests)
-	if err != nil {
-		return err
-	}
-	type target struct {
-		endpoint
-		guest string
-		to    netip.AddrPort
-	}
-	targets := make(map[endpoint]target)
-	for _, g := range guests {
-		for _, f := range g.Forwards {
-			protocols, err := expand(f)
-			if err != nil {
-				return err
+func (w *wall) body(taps []string, kept map[string][]string) string {
+	var b strings.Builder
+	for _, family := range families() {
+		fmt.Fprintf(&b, "table %s {", ours(family))
+		for _, s := range w.sets {
+			if s.family == family {
+				s.write(&b)
 			}
-			if owner := blockOwner(byPort, f.Host); owner != "" && owner != g.Name {
-				return vps.Errorf(vps.CodeConflict, "port %d, forwarded to guest %q, is in the port block of guest %q; forward another port", f.Host, g.Name, owner)
+		}
+		b.WriteString(droppers(family))
+		switch family {
+		case inet:
+			for _, c := range w.owner {
+				fmt.Fprintf(&b, "\n\tchain %s {\n\t\t%s\n\t}\n", c.name, strings.Join(c.rules, "\n\t\t"))
 			}
-			for _, p := range protocols {
-				e := endpoint{p, f.Host}
-				if other, ok := targets[e]; ok {
-					return vps.Errorf(vps.CodeConflict, "port %d/%s is forwarded twice, to guests %q and %q; remove one of the two", f.Host, p, other.guest, g.Name)
-				}
-				targets[e] = target{e, g.Name, netip.AddrPortFrom(g.Address, f.Guest)}
+			fmt.Fprintf(&b, inetChains, w.gateway)
+		case netdev:
+			b.WriteString(netdevChains)
+			for _, l := range taps {
+				b.WriteString("\n" + linkChain(l))
+			}
+		case bridge:
+			b.WriteString(bridgeChains)
+		}
+		b.WriteString("}\n")
+	}
+	for _, family := range families() {
+		for _, r := range reasonsOf(family) {
+			if elements := kept[family+" dropped-"+string(r)]; len(elements) > 0 {
+				fmt.Fprintf(&b, "add element %s dropped-%s { %s }\n", ours(family), r, strings.Join(elements, ", "))
 			}
 		}
 	}
-	for _, g := range byPort {
-		e := endpoint{vps.ProtoTCP, g.Ports.First}
-		if _, ok := targets[e]; !ok {
-			targets[e] = target{e, g.Name, netip.AddrPortFrom(g.Address, vps.SSHPort)}
-		}
-	}
-	for _, t := range slices.SortedFunc(maps.Values(targets), func(a, b target) int {
-		return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.port, b.port))
-	}) {
-		r.forwards = append(r.forwards, fmt.Sprintf("%s . %d : %s . %d", t.protocol, t.port, t.to.Addr(), t.to.Port()))
-	}
-	return nil
+	return b.String()
 }
 
-// blockOwner names the guest whose block has the port; byPort is sorted.
-func blockOwner(byPort []vps.NetworkGuest, port uint16) string {
-	i, _ := slices.BinarySearchFunc(byPort, port, func(g vps.NetworkGuest, port uint16) int {
-		return cmp.Compare(g.Ports.Last(), port)
-	})
-	if i < len(byPort) && byPort[i].Ports.Contains(port) {
-		return byPort[i].Name
+// write adds the set's declaration and elements to a table's text.
+func (s *set) write(b *strings.Builder) {
+	fmt.Fprintf(b, "\n\t%s %s {\n\t\t%s\n", s.kind, s.name, strings.Join(s.spec, "\n\t\t"))
+	if len(s.elements) > 0 {
+		b.WriteString("\t\telements = {\n\t\t\t")
+		for i, e := range s.elements {
+			if i > 0 {
+				b.WriteString(",\n\t\t\t")
+			}
+			b.WriteString(e.key)
+			b.WriteString(e.rest)
+		}
+		b.WriteString("\n\t\t}\n")
 	}
-	return ""
+	b.WriteString("\t}\n")
 }
 
-// addBlocks fills the map of blocks and returns the guests that have one, in
-// the order of their ports.
-func (r *ruleset) addBlocks(guests []vps.NetworkGuest) ([]vps.NetworkGuest, error) {
-	var byPort []vps.NetworkGuest
-	for _, g := range guests {
-		if g.Ports.Count > 0 {
-			byPort = append(byPort, g)
+// change returns the commands that turn the tables of the wall old, which has
+// the same structure, into those of w, without touching what both have.
+func (w *wall) change(old *wall) string {
+	var first, last strings.Builder
+	for i, s := range w.sets {
+		was := make(map[element]bool, len(old.sets[i].elements))
+		for _, e := range old.sets[i].elements {
+			was[e] = true
+		}
+		var added, gone []string
+		for _, e := range s.elements {
+			if !was[e] {
+				added = append(added, e.String())
+			}
+			delete(was, e)
+		}
+		for e := range was {
+			gone = append(gone, e.key)
+		}
+		slices.Sort(gone)
+		if len(gone) > 0 {
+			fmt.Fprintf(&first, "delete element %s %s { %s }\n", ours(s.family), s.name, strings.Join(gone, ", "))
+		}
+		if len(added) > 0 {
+			fmt.Fprintf(&last, "add element %s %s { %s }\n", ours(s.family), s.name, strings.Join(added, ", "))
 		}
 	}
-	slices.SortFunc(byPort, func(a, b vps.NetworkGuest) int { return cmp.Compare(a.Ports.First, b.Ports.First) })
-	for i, g := range byPort {
-		p := g.Ports
-		if p.First == 0 || p.Last() < p.First {
-			return nil, vps.Invalid("ports", "guest %q: %d ports from %d on do not exist; ports run from 1 to 65535", g.Name, p.Count, p.First)
-		}
-		if i > 0 && byPort[i-1].Ports.Overlaps(p) {
-			return nil, vps.Errorf(vps.CodeConflict, "the port blocks of guests %q and %q overlap at port %d; give one of them other ports", byPort[i-1].Name, g.Name, p.First)
-		}
-		key := fmt.Sprint(p.First)
-		if p.Count > 1 {
-			key = fmt.Sprintf("%d-%d", p.First, p.Last())
-		}
-		r.blocks = append(r.blocks, fmt.Sprintf("%s : %s", key, g.Address))
+	had := make(map[string]chain, len(old.owner))
+	for _, c := range old.owner {
+		had[c.name] = c
 	}
-	return byPort, nil
+	for _, c := range w.owner {
+		h, ok := had[c.name]
+		delete(had, c.name)
+		where := ours(inet) + " " + c.name
+		switch {
+		case ok && slices.Equal(h.rules, c.rules):
+			continue
+		case ok:
+			fmt.Fprintf(&first, "flush chain %s\n", where)
+		default:
+			fmt.Fprintf(&first, "add chain %s\n", where)
+		}
+		for _, r := range c.rules {
+			fmt.Fprintf(&first, "add rule %s %s\n", where, r)
+		}
+	}
+	for _, c := range old.owner {
+		if _, gone := had[c.name]; gone {
+			fmt.Fprintf(&last, "delete chain %s %s\n", ours(inet), c.name)
+		}
+	}
+	return first.String() + last.String()
 }
-
-// expand returns the protocols of a forward.
-func expand(f vps.Forward) ([]vps.Protocol, error) {
-	if f.Host == 0 || f.Guest == 0 {
-		return nil, vps.Invalid("forwards", "%d:%d/%s is not a forward; ports run from 1 to 65535", f.Host, f.Guest, f.Protocol)
-	}
-	switch f.Protocol {
-	case vps.ProtoTCP, vps.ProtoUDP:
-		return []vps.Protocol{f.Protocol}, nil
-	case vps.ProtoBoth:
-		return []vps.Protocol{vps.ProtoTCP, vps.ProtoUDP}, nil
-	default:
-		return nil, vps.Invalid("forwards", "%q is not a protocol; write tcp, udp or tcp+udp", f.Protocol)
-	}
-}
-
-// quote writes a name that matched linkName for nft.
-func quote(name string) string { return `"` + name + `"` }

@@ -1,118 +1,126 @@
 package nft
 
-import "sublet/internal/vps"
+import (
+	"fmt"
+	"strings"
 
-// mark is the table's comment; the one verb is the digest of its text.
-const mark = "made by sublet (%s); changes by hand are undone"
+	"sublet/internal/vps"
+)
+
+// Our tables, by family. Each is a wall of its own for what only that family
+// sees; docs/adr/0007-wall.md says which and why.
+const (
+	inet   = "inet"
+	netdev = "netdev"
+	bridge = "bridge"
+)
+
+// families are those of our tables, in the order in which they are written.
+func families() []string { return []string{inet, netdev, bridge} }
+
+// ours names our table of a family in nft's language.
+func ours(family string) string { return family + " sublet" }
 
 // links is the pattern of all guests' links. Rules match it by name (iifname,
 // not iif), so that they may be there before a link is.
 const links = `"` + vps.LinkPrefix + `*"`
 
-// head opens the table. add before delete makes the delete succeed on the
-// first run; nft 1.0.6 has no destroy. The file is one transaction: packets
-// see the old table or the new one, and connection tracking keeps what it
-// knows, so established connections live on. The one verb is the mark:
-// a table that was made from another text shows it at first sight.
-const head = `add table inet sublet
-delete table inet sublet
-table inet sublet {
-	comment "%s"
+// logGroup is the group of netfilter's log (NFLOG) that dropped packets go to;
+// "SL". The prefix is "sublet " and the reason; snaplen bytes of a packet come
+// with it, enough for the headers.
+const (
+	logGroup = 0x534C
+	snaplen  = 128
+)
 
-	counter spoofed {
-		comment "from a guest, but not from its own MAC and address"
-	}
-	counter not_ipv4 {
-		comment "from a guest, of a protocol that guests have no address for"
-	}
-	counter between_guests {
-		comment "from guest to guest past the public ports"
-	}
-	counter astray {
-		comment "from a guest to networks of the host that are not public"
-	}
-	counter uninvited {
-		comment "to a guest's private address from outside"
-	}
-	counter to_host {
-		comment "from a guest to the host itself"
-	}
-	counter guest_sockets {
-		comment "from the host's own network by a guest's process"
-	}
-`
+// A limit of r per minute with a burst of b lets through at most r+b in any 60
+// seconds. A guest's packets are logged by three limits: that of the frames
+// (netdev), that of its process (socket), and that of all else (inet for a
+// routed tap, bridge for a port). Their sum is 15.
+const (
+	logFrames  = "limit rate 1/minute burst 1 packets"
+	logSockets = "limit rate 1/minute burst 1 packets"
+	logRest    = "limit rate 7/minute burst 4 packets"
+)
 
-// chains follow the sets. The one verb is the gateway's address.
-//
-// Chains of other tables see the packets as well; an accept here is no
-// promise, and a packet that is none of ours falls through.
-const chains = `
-	chain prerouting_raw {
-		type filter hook prerouting priority raw; policy accept;
-		iifname ` + links + ` jump from_guest
-	}
+// setSize bounds what packets can put into a set: one element for each link
+// or user id that ever was. When it is full, packets are still dropped, but
+// no longer counted.
+const setSize = 65535
 
-	chain from_guest {
-		iifname . ether saddr . ip saddr @guests accept
-		meta nfproto ipv4 counter name spoofed drop
-		counter name not_ipv4 drop
-	}
+// dropper writes the sets and chains that count, log and drop.
+type dropper struct {
+	b        strings.Builder
+	log      string // the limit of the log
+	declared map[vps.DropReason]bool
+}
 
-	chain prerouting_nat {
-		type nat hook prerouting priority dstnat; policy accept;
-		fib daddr type local jump ports
+// add writes the chain "<name>-<reason>", which counts for key: iifname for
+// what a guest sends, oifname for what is sent to it, meta skuid for what its
+// process does. Counting and logging are rules of their own: they end early
+// when a set is full or a limit is reached, and the drop stands behind them.
+func (d *dropper) add(name string, reason vps.DropReason, typ, key, logs string) {
+	if d.declared == nil {
+		d.declared = map[vps.DropReason]bool{}
 	}
-
-	chain output_nat {
-		type nat hook output priority -100; policy accept;
-		fib daddr type local jump ports
+	if !d.declared[reason] {
+		d.declared[reason] = true
+		fmt.Fprintf(&d.b, "\n\tset dropped-%s {\n\t\ttype %s\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n\t}\n", reason, typ, setSize)
 	}
+	fmt.Fprintf(&d.b, "\n\tchain %s-%s {\n\t\tupdate @dropped-%s { %s counter }\n", name, reason, reason, key)
+	fmt.Fprintf(&d.b, "\t\tupdate @%s { %s %s } log prefix \"sublet %s\" group %d snaplen %d\n\t\tdrop\n\t}\n", logs, key, d.log, reason, logGroup, snaplen)
+}
 
-	chain ports {
-		ip daddr 127.0.0.0/8 return
-		meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport map @forwards
-		meta l4proto { tcp, udp } dnat ip to th dport map @blocks
+// reasons of each family's drops.
+var (
+	inetReasons = []vps.DropReason{ //nolint:gochecknoglobals // a constant
+		vps.DropSpoofed, vps.DropVLAN, vps.DropNeighbour, vps.DropRouter, vps.DropDHCP, vps.DropRedirect, vps.DropFragment,
+		vps.DropFlood, vps.DropNewConnection, vps.DropConnections, vps.DropBetween, vps.DropToHost, vps.DropSMTP, vps.DropAstray, vps.DropRule,
 	}
+	inetTowards = []vps.DropReason{vps.DropNewConnection, vps.DropConnections, vps.DropUninvited, vps.DropRule} //nolint:gochecknoglobals // a constant
 
-	chain postrouting_nat {
-		type nat hook postrouting priority srcnat; policy accept;
-		oifname @uplinks ip saddr @addresses masquerade
-		ip saddr . ip daddr @self snat ip to %s
+	netdevReasons = []vps.DropReason{vps.DropSpoofed, vps.DropEthertype, vps.DropVLAN, vps.DropARP} //nolint:gochecknoglobals // a constant
+
+	bridgeReasons = []vps.DropReason{ //nolint:gochecknoglobals // a constant
+		vps.DropSpoofed, vps.DropEthertype, vps.DropVLAN, vps.DropARP, vps.DropNeighbour, vps.DropRouter, vps.DropDHCP, vps.DropRedirect,
+		vps.DropFragment, vps.DropFlood, vps.DropBetween, vps.DropSMTP,
 	}
+)
 
-	chain forward {
-		type filter hook forward priority filter; policy accept;
-		ct state established,related accept
-		oifname ` + links + ` jump to_guest
-		iifname ` + links + ` jump leave
-	}
-
-	chain to_guest {
-		ct status dnat accept
-		iifname ` + links + ` counter name between_guests drop
-		counter name uninvited drop
-	}
-
-	chain leave {
-		ct state new oifname @uplinks accept
-		ct status dnat accept
-		counter name astray drop
-	}
-
-	chain input {
-		type filter hook input priority filter; policy accept;
-		iifname ` + links + ` jump at_host
-	}
-
-	chain at_host {
-		ct state established,related accept
-		icmp type echo-request accept
-		counter name to_host drop
-	}
-
-	chain output {
-		type filter hook output priority filter; policy accept;
-		meta skuid @uids counter name guest_sockets drop
+// reasonsOf are all reasons that a family's table counts.
+func reasonsOf(family string) []vps.DropReason {
+	switch family {
+	case inet:
+		return append(append([]vps.DropReason{vps.DropUninvited}, inetReasons...), vps.DropSocket)
+	case netdev:
+		return netdevReasons
+	default:
+		return bridgeReasons
 	}
 }
-`
+
+// droppers returns the sets and chains of a family that count, log and drop.
+func droppers(family string) string {
+	d := &dropper{log: logRest}
+	if family == netdev {
+		d.log = logFrames
+	}
+	fmt.Fprintf(&d.b, "\n\tset logged {\n\t\ttype ifname\n\t\tsize %d\n\t\tflags dynamic\n\t}\n", setSize)
+	switch family {
+	case inet:
+		for _, r := range inetReasons {
+			d.add("drop", r, "ifname", "iifname", "logged")
+		}
+		for _, r := range inetTowards {
+			d.add("deny", r, "ifname", "oifname", "logged")
+		}
+		fmt.Fprintf(&d.b, "\n\tset logged-uids {\n\t\ttype uid\n\t\tsize %d\n\t\tflags dynamic\n\t}\n", setSize)
+		d.log = logSockets
+		d.add("drop", vps.DropSocket, "uid", "meta skuid", "logged-uids")
+	default:
+		for _, r := range reasonsOf(family) {
+			d.add("drop", r, "ifname", "iifname", "logged")
+		}
+	}
+	return d.b.String()
+}
