@@ -192,7 +192,7 @@ func TestOrdersAndWait(t *testing.T) {
 func TestTenantsRoundTrip(t *testing.T) {
 	t.Parallel()
 	s, ctx := start(t), t.Context()
-	check(t, s.PutTenant(ctx, vps.Tenant{Name: "zoe", Note: "pays in cake"}))
+	check(t, s.PutTenant(ctx, "zoe", UpdateTenant{Note: new("pays in cake")}))
 	same(t, must[[]vps.Tenant](t)(s.Tenants(ctx)), []vps.Tenant{{Name: "owner"}, {Name: "zoe", Note: "pays in cake"}})
 	check(t, s.DeleteTenant(ctx, "zoe"))
 	wantCode(t, s.DeleteTenant(ctx, "zoe"), vps.CodeNotFound)

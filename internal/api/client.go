@@ -92,7 +92,8 @@ func (c *Client) CreateGuest(ctx context.Context, g CreateGuest, dryRun bool) (C
 }
 
 // UpdateGuest changes the fields that are not nil. With dryRun nothing is
-// changed.
+// changed. An error for which Changed is true says that the guest was not as
+// u.Expect has it.
 func (c *Client) UpdateGuest(ctx context.Context, name string, u UpdateGuest, dryRun bool) (Change, error) {
 	path, err := guestPath(name, "")
 	if err != nil {
@@ -101,6 +102,10 @@ func (c *Client) UpdateGuest(ctx context.Context, name string, u UpdateGuest, dr
 	u.SSHKeys = emptyNotNull(u.SSHKeys)
 	u.DNS = emptyNotNull(u.DNS)
 	u.Forwards = emptyNotNull(u.Forwards)
+	u.Rules = emptyNotNull(u.Rules)
+	if u.Expect != nil {
+		u.Expect = &Expect{emptyNotNull(u.Expect.SSHKeys), emptyNotNull(u.Expect.Forwards), emptyNotNull(u.Expect.Rules)}
+	}
 	return send[Change](ctx, c, http.MethodPatch, path, dryRunQuery(dryRun), u)
 }
 
@@ -182,12 +187,13 @@ func (c *Client) Tenants(ctx context.Context) ([]vps.Tenant, error) {
 	return getList[vps.Tenant](ctx, c, "/v1/tenants", nil)
 }
 
-// PutTenant creates the tenant or changes its note. It is idempotent.
-func (c *Client) PutTenant(ctx context.Context, t vps.Tenant) error {
-	if err := vps.ValidName("name", t.Name); err != nil {
+// PutTenant creates the tenant or changes what is not nil in t. It is
+// idempotent.
+func (c *Client) PutTenant(ctx context.Context, name string, t UpdateTenant) error {
+	if err := vps.ValidName("name", name); err != nil {
 		return err
 	}
-	_, err := send[struct{}](ctx, c, http.MethodPut, "/v1/tenants/"+t.Name, nil, tenantBody{Note: t.Note})
+	_, err := send[struct{}](ctx, c, http.MethodPut, "/v1/tenants/"+name, nil, t)
 	return err
 }
 

@@ -46,7 +46,7 @@ func (d discreet) Host(ctx context.Context) (HostInfo, error) {
 // shown is a guest as anybody may see it.
 func shown(g Guest) Guest {
 	g.Schema = SchemaVersion
-	g.Spec.RootPassword = ""
+	g.Spec.RootPassword, g.Spec.Probe = "", ""
 	g.Spec.SSHKeys = notNil(g.Spec.SSHKeys)
 	g.Spec.DNS = notNil[netip.Addr](g.Spec.DNS)
 	g.Spec.Forwards = notNil(g.Spec.Forwards)

@@ -32,6 +32,10 @@ type fake struct {
 	consoles   chan *fakeConsole
 	following  chan struct{} // one value per follower that ended
 	beforeText error         // returned by Logs after its first line
+	drops      []Drop
+	attacks    []AuditResult
+	attack     chan struct{} // one value lets one attack of the audit happen
+	audited    chan struct{} // closed when an audit is told to end
 }
 
 func newFake() *fake {
@@ -42,11 +46,13 @@ func newFake() *fake {
 		changed:   make(chan struct{}),
 		consoles:  make(chan *fakeConsole, 4),
 		following: make(chan struct{}, 4),
+		attack:    make(chan struct{}),
+		audited:   make(chan struct{}),
 	}
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore()}
+	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Auditor: f}
 }
 
 func (f *fake) setErr(err error) {
@@ -86,7 +92,12 @@ func (f *fake) CreateGuest(_ context.Context, g CreateGuest, dryRun bool) (Chang
 		spec := vps.GuestSpec{
 			Name: g.Name, Tenant: vps.DefaultTenant, Memory: vps.DefaultMemory, RootPassword: secretHash,
 			Address: netip.MustParseAddr("10.213.0.2"), StopTimeout: vps.DefaultStopTimeout, SSHKeys: g.SSHKeys, DNS: g.DNS, Forwards: g.Forwards,
+			Rules: g.Rules, Limits: g.Limits.Apply(vps.NetworkLimits{}), Resources: g.Resources.Apply(vps.Resources{}),
 		}
+		set(&spec.IPv6, g.IPv6)
+		set(&spec.NetworkPeer, g.NetworkPeer)
+		set(&spec.SMTP, g.SMTP)
+		set(&spec.Bandwidth, g.Bandwidth)
 		if g.Memory != nil {
 			spec.Memory = *g.Memory
 		}
@@ -107,6 +118,14 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u UpdateGuest, dryRun
 		if !ok {
 			return noGuest(name)
 		}
+		if err := u.Expect.Check(g.Spec); err != nil {
+			return err
+		}
+		set(&g.Spec.Rules, u.Rules)
+		set(&g.Spec.Forwards, u.Forwards)
+		set(&g.Spec.Bandwidth, u.Bandwidth)
+		set(&g.Spec.IPv6, u.IPv6)
+		g.Spec.Limits, g.Spec.Resources = u.Limits.Apply(g.Spec.Limits), u.Resources.Apply(g.Spec.Resources)
 		if u.SSHKeys != nil {
 			g.Spec.SSHKeys = *u.SSHKeys
 		}
@@ -142,8 +161,40 @@ func (f *fake) Order(_ context.Context, name string, order Order, timeout time.D
 	})
 }
 
-func (f *fake) PutTenant(_ context.Context, t vps.Tenant) error {
-	return f.edit(func() error { f.tenants[t.Name] = t; return nil })
+func (f *fake) PutTenant(_ context.Context, name string, u UpdateTenant) error {
+	return f.edit(func() error {
+		t := f.tenants[name]
+		t.Name = name
+		set(&t.Note, u.Note)
+		set(&t.NetworkPeer, u.NetworkPeer)
+		f.tenants[name] = t
+		return nil
+	})
+}
+
+func (f *fake) GuestNetwork(ctx context.Context, name string) (GuestNetwork, error) {
+	g, err := f.Guest(ctx, name)
+	return GuestNetwork{
+		Name: name, Address: g.Spec.Address, Bandwidth: g.Spec.Bandwidth, SMTP: g.Spec.SMTP, Rules: g.Spec.Rules,
+		Limits: LimitsOf(g.Spec.Limits, vps.DefaultNetworkLimits()), Drops: f.drops,
+	}, err
+}
+
+// Audit hands out the fake's results one by one, each when the test lets it.
+func (f *fake) Audit(ctx context.Context, progress func(AuditResult)) (AuditReport, error) {
+	report := AuditReport{OK: true}
+	for _, r := range f.attacks {
+		select {
+		case <-f.attack:
+		case <-ctx.Done():
+			close(f.audited)
+			return AuditReport{}, ctx.Err()
+		}
+		progress(r)
+		report.OK = report.OK && r.OK
+		report.Results = append(report.Results, r)
+	}
+	return report, f.edit(func() error { return nil })
 }
 
 func (f *fake) DeleteTenant(_ context.Context, name string) error {

@@ -201,7 +201,7 @@ func TestNothingSecretAndNoNulls(t *testing.T) {
 	must[Change](t)(s.Order(ctx, "alice", OrderStart, 0, false))
 	check(t, s.Export(ctx, io.Discard))
 	for _, path := range []string{
-		"/v1/guests", "/v1/guests/alice", "/v1/guests/alice/wait?for=running", "/v1/host", "/v1/tenants",
+		"/v1/guests", "/v1/guests/alice", "/v1/guests/alice/network", "/v1/guests/alice/wait?for=running", "/v1/host", "/v1/tenants",
 		"/v1/events", "/v1/doctor", "/v1/images", "/v1/images/debian/12", "/v1/kernels", "/v1/operations/x", "/v1/version",
 	} {
 		resp, body := s.raw(t, "GET", path, "", "")
@@ -316,12 +316,12 @@ func TestOpenAPIServed(t *testing.T) {
 	if resp.StatusCode != http.StatusOK || doc.OpenAPI != "3.1.0" {
 		t.Errorf("%s, version %s", resp.Status, doc.OpenAPI)
 	}
-	for _, path := range []string{"/v1/guests/{name}/console", "/v1/guests/{name}/logs", "/v1/apply", "/v1/export", "/v1/guests/{name}/wait"} {
+	for _, path := range []string{"/v1/guests/{name}/console", "/v1/guests/{name}/logs", "/v1/apply", "/v1/export", "/v1/guests/{name}/wait", "/v1/guests/{name}/network", "/v1/audit"} {
 		if doc.Paths[path] == nil {
 			t.Errorf("%s is not described", path)
 		}
 	}
-	if strings.Contains(body, `"root_password"`) || strings.Contains(body, "ErrorModel") {
+	if strings.Contains(body, `"root_password"`) || strings.Contains(body, `"probe"`) || strings.Contains(body, "ErrorModel") {
 		t.Error("the document shows what is never sent")
 	}
 	if resp, body = s.raw(t, "GET", "/openapi.yaml", "", ""); resp.StatusCode != http.StatusOK || !strings.Contains(body, "openapi: ") {

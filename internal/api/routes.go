@@ -54,7 +54,7 @@ type (
 	}
 	putTenantInput struct {
 		Name string `path:"name" doc:"Name of the tenant." example:"owner"`
-		Body tenantBody
+		Body UpdateTenant
 	}
 	imageInput struct {
 		Distribution string `path:"distribution" example:"debian"`
@@ -167,6 +167,7 @@ func operation(id, method, path, tag, summary string) huma.Operation {
 
 func (s *Server) registerRoutes() {
 	s.registerGuests()
+	s.registerNetwork()
 	s.registerOrders()
 	s.registerTenants()
 	s.registerHost()
@@ -204,7 +205,7 @@ func (s *Server) registerGuests() {
 		return changeOf(d.CreateGuest(ctx, in.Body, in.DryRun))
 	})
 	update := operation("update-guest", http.MethodPatch, "/v1/guests/{name}", tag, "Change a guest")
-	update.Description = "Members left out stay as they are; an empty list empties it. Memory, disk and identity take effect at the next boot."
+	update.Description = "Members left out stay as they are; an empty list empties it. Memory, disk, identity and the IPv6 prefix take effect at the next boot, the rest at once."
 	register(s, update, func(ctx context.Context, in *updateInput) (*reply[Change], error) {
 		d, err := s.desired()
 		if err != nil {
@@ -276,13 +277,15 @@ func (s *Server) registerTenants() {
 			}
 			return o.Tenants(ctx)
 		})
-	register(s, operation("put-tenant", http.MethodPut, "/v1/tenants/{name}", tag, "Create or change a tenant"),
+	put := operation("put-tenant", http.MethodPut, "/v1/tenants/{name}", tag, "Create or change a tenant")
+	put.Description = "Members left out stay as they are."
+	register(s, put,
 		func(ctx context.Context, in *putTenantInput) (*nothing, error) {
 			d, err := s.desired()
 			if err != nil {
 				return nil, err
 			}
-			return nil, d.PutTenant(ctx, vps.Tenant{Name: in.Name, Note: in.Body.Note})
+			return nil, d.PutTenant(ctx, in.Name, in.Body)
 		})
 	register(s, operation("delete-tenant", http.MethodDelete, "/v1/tenants/{name}", tag, "Delete a tenant that owns no guest"),
 		func(ctx context.Context, in *tenantInput) (*nothing, error) {
@@ -302,7 +305,9 @@ func (s *Server) registerHost() {
 			if err != nil {
 				return nil, err
 			}
-			return bodyOf(o.Host(ctx))
+			h, err := o.Host(ctx)
+			h.Settings.Services = notNil(h.Settings.Services)
+			return bodyOf(h, err)
 		})
 	events := operation("list-events", http.MethodGet, "/v1/events", tag, "List what happened")
 	register(s, events, func(ctx context.Context, in *eventsInput) (*reply[list[vps.Event]], error) {

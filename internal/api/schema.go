@@ -29,6 +29,11 @@ func newAPI(mux routes) huma.API {
 		reflect.TypeFor[netip.Prefix]():      reflect.TypeFor[prefixSchema](),
 		reflect.TypeFor[uint16]():            reflect.TypeFor[uint16Schema](),
 		reflect.TypeFor[uint32]():            reflect.TypeFor[uint32Schema](),
+		reflect.TypeFor[vps.BitRate]():       reflect.TypeFor[bitRateSchema](),
+		reflect.TypeFor[vps.Rule]():          reflect.TypeFor[ruleSchema](),
+		reflect.TypeFor[vps.Service]():       reflect.TypeFor[serviceSchema](),
+		reflect.TypeFor[vps.NDPProxy]():      reflect.TypeFor[ndpSchema](),
+		reflect.TypeFor[vps.DropReason]():    reflect.TypeFor[dropSchema](),
 		reflect.TypeFor[vps.Power]():         reflect.TypeFor[powerSchema](),
 		reflect.TypeFor[vps.RestartPolicy](): reflect.TypeFor[restartSchema](),
 		reflect.TypeFor[vps.State]():         reflect.TypeFor[stateSchema](),
@@ -50,7 +55,7 @@ func newAPI(mux routes) huma.API {
 				Title:   "sublet",
 				Version: apiVersion,
 				Description: "Servers within a server. The daemon serves this API on a unix socket. " +
-					"Sizes are integers in bytes, durations text such as 1m30s, times RFC 3339.",
+					"Sizes are integers in bytes, speeds in bits per second, durations text such as 1m30s, times RFC 3339.",
 				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 			},
 			Components: &huma.Components{Schemas: registry},
@@ -67,7 +72,7 @@ func newAPI(mux routes) huma.API {
 // unknown ones, and the password's hash is never shown.
 func finishDocument(doc *huma.OpenAPI) {
 	schemas := doc.Components.Schemas.Map()
-	requests := []string{"CreateGuest", "UpdateGuest", "TenantBody", "BuildBody", "PortBlock", "Forward"}
+	requests := []string{"CreateGuest", "UpdateGuest", "UpdateTenant", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward"}
 	for name, schema := range schemas {
 		if !slices.Contains(requests, name) {
 			schema.AdditionalProperties = nil
@@ -80,6 +85,7 @@ func finishDocument(doc *huma.OpenAPI) {
 	}
 	if spec := schemas["GuestSpec"]; spec != nil {
 		delete(spec.Properties, "root_password")
+		delete(spec.Properties, "probe") // the audit's own, and in no answer
 		spec.PrecomputeMessages()
 	}
 }
@@ -115,6 +121,11 @@ type (
 	prefixSchema   struct{}
 	uint16Schema   struct{}
 	uint32Schema   struct{}
+	bitRateSchema  struct{}
+	ruleSchema     struct{}
+	serviceSchema  struct{}
+	ndpSchema      struct{}
+	dropSchema     struct{}
 	powerSchema    struct{}
 	restartSchema  struct{}
 	stateSchema    struct{}
@@ -143,7 +154,7 @@ func (addrSchema) Schema(huma.Registry) *huma.Schema {
 
 // Schema describes netip.Prefix.
 func (prefixSchema) Schema(huma.Registry) *huma.Schema {
-	return &huma.Schema{Type: huma.TypeString, Description: "An IP prefix.", Examples: []any{"10.213.0.0/16"}}
+	return &huma.Schema{Type: huma.TypeString, Description: "An IP prefix; empty for none.", Examples: []any{"10.213.0.0/16"}}
 }
 
 // Schema describes uint16, which huma gives no upper bound.
@@ -155,6 +166,32 @@ func (uint16Schema) Schema(huma.Registry) *huma.Schema {
 func (uint32Schema) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(0.0), Maximum: new(float64(1<<32 - 1))}
 }
+
+// Schema describes vps.BitRate.
+func (bitRateSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(0.0), Description: "A speed in bits per second; 0 means no limit."}
+}
+
+// Schema describes vps.Rule. What the pattern lets through is still parsed.
+func (ruleSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Type: huma.TypeString, Description: "A rule: allow or deny, out or in, the other side (any, host, an address or a prefix), and the protocol with ports.",
+		Examples: []any{"deny out 192.0.2.0/24", "allow in any 443/tcp", "allow out host 8080/tcp"},
+		Pattern:  `^(allow|deny) (out|in) (any|host|[0-9A-Fa-f.:/]+)( ([0-9]+(-[0-9]+)?/)?(tcp|udp|icmp))?$`, MaxLength: new(100),
+		PatternDescription: "a rule such as deny out 192.0.2.0/24 or allow in any 443/tcp",
+	}
+}
+
+// Schema describes vps.Service.
+func (serviceSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: "A port of the host.", Examples: []any{"53/udp"}, Pattern: `^[0-9]{1,5}/(tcp|udp)$`}
+}
+
+// Schema describes vps.NDPProxy.
+func (ndpSchema) Schema(huma.Registry) *huma.Schema { return words(vps.NDPAuto, vps.NDPOn, vps.NDPOff) }
+
+// Schema describes vps.DropReason.
+func (dropSchema) Schema(huma.Registry) *huma.Schema { return words(vps.DropReasons()...) }
 
 // Schema describes vps.Power.
 func (powerSchema) Schema(huma.Registry) *huma.Schema {

@@ -42,7 +42,9 @@ func (s *Server) registerStreams(m routes) {
 	m.HandleFunc(patternConsole, s.serveConsole)
 	m.HandleFunc(patternApply, s.serveApply)
 	m.HandleFunc(patternExport, s.serveExport)
+	m.HandleFunc(patternAudit, s.serveAudit)
 	describeStreams(s.api.OpenAPI())
+	describeAudit(s.api.OpenAPI())
 }
 
 // onlyKnown refuses parameters that the route does not know, as huma does for

@@ -23,6 +23,7 @@ type Guest struct {
 	Status  vps.GuestStatus `json:"status" doc:"What was observed."`
 	Link    string          `json:"link" doc:"Name of its tap on the host."`
 	MAC     string          `json:"mac" doc:"Its hardware address."`
+	IPv6    netip.Prefix    `json:"ipv6,omitzero" doc:"The IPv6 prefix that it has; left out without IPv6."`
 	UID     uint32          `json:"uid" doc:"The user that its process runs as on the host."`
 	ImageID string          `json:"image_id" doc:"The version of the image that its disk is cloned from."`
 	SSH     Endpoint        `json:"ssh" doc:"Where its SSH server is reached."`
@@ -56,14 +57,21 @@ type CreateGuest struct {
 	DNS              []netip.Addr       `json:"dns,omitempty" doc:"At most 3 name servers; left out: the host's."`
 	Ports            *vps.PortBlock     `json:"ports,omitempty" doc:"Its block of host ports; with first 0 the next free block of that count."` // First 0: the next free block
 	Forwards         []vps.Forward      `json:"forwards,omitempty" doc:"Single host ports that lead to it."`
+	IPv6             *netip.Prefix      `json:"ipv6,omitempty" doc:"Its IPv6 prefix in the host's pool; left out or empty: the one that goes with its address."`
+	NetworkPeer      *bool              `json:"network_peer,omitempty" doc:"Whether it and the other guests of its tenant that have it too reach each other."`
+	SMTP             *bool              `json:"smtp,omitempty" doc:"Whether port 25 outside is open to it."`
+	Bandwidth        *vps.BitRate       `json:"bandwidth,omitempty" doc:"Most bits per second, each way; 0 means no limit."`
+	Limits           *SetLimits         `json:"limits,omitempty" doc:"What keeps it from flooding; left out: the host's settings."`
+	Rules            []vps.Rule         `json:"rules,omitempty" doc:"The owner's rules, at most 64; the first that matches wins."`
+	Resources        *SetResources      `json:"resources,omitempty" doc:"Bounds of what its processes take of the host."`
 	Restart          *vps.RestartPolicy `json:"restart,omitempty" doc:"What follows when it ends unasked."`
 	Autostart        *bool              `json:"autostart,omitempty" doc:"Whether it starts when the host boots."`
 	StopTimeout      *vps.Duration      `json:"stop_timeout,omitempty" doc:"How long an orderly stop may take, 1s to 1h."`
 }
 
 // UpdateGuest changes a guest. A nil field stays as it is; an empty list
-// empties it. Address and port block stay for life. Memory, disk and identity
-// take effect at the next boot.
+// empties it. Address and port block stay for life. Memory, disk, identity and
+// the IPv6 prefix take effect at the next boot, the rest at once.
 type UpdateGuest struct {
 	Tenant           *string            `json:"tenant,omitempty" doc:"Who it belongs to."`
 	Memory           *vps.Bytes         `json:"memory,omitempty" doc:"Memory in bytes, at the next boot."`
@@ -75,9 +83,18 @@ type UpdateGuest struct {
 	RootPasswordHash *string            `json:"root_password_hash,omitempty" doc:"A crypt(5) hash; empty for no password."`
 	DNS              *[]netip.Addr      `json:"dns,omitempty" doc:"At most 3 name servers."`
 	Forwards         *[]vps.Forward     `json:"forwards,omitempty" doc:"Single host ports that lead to it."`
+	IPv6             *netip.Prefix      `json:"ipv6,omitempty" doc:"Its IPv6 prefix in the host's pool; empty: the one that goes with its address. At the next boot."`
+	NetworkPeer      *bool              `json:"network_peer,omitempty" doc:"Whether it and the other guests of its tenant that have it too reach each other."`
+	SMTP             *bool              `json:"smtp,omitempty" doc:"Whether port 25 outside is open to it."`
+	Bandwidth        *vps.BitRate       `json:"bandwidth,omitempty" doc:"Most bits per second, each way; 0 means no limit. Changed live."`
+	Limits           *SetLimits         `json:"limits,omitempty" doc:"What keeps it from flooding; changed live."`
+	Rules            *[]vps.Rule        `json:"rules,omitempty" doc:"The owner's rules, at most 64; the first that matches wins. Changed live."`
+	Resources        *SetResources      `json:"resources,omitempty" doc:"Bounds of what its processes take of the host; changed live."`
 	Restart          *vps.RestartPolicy `json:"restart,omitempty" doc:"What follows when it ends unasked."`
 	Autostart        *bool              `json:"autostart,omitempty" doc:"Whether it starts when the host boots."`
 	StopTimeout      *vps.Duration      `json:"stop_timeout,omitempty" doc:"How long an orderly stop may take, 1s to 1h."`
+	// Expect guards an edit of a list; see there.
+	Expect *Expect `json:"expect,omitempty" doc:"Change only if the guest still has this, and answer 409 otherwise."`
 }
 
 // Change is the answer to every request that edits the desired state: the
@@ -166,7 +183,8 @@ type Desired interface {
 	// Order starts, stops, restarts, kills or deletes a guest. A timeout of
 	// zero means the guest's own stop timeout.
 	Order(ctx context.Context, name string, order Order, timeout time.Duration, dryRun bool) (Change, error)
-	PutTenant(ctx context.Context, t vps.Tenant) error
+	// PutTenant adds a tenant, or changes one.
+	PutTenant(ctx context.Context, name string, t UpdateTenant) error
 	DeleteTenant(ctx context.Context, name string) error
 	Apply(ctx context.Context, file io.Reader, o ApplyOptions) (Change, error)
 	Export(ctx context.Context, w io.Writer) error
@@ -185,7 +203,8 @@ const (
 )
 
 // Observed reads what is there.
-type Observed interface {
+type Observed interface { //nolint:interfacebloat // of two parts, each small
+	Networks
 	Guests(ctx context.Context) ([]Guest, error)
 	Guest(ctx context.Context, name string) (Guest, error)
 	Tenants(ctx context.Context) ([]vps.Tenant, error)
@@ -227,4 +246,5 @@ type Backend struct {
 	Observed Observed
 	Consoles Consoles
 	Images   Images
+	Auditor  Auditor
 }

@@ -7,6 +7,7 @@ const (
 
 	typeJSON    = "application/json"
 	typeYAML    = "application/yaml"
+	typeLines   = "application/x-ndjson"
 	typeText    = "text/plain; charset=utf-8"
 	typeProblem = "application/problem+json"
 
@@ -26,11 +27,6 @@ type VersionInfo struct {
 type list[T any] struct {
 	Schema int `json:"schema_version"`
 	Items  []T `json:"items"`
-}
-
-// tenantBody is what can be set of a tenant; the name is in the path.
-type tenantBody struct {
-	Note string `json:"note,omitempty" maxLength:"1024" doc:"Free text for the owner."`
 }
 
 // buildBody asks for the build of an image.

@@ -13,6 +13,7 @@ import (
 type Reader interface {
 	Guests(ctx context.Context) ([]api.Guest, error)
 	Guest(ctx context.Context, name string) (api.Guest, error)
+	GuestNetwork(ctx context.Context, name string) (api.GuestNetwork, error)
 	Tenants(ctx context.Context) ([]vps.Tenant, error)
 	// Wait blocks until the guest is in the state asked for, which it reports,
 	// or the timeout is over, which is vps.CodeTimeout.
@@ -26,7 +27,7 @@ type Editor interface {
 	UpdateGuest(ctx context.Context, name string, u api.UpdateGuest, dryRun bool) (api.Change, error)
 	// Order tells one guest what to do. A timeout of zero is the guest's own.
 	Order(ctx context.Context, name string, order api.Order, timeout time.Duration, dryRun bool) (api.Change, error)
-	PutTenant(ctx context.Context, t vps.Tenant) error
+	PutTenant(ctx context.Context, name string, t api.UpdateTenant) error
 	DeleteTenant(ctx context.Context, name string) error
 }
 
@@ -68,6 +69,12 @@ type Machines interface {
 	Version(ctx context.Context) (api.VersionInfo, error)
 }
 
+// Auditor lets the daemon attack its own host. progress gets each result as it
+// comes, and may be nil.
+type Auditor interface {
+	Audit(ctx context.Context, progress func(api.AuditResult)) (api.AuditReport, error)
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface {
@@ -77,6 +84,7 @@ type Client interface {
 	Consoles
 	Images
 	Machines
+	Auditor
 }
 
 // overSocket is the daemon behind a unix socket.

@@ -46,11 +46,7 @@ func (a *app) names(limit int, list func(ctx context.Context, c Client) ([]strin
 		if limit >= 0 && len(args) >= limit {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		parent := cmd.Context()
-		if parent == nil {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		}
-		ctx, cancel := context.WithTimeout(parent, completionTimeout)
+		ctx, cancel := completionContext(cmd)
 		defer cancel()
 		found, err := list(ctx, a.client())
 		if err != nil {
@@ -59,6 +55,15 @@ func (a *app) names(limit int, list func(ctx context.Context, c Client) ([]strin
 		found = slices.DeleteFunc(found, func(s string) bool { return slices.Contains(args, s) })
 		return found, cobra.ShellCompDirectiveNoFileComp
 	}
+}
+
+// completionContext bounds what one pressed Tab may ask the daemon.
+func completionContext(cmd *cobra.Command) (context.Context, context.CancelFunc) {
+	parent := cmd.Context()
+	if parent == nil {
+		parent = context.Background() // cobra's own, where nobody gave one
+	}
+	return context.WithTimeout(parent, completionTimeout)
 }
 
 func (a *app) completeGuests(limit int) completer {

@@ -28,6 +28,7 @@ type guestFlags struct {
 	stopTimeout                                 time.Duration
 	askPassword                                 bool
 	passwordFile                                string
+	wall                                        wallFlags
 }
 
 func (f *guestFlags) add(a *app, cmd *cobra.Command) {
@@ -48,6 +49,7 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.DurationVar(&f.stopTimeout, "stop-timeout", 0, "how long an orderly stop may take before the guest is killed")
 	fs.BoolVar(&f.askPassword, "root-password", false, "ask for a root password; only its hash is sent")
 	fs.StringVar(&f.passwordFile, "root-password-file", "", "take the root password from the first line of a `file`, - for standard input")
+	f.wall.add(cmd)
 	fixedCompletion(cmd, "restart", string(vps.RestartAlways), string(vps.RestartOnFailure), string(vps.RestartNever))
 	a.tenantCompletion(cmd, "tenant")
 	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "stop-timeout"} {
@@ -77,6 +79,9 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 		Restart:     given(cmd, "restart", vps.RestartPolicy(f.restart)),
 		Autostart:   given(cmd, "autostart", f.autostart),
 		StopTimeout: given(cmd, "stop-timeout", vps.Duration(f.stopTimeout)),
+	}
+	if err := f.wall.read(cmd, &u); err != nil {
+		return u, err
 	}
 	if cmd.Flags().Changed("dns") {
 		servers, err := parseAddresses("--dns", f.dns)
@@ -182,9 +187,13 @@ func createRequest(cmd *cobra.Command, a *app, f *guestFlags, name string) (api.
 		Name: name, Tenant: u.Tenant, Memory: u.Memory, Disk: u.Disk,
 		Hostname: u.Hostname, Locale: u.Locale, Timezone: u.Timezone,
 		RootPasswordHash: u.RootPasswordHash, Restart: u.Restart, Autostart: u.Autostart, StopTimeout: u.StopTimeout,
+		IPv6: u.IPv6, NetworkPeer: u.NetworkPeer, SMTP: u.SMTP, Bandwidth: u.Bandwidth, Limits: u.Limits, Resources: u.Resources,
 	}
 	if u.SSHKeys != nil {
 		req.SSHKeys = *u.SSHKeys
+	}
+	if u.Rules != nil {
+		req.Rules = *u.Rules
 	}
 	if u.DNS != nil {
 		req.DNS = *u.DNS
@@ -272,13 +281,15 @@ func (a *app) updateCmd() *cobra.Command {
 		Use:   "update GUEST…",
 		Short: "Change guests",
 		Long: `Change guests. What no flag names stays as it is. Address and port block stay
-with a guest for life; memory, disk and identity take effect at its next boot.
+with a guest for life; memory, disk, identity and the IPv6 prefix take effect at
+its next boot, and what is marked as changed live at once.
 
---ssh-key, --dns and --forward replace the whole list; --add-ssh-key and
-sublet port add add to it.`,
+--ssh-key, --dns, --forward and --rule replace the whole list, and an empty one
+empties it; --add-ssh-key, sublet port add and sublet net allow add to it.`,
 		Example: `  sublet update alice --memory 1GiB
   sublet update alice --add-ssh-key laptop.pub
-  sublet update alice bob --restart always`,
+  sublet update alice bob --restart always
+  sublet update alice --bandwidth 20Mbit --cpu-quota 150%`,
 		Args:              atLeast(1, "the name of a guest"),
 		ValidArgsFunction: a.completeGuests(-1),
 	}
@@ -331,14 +342,12 @@ func (a *app) updateAll(cmd *cobra.Command, names []string, u api.UpdateGuest, m
 	defer cancel()
 	client := a.client()
 	return a.each(ctx, names, "guests", func(name string) error {
-		u := u
 		if len(moreKeys) > 0 {
-			g, err := client.Guest(ctx, name)
-			if err != nil {
-				return err
-			}
-			keys := union(g.Spec.SSHKeys, moreKeys)
-			u.SSHKeys = &keys
+			return a.editGuest(cmd, name, dryRun, out, func(s vps.GuestSpec) (api.UpdateGuest, error) {
+				u, keys := u, union(s.SSHKeys, moreKeys)
+				u.SSHKeys, u.Expect = &keys, &api.Expect{SSHKeys: &s.SSHKeys}
+				return u, nil
+			})
 		}
 		change, err := client.UpdateGuest(ctx, name, u, dryRun)
 		if err != nil {

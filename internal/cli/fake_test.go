@@ -38,6 +38,12 @@ type fake struct {
 	log     string
 	onPoll  func()
 	finds   []api.Finding
+	drops   []api.Drop
+	audit   api.AuditReport
+	// meanwhile is called before each update, and audited before each result.
+	meanwhile func()
+	audited   func(context.Context)
+	updates   []api.UpdateGuest
 }
 
 func newFake() *fake {
@@ -147,6 +153,14 @@ func (f *fake) CreateGuest(_ context.Context, c api.CreateGuest, dryRun bool) (a
 	set(&g.Spec.Disk, c.Disk)
 	set(&g.Spec.Power, c.Power)
 	set(&g.Spec.Ports, c.Ports)
+	set(&g.Spec.Bandwidth, c.Bandwidth)
+	set(&g.Spec.NetworkPeer, c.NetworkPeer)
+	set(&g.Spec.SMTP, c.SMTP)
+	set(&g.Spec.IPv6, c.IPv6)
+	g.Spec.Rules = c.Rules
+	g.Spec.Limits, g.Spec.Resources = c.Limits.Apply(g.Spec.Limits), c.Resources.Apply(g.Spec.Resources)
+	settings := vps.DefaultSettings()
+	g.IPv6 = settings.Prefix6(&g.Spec)
 	if g.Spec.Memory > 4*vps.GiB {
 		return api.Change{}, vps.Errorf(vps.CodeDenied, "memory: %s is more than the 4GiB that are left; stop a guest or ask for less", g.Spec.Memory)
 	}
@@ -187,8 +201,17 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u api.UpdateGuest, dr
 	if err != nil {
 		return api.Change{}, err
 	}
+	if f.meanwhile != nil {
+		f.meanwhile()
+	}
+	f.updates = append(f.updates, u)
+	if err := u.Expect.Check(g.Spec); err != nil {
+		return api.Change{}, err
+	}
 	c := api.Change{Schema: api.SchemaVersion, DryRun: dryRun, Edits: []string{"guest " + name + " changed"}}
 	if !dryRun {
+		set(&g.Spec.Rules, u.Rules)
+		set(&g.Spec.Bandwidth, u.Bandwidth)
 		set(&g.Spec.Memory, u.Memory)
 		set(&g.Spec.SSHKeys, u.SSHKeys)
 		set(&g.Spec.Forwards, u.Forwards)
@@ -224,12 +247,47 @@ func (f *fake) Order(_ context.Context, name string, order api.Order, timeout ti
 	return change, nil
 }
 
-func (f *fake) PutTenant(_ context.Context, t vps.Tenant) error {
+func (f *fake) PutTenant(_ context.Context, name string, u api.UpdateTenant) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	t.Created = now
-	f.tenants[t.Name] = t
+	t := f.tenants[name]
+	t.Name, t.Created = name, now
+	set(&t.Note, u.Note)
+	set(&t.NetworkPeer, u.NetworkPeer)
+	f.tenants[name] = t
 	return f.failure
+}
+
+func (f *fake) GuestNetwork(ctx context.Context, name string) (api.GuestNetwork, error) {
+	g, err := f.Guest(ctx, name)
+	if err != nil {
+		return api.GuestNetwork{}, err
+	}
+	settings := vps.DefaultSettings()
+	n := api.GuestNetwork{
+		Schema: api.SchemaVersion, Name: name, Link: g.Link, MAC: g.MAC, Address: g.Spec.Address, Gateway: settings.Gateway(), IPv6: g.IPv6,
+		Address6: vps.Address6(g.IPv6), Gateway6: vps.Gateway6, Bandwidth: g.Spec.Bandwidth, Limits: api.LimitsOf(g.Spec.Limits, settings.Limits),
+		NetworkPeer: g.Spec.NetworkPeer, Peers: []string{}, SMTP: g.Spec.SMTP, Rules: g.Spec.Rules, Drops: f.drops,
+	}
+	if n.NetworkPeer {
+		n.Peers = []string{"bob", "carol"}
+	}
+	return n, nil
+}
+
+func (f *fake) Audit(ctx context.Context, progress func(api.AuditResult)) (api.AuditReport, error) {
+	for _, r := range f.audit.Results {
+		if f.audited != nil {
+			f.audited(ctx)
+		}
+		if ctx.Err() != nil {
+			return api.AuditReport{}, vps.Wrap(vps.CodeTimeout, ctx.Err(), "interrupted")
+		}
+		if progress != nil {
+			progress(r)
+		}
+	}
+	return f.audit, f.failure
 }
 
 func (f *fake) DeleteTenant(_ context.Context, name string) error {

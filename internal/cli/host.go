@@ -36,6 +36,7 @@ func (a *app) tenantListCmd() *cobra.Command {
 			{key: "name", text: func(t vps.Tenant) string { return t.Name }},
 			{key: "created", text: func(t vps.Tenant) string { return stamp(t.Created) }},
 			{key: "note", text: func(t vps.Tenant) string { return t.Note }},
+			{key: "peers", text: func(t vps.Tenant) string { return yesNo(t.NetworkPeer) }},
 		}, tenants)
 	}
 	return cmd
@@ -43,17 +44,21 @@ func (a *app) tenantListCmd() *cobra.Command {
 
 func (a *app) tenantAddCmd() *cobra.Command {
 	var note string
+	var peer bool
 	cmd := &cobra.Command{
-		Use: "add NAME", Short: "Add a tenant, or change the note of one",
-		Example: `  sublet tenant add bob --note "paid until June"`,
-		Args:    one("one name"), ValidArgsFunction: a.completeTenants(1),
+		Use: "add NAME", Short: "Add a tenant, or change one",
+		Long: "Add a tenant, or change one: what no flag names stays as it is.",
+		Example: `  sublet tenant add bob --note "paid until June"
+  sublet tenant add bob --network-peer`,
+		Args: one("one name"), ValidArgsFunction: a.completeTenants(1),
 	}
 	cmd.Flags().StringVar(&note, "note", "", "a text for yourself")
+	cmd.Flags().BoolVar(&peer, "network-peer", false, "let all guests of the tenant reach each other; changed live")
 	fixedCompletion(cmd, "note")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := request(cmd)
 		defer cancel()
-		if err := a.client().PutTenant(ctx, vps.Tenant{Name: args[0], Note: note}); err != nil {
+		if err := a.client().PutTenant(ctx, args[0], api.UpdateTenant{Note: given(cmd, "note", note), NetworkPeer: given(cmd, "network-peer", peer)}); err != nil {
 			return about(args[0], err)
 		}
 		a.say("tenant %s is kept", args[0])
@@ -133,6 +138,7 @@ func hostPage(h api.HostInfo) []field {
 		field{"overcommit", strconv.Itoa(s.MemoryOvercommit) + " % of the memory may be promised"},
 		field{"first uid", strconv.FormatUint(uint64(s.FirstUID), 10)},
 	)
+	fields = append(fields, wallSettings(s)...)
 	if len(h.Pending) > 0 {
 		fields = append(fields, field{value: "To be done"})
 		for i, step := range h.Pending {
@@ -140,6 +146,30 @@ func hostPage(h api.HostInfo) []field {
 		}
 	}
 	return fields
+}
+
+// wallSettings are the lines for what the walls of all guests are made from.
+func wallSettings(s vps.Settings) []field {
+	six, services := "none", "none is open to guests"
+	if s.Subnet6.IsValid() {
+		six = s.Subnet6.String() + ", a /" + strconv.Itoa(s.GuestBits6) + " for each guest"
+		if s.NAT6() {
+			six += ", translated to the host's address"
+		}
+	}
+	if len(s.Services) > 0 {
+		texts := make([]string, len(s.Services))
+		for i, v := range s.Services {
+			texts[i] = v.String()
+		}
+		services = strings.Join(texts, ", ") + " are open to guests"
+	}
+	return []field{
+		{"ipv6", six},
+		{"ndp proxy", string(s.NDPProxy)},
+		{"services", services},
+		{"limits", fmt.Sprintf("%d packets and %d new connections per second, %d connections, for each guest", s.Limits.Packets, s.Limits.NewConnections, s.Limits.Connections)},
+	}
 }
 
 func (a *app) eventsCmd() *cobra.Command {

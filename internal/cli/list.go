@@ -53,6 +53,8 @@ func (a *app) guestColumns() []column[api.Guest] {
 		{key: "ports", text: func(g api.Guest) string { return g.Spec.Ports.String() }},
 		{key: "ssh", text: sshTarget},
 		{key: "uptime", text: func(g api.Guest) string { return a.uptime(g) }, raw: func(g api.Guest) string { return a.uptimeSeconds(g) }},
+		{key: "ipv6", wide: true, text: func(g api.Guest) string { return prefixText(g.IPv6) }},
+		{key: "bandwidth", wide: true, text: func(g api.Guest) string { return orNone(g.Spec.Bandwidth) }, raw: func(g api.Guest) string { return strconv.FormatInt(int64(g.Spec.Bandwidth), 10) }},
 		{key: "link", wide: true, text: func(g api.Guest) string { return g.Link }},
 		{key: "mac", wide: true, text: func(g api.Guest) string { return g.MAC }},
 		{key: "pid", wide: true, text: func(g api.Guest) string { return positive(g.Status.PID) }},
@@ -144,16 +146,21 @@ func (a *app) guestPage(g api.Guest) []field {
 		{"image", joined(s.Image, inBrackets(g.ImageID))},
 		{"memory", joined(s.Memory.String(), used(st.MemoryUsed))},
 		{"disk", joined(s.Disk.String(), used(st.DiskUsed))},
-		{"cpu time", cpuTime(st.CPUTime)},
-		{"process", positive(st.PID)},
-		{"user id", positive(int(g.UID))},
-		{"restart", joined(string(s.Restart), restartCount(st.Restarts))},
-		{"autostart", yesNo(s.Autostart)},
-		{"stop timeout", s.StopTimeout.String()},
-		{value: "Network"},
-		{"address", address(s.Address)},
-		{"ports", portText(s.Ports)},
 	}
+	fields = append(fields, resourceFields(s.Resources)...)
+	fields = append(
+		fields,
+		field{"cpu time", cpuTime(st.CPUTime)},
+		field{"process", positive(st.PID)},
+		field{"user id", positive(int(g.UID))},
+		field{"restart", joined(string(s.Restart), restartCount(st.Restarts))},
+		field{"autostart", yesNo(s.Autostart)},
+		field{"stop timeout", s.StopTimeout.String()},
+		field{value: "Network"},
+		field{"address", address(s.Address)},
+		field{"ipv6", prefixText(g.IPv6)},
+		field{"ports", portText(s.Ports)},
+	)
 	for i, f := range s.Forwards {
 		name := ""
 		if i == 0 {
@@ -165,6 +172,10 @@ func (a *app) guestPage(g api.Guest) []field {
 		field{"dns", addresses(s.DNS)},
 		field{"link", g.Link},
 		field{"mac", g.MAC},
+	)
+	fields = append(fields, wallFields(s)...)
+	fields = append(
+		fields,
 		field{value: "Identity"},
 		field{"hostname", s.Hostname},
 		field{"locale", s.Locale},
@@ -181,6 +192,51 @@ func (a *app) guestPage(g api.Guest) []field {
 		fields = append(fields, field{"observed", stamp(st.Observed)})
 	}
 	return fields
+}
+
+// wallFields are the lines for what was set of a guest's wall; sublet net show
+// has all of it.
+func wallFields(s vps.GuestSpec) []field {
+	var fields []field
+	add := func(name, value string, there bool) {
+		if there {
+			fields = append(fields, field{name, value})
+		}
+	}
+	add("bandwidth", rateText(s.Bandwidth), s.Bandwidth != 0)
+	add("network peer", "yes, of its tenant's guests", s.NetworkPeer)
+	add("port 25", "open", s.SMTP)
+	add("limits", limitsText(s.Limits), s.Limits != vps.NetworkLimits{})
+	for i, r := range s.Rules {
+		name := ""
+		if i == 0 {
+			name = "rules"
+		}
+		fields = append(fields, field{orSpace(name), strconv.Itoa(i+1) + ". " + r.String()})
+	}
+	return fields
+}
+
+// limitsText says which limits are the guest's own.
+func limitsText(l vps.NetworkLimits) string {
+	var parts []string
+	for _, p := range []struct {
+		n    int
+		what string
+	}{{l.Packets, "packets per second"}, {l.NewConnections, "new connections per second"}, {l.Connections, "connections"}} {
+		if p.n != 0 {
+			parts = append(parts, strconv.Itoa(p.n)+" "+p.what)
+		}
+	}
+	return strings.Join(parts, ", ")
+}
+
+// orNone writes a bandwidth in a table.
+func orNone(r vps.BitRate) string {
+	if r == 0 {
+		return ""
+	}
+	return r.String()
 }
 
 // orSpace keeps a field of a page without a name from being a heading.

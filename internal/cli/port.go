@@ -109,29 +109,10 @@ func without(have []vps.Forward, f vps.Forward, exact bool) (left []vps.Forward,
 }
 
 func (a *app) editForwards(cmd *cobra.Command, name string, dryRun bool, out *output, edit func([]vps.Forward) ([]vps.Forward, error)) error {
-	if err := out.check(cmd); err != nil {
-		return err
-	}
-	ctx, cancel := request(cmd)
-	defer cancel()
-	client := a.client()
-	g, err := client.Guest(ctx, name)
-	if err != nil {
-		return about(name, err)
-	}
-	forwards, err := edit(slices.Clone(g.Spec.Forwards))
-	if err != nil {
-		return err
-	}
-	change, err := client.UpdateGuest(ctx, name, api.UpdateGuest{Forwards: &forwards}, dryRun)
-	if err != nil {
-		return about(name, err)
-	}
-	if dryRun || out.structured() {
-		return a.printDryRun(out, change)
-	}
-	a.sayChange(name, change)
-	return nil
+	return a.editGuest(cmd, name, dryRun, out, func(s vps.GuestSpec) (api.UpdateGuest, error) {
+		forwards, err := edit(slices.Clone(s.Forwards))
+		return api.UpdateGuest{Forwards: &forwards, Expect: &api.Expect{Forwards: &s.Forwards}}, err
+	})
 }
 
 // portRow is one line of port list, and one object of its JSON.

@@ -27,7 +27,7 @@ KiB, MiB and GiB are powers of 1024; kB, MB and GB of 1000.
 | code | meaning |
 |---|---|
 | 0 | done; for ` + "`diff`" + `: no difference |
-| 1 | failed; for ` + "`diff`" + `: a difference; for ` + "`doctor`" + `: an error on the host |
+| 1 | failed; for ` + "`diff`" + `: a difference; for ` + "`doctor`" + `: an error on the host; for ` + "`net audit`" + `: an attack that got through |
 | 2 | wrong usage: nothing was sent or changed |
 | 3 | the named thing does not exist |
 | 4 | conflict: taken, in use, or in the wrong state |

@@ -406,7 +406,7 @@ func TestConfirm(t *testing.T) {
 		done := start(ctx, w, "delete", "--all")
 		screen.see(t, "Type y to go on: ")
 		cancel()
-		if code := awaitChan(t, done, "end of delete"); code != 1 || len(w.guests) != 3 {
+		if code := awaitChan(t, done, "end of delete"); code != 1 || len(w.guests) != 4 {
 			t.Errorf("exit code %d, %d guests", code, len(w.guests))
 		}
 	})

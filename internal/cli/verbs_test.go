@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"sublet/internal/api"
 	"sublet/internal/vps"
@@ -24,7 +25,7 @@ func TestSSH(t *testing.T) {
 		{"alice ls -l -o json", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new root@203.0.113.5 ls -l -o json"},
 		{"-l bob alice", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new bob@203.0.113.5"},
 		{"alice -- -L 8080:localhost:80 uptime", "ssh -p 20000 -o HostKeyAlias=sublet-g-1 -o StrictHostKeyChecking=accept-new root@203.0.113.5 -L 8080:localhost:80 uptime"},
-		{"dora", "ssh -p 22 -o HostKeyAlias=sublet-g-4 -o StrictHostKeyChecking=accept-new root@10.213.0.5"},
+		{"dora", "ssh -p 22 -o HostKeyAlias=sublet-g-5 -o StrictHostKeyChecking=accept-new root@10.213.0.6"},
 	} {
 		w := populate(t)
 		w.mustRun(t, "create", "dora", "--ports", "0")
@@ -62,15 +63,23 @@ func TestRequests(t *testing.T) {
 	w.mustRun(t, "create", "zoe", "--dry-run")
 	w.mustRun(t, "create", "full", "--dry-run", "--image", "debian/12", "--memory", "1GiB", "--disk", "10GB", "--ports", "30000-30009",
 		"--tenant", "bob", "--hostname", "h", "--locale", "zh_CN.UTF-8", "--timezone", "Asia/Shanghai", "--dns", "9.9.9.9,1.1.1.1", "--address", "10.213.0.9",
-		"--forward", "8443:443/tcp", "--restart", "always", "--autostart=false", "--stopped", "--stop-timeout", "90s")
+		"--bandwidth", "20Mbit", "--network-peer", "--allow-smtp", "--ipv6", "2001:db8::5", "--rule", "deny out 192.0.2.0/24",
+		"--limit-packets", "1", "--limit-new-connections", "2", "--limit-connections", "3", "--cpu-weight", "4", "--cpu-quota", "5%", "--io-weight", "6",
+		"--io-read", "64KiB", "--io-write", "128KiB", "--processes", "99", "--forward", "8443:443/tcp", "--restart", "always", "--autostart=false", "--stopped", "--stop-timeout", "90s")
 	want := []api.CreateGuest{{Name: "zoe"}, {
 		Name: "full", Image: new("debian/12"), Memory: new(vps.GiB), Disk: new(vps.Bytes(1e10)), Ports: &vps.PortBlock{First: 30000, Count: 10},
 		Tenant: new("bob"), Hostname: new("h"), Locale: new("zh_CN.UTF-8"), Timezone: new("Asia/Shanghai"),
 		DNS: []netip.Addr{netip.MustParseAddr("9.9.9.9"), netip.MustParseAddr("1.1.1.1")}, Address: new(netip.MustParseAddr("10.213.0.9")),
 		Forwards: []vps.Forward{{Host: 8443, Guest: 443, Protocol: vps.ProtoTCP}}, Restart: new(vps.RestartAlways), Autostart: new(false),
 		Power: new(vps.PowerStopped), StopTimeout: new(vps.Duration(90 * time.Second)),
+		Bandwidth: new(20 * vps.Mbit), NetworkPeer: new(true), SMTP: new(true), IPv6: new(netip.MustParsePrefix("2001:db8::5/128")),
+		Rules:  []vps.Rule{{Action: vps.Deny, Direction: vps.Out, Peer: netip.MustParsePrefix("192.0.2.0/24")}},
+		Limits: &api.SetLimits{Packets: new(1), NewConnections: new(2), Connections: new(3)},
+		Resources: &api.SetResources{
+			CPUWeight: new(4), CPUQuota: new(5), IOWeight: new(6), IORead: new(64 * vps.KiB), IOWrite: new(128 * vps.KiB), Processes: new(99),
+		},
 	}}
-	if d := cmp.Diff(want, w.created, cmp.Comparer(func(a, b netip.Addr) bool { return a == b })); d != "" {
+	if d := cmp.Diff(want, w.created, cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); d != "" {
 		t.Errorf("sent (-want +got):\n%s", d)
 	}
 	w.mustRun(t, "stop", "alice", "--timeout", "5s")
@@ -133,7 +142,7 @@ func TestFollowEvents(t *testing.T) {
 			w.failure = vps.Errorf(vps.CodeUnavailable, "the daemon is being restarted")
 		case 3:
 			w.failure = nil
-			w.events = append(w.events, vps.Event{ID: 3, Time: now, Guest: "bob", Kind: vps.EventStarted, Message: "bob runs"})
+			w.events = append(w.events, vps.Event{ID: 4, Time: now, Guest: "bob", Kind: vps.EventStarted, Message: "bob runs"})
 		case 4:
 			cancel()
 		}
@@ -142,7 +151,7 @@ func TestFollowEvents(t *testing.T) {
 		t.Fatalf("exit code %d: %s", code, w.errors.String())
 	}
 	lines := strings.Split(strings.TrimSpace(w.out.String()), "\n")
-	if len(lines) != 3 || !strings.Contains(lines[2], `"guest":"bob"`) {
+	if len(lines) != 4 || !strings.Contains(lines[3], `"guest":"bob"`) {
 		t.Errorf("printed:\n%s", w.out.String())
 	}
 }

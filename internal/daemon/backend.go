@@ -107,7 +107,9 @@ func (b backend) change(ctx context.Context, e desired.Edited, dryRun bool) (api
 }
 
 func (b backend) UpdateGuest(ctx context.Context, name string, u api.UpdateGuest, dryRun bool) (api.Change, error) {
-	e, err := b.state.Update(ctx, name, func(s vps.GuestSpec) (vps.GuestSpec, error) { return updateSpec(s, u), nil }, dryRun)
+	e, err := b.state.Update(ctx, name, func(s vps.GuestSpec) (vps.GuestSpec, error) {
+		return updateSpec(s, u), u.Expect.Check(s)
+	}, dryRun)
 	if err != nil {
 		return api.Change{}, err
 	}
@@ -155,8 +157,8 @@ func (b backend) isRunning(ctx context.Context, name string) bool {
 	return g != nil && s.Observed.Guests[g.ID].Running()
 }
 
-func (b backend) PutTenant(ctx context.Context, t vps.Tenant) error {
-	_, err := b.state.PutTenant(ctx, t)
+func (b backend) PutTenant(ctx context.Context, name string, u api.UpdateTenant) error {
+	_, err := b.state.PutTenant(ctx, name, func(t vps.Tenant) vps.Tenant { return updateTenant(t, u) })
 	b.loop.Kick()
 	return err
 }
@@ -215,10 +217,58 @@ func (b backend) view(ctx context.Context, host *vps.Host, g *vps.Guest, s recon
 			status.MemoryUsed, status.CPUTime = usage.Memory, vps.Duration(usage.CPUTime)
 		}
 	}
+	spec := g.Spec
+	spec.Probe = "" // the audit's own
 	return api.Guest{
-		Schema: api.SchemaVersion, ID: g.ID, Spec: g.Spec, Status: status, Link: g.Link(), MAC: g.Spec.MAC().String(),
+		Schema: api.SchemaVersion, ID: g.ID, Spec: spec, Status: status, IPv6: host.Settings.Prefix6(&g.Spec), Link: g.Link(), MAC: g.Spec.MAC().String(),
 		UID: host.Settings.UID(g.Index), ImageID: g.ImageID, SSH: api.Endpoint{Address: public, Port: g.Spec.Ports.First}, Created: g.Created,
 	}
+}
+
+// GuestNetwork shows the network of one guest as its spec and the host's
+// settings make it, and what the wall dropped up to now.
+func (b backend) GuestNetwork(ctx context.Context, name string) (api.GuestNetwork, error) {
+	host, err := b.state.Host(ctx)
+	if err != nil {
+		return api.GuestNetwork{}, err
+	}
+	g := host.Guest(name)
+	if g == nil {
+		return api.GuestNetwork{}, desired.NoGuest(name)
+	}
+	n := networkOf(&host, g)
+	b.sampleDrops(ctx)
+	for _, d := range b.drops.Of(name) {
+		n.Drops = append(n.Drops, api.Drop{Drop: d.Drop, Last: d.Last})
+	}
+	return n, nil
+}
+
+// networkOf is everything of a guest's network that follows from what is
+// desired.
+func networkOf(host *vps.Host, g *vps.Guest) api.GuestNetwork {
+	n := api.GuestNetwork{
+		Schema: api.SchemaVersion, Name: g.Spec.Name, Link: g.Link(), MAC: g.Spec.MAC().String(), Address: g.Spec.Address,
+		Gateway: host.Settings.Gateway(), IPv6: host.Settings.Prefix6(&g.Spec), Bandwidth: g.Spec.Bandwidth,
+		Limits: api.LimitsOf(g.Spec.Limits, host.Settings.Limits), SMTP: g.Spec.SMTP, Rules: g.Spec.Rules,
+	}
+	if n.IPv6.IsValid() {
+		n.Address6, n.Gateway6 = vps.Address6(n.IPv6), vps.Gateway6
+	}
+	group := ""
+	all := host.Network(nil).Guests
+	for _, o := range all {
+		if o.Name == n.Name {
+			group = o.Peers
+		}
+	}
+	n.NetworkPeer = group != ""
+	for _, o := range all {
+		if n.NetworkPeer && o.Peers == group && o.Name != n.Name {
+			n.Peers = append(n.Peers, o.Name)
+		}
+	}
+	return n
 }
 
 func (b backend) Tenants(ctx context.Context) ([]vps.Tenant, error) {

@@ -22,7 +22,12 @@ func createSpec(s vps.GuestSpec, c api.CreateGuest) vps.GuestSpec {
 	set(&s.Restart, c.Restart)
 	set(&s.Autostart, c.Autostart)
 	set(&s.StopTimeout, c.StopTimeout)
-	s.SSHKeys, s.DNS, s.Forwards = c.SSHKeys, c.DNS, c.Forwards
+	set(&s.IPv6, c.IPv6)
+	set(&s.NetworkPeer, c.NetworkPeer)
+	set(&s.SMTP, c.SMTP)
+	set(&s.Bandwidth, c.Bandwidth)
+	s.Limits, s.Resources = c.Limits.Apply(s.Limits), c.Resources.Apply(s.Resources)
+	s.SSHKeys, s.DNS, s.Forwards, s.Rules = c.SSHKeys, c.DNS, c.Forwards, c.Rules
 	return s
 }
 
@@ -38,10 +43,23 @@ func updateSpec(s vps.GuestSpec, u api.UpdateGuest) vps.GuestSpec {
 	set(&s.RootPassword, u.RootPasswordHash)
 	set(&s.DNS, u.DNS)
 	set(&s.Forwards, u.Forwards)
+	set(&s.IPv6, u.IPv6)
+	set(&s.NetworkPeer, u.NetworkPeer)
+	set(&s.SMTP, u.SMTP)
+	set(&s.Bandwidth, u.Bandwidth)
+	set(&s.Rules, u.Rules)
+	s.Limits, s.Resources = u.Limits.Apply(s.Limits), u.Resources.Apply(s.Resources)
 	set(&s.Restart, u.Restart)
 	set(&s.Autostart, u.Autostart)
 	set(&s.StopTimeout, u.StopTimeout)
 	return s
+}
+
+// updateTenant puts what a request names over what the tenant has.
+func updateTenant(t vps.Tenant, u api.UpdateTenant) vps.Tenant {
+	set(&t.Note, u.Note)
+	set(&t.NetworkPeer, u.NetworkPeer)
+	return t
 }
 
 // set gives field a new value when there is one.

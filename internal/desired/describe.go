@@ -2,7 +2,9 @@ package desired
 
 import (
 	"fmt"
+	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 
 	"sublet/internal/vps"
@@ -10,13 +12,17 @@ import (
 
 // describe says in lines for people how two desired states differ.
 func describe(before, after vps.Host) []string {
-	lines := fields("settings", before.Settings, after.Settings)
+	lines := fields("settings", "", before.Settings, after.Settings)
 	for _, t := range after.Tenants {
 		old := before.Tenant(t.Name)
 		if old == nil {
 			lines = append(lines, "add the tenant "+t.Name)
+			old = &vps.Tenant{}
 		} else if old.Note != t.Note {
 			lines = append(lines, fmt.Sprintf("tenant %s: note %q -> %q", t.Name, old.Note, t.Note))
+		}
+		if old.NetworkPeer != t.NetworkPeer {
+			lines = append(lines, fmt.Sprintf("tenant %s: network_peer %v -> %v", t.Name, old.NetworkPeer, t.NetworkPeer))
 		}
 	}
 	for _, t := range before.Tenants {
@@ -40,14 +46,15 @@ func describe(before, after vps.Host) []string {
 			lines = append(lines, "boot the guest "+g.Spec.Name+" anew")
 		}
 		if there && !g.Deleting {
-			lines = append(lines, fields("guest "+g.Spec.Name, old.Spec, g.Spec)...)
+			lines = append(lines, fields("guest "+g.Spec.Name, "", old.Spec, g.Spec)...)
 		}
 	}
 	return lines
 }
 
-// fields compares two structs of one type field by field, by their JSON names.
-func fields(what string, before, after any) []string {
+// fields compares two structs of one type field by field, by their JSON names;
+// prefix goes before each, for structs within structs.
+func fields(what, prefix string, before, after any) []string {
 	var lines []string
 	a, b := reflect.ValueOf(before), reflect.ValueOf(after)
 	for i := range a.NumField() {
@@ -59,9 +66,57 @@ func fields(what string, before, after any) []string {
 			lines = append(lines, what+": a new root password")
 		case name == "ssh_keys":
 			lines = append(lines, fmt.Sprintf("%s: %d SSH keys -> %d", what, a.Field(i).Len(), b.Field(i).Len()))
+		case name == "limits" || name == "resources":
+			lines = append(lines, fields(what, name+".", x, y)...)
 		default:
-			lines = append(lines, fmt.Sprintf("%s: %s %v -> %v", what, name, x, y))
+			if rules, ok := y.([]vps.Rule); ok {
+				lines = append(lines, ruleLines(what, x.([]vps.Rule), rules)...)
+				continue
+			}
+			lines = append(lines, fmt.Sprintf("%s: %s %s -> %s", what, prefix+name, value(x), value(y)))
 		}
+	}
+	return lines
+}
+
+// value writes one value; what is not set, and is not simply zero, is "none".
+func value(v any) string {
+	switch v := v.(type) {
+	case netip.Addr:
+		if !v.IsValid() {
+			return "none"
+		}
+	case netip.Prefix:
+		if !v.IsValid() {
+			return "none"
+		}
+	}
+	return fmt.Sprint(v)
+}
+
+// ruleLines says which rules go and come, and where; when none does, their
+// order is what changed.
+func ruleLines(what string, before, after []vps.Rule) []string {
+	var lines []string
+	for _, r := range before {
+		if !slices.Contains(after, r) {
+			lines = append(lines, fmt.Sprintf("%s: remove the rule `%s`", what, r))
+		}
+	}
+	for i, r := range after {
+		if !slices.Contains(before, r) {
+			lines = append(lines, fmt.Sprintf("%s: add the rule `%s` as number %d", what, r, i+1))
+		}
+	}
+	kept := func(rules, others []vps.Rule) []vps.Rule {
+		return slices.DeleteFunc(slices.Clone(rules), func(r vps.Rule) bool { return !slices.Contains(others, r) })
+	}
+	if !slices.Equal(kept(before, after), kept(after, before)) {
+		texts := make([]string, len(after))
+		for i, r := range after {
+			texts[i] = r.String()
+		}
+		lines = append(lines, fmt.Sprintf("%s: rules in the order `%s`", what, strings.Join(texts, "`, `")))
 	}
 	return lines
 }

@@ -240,6 +240,7 @@ func (s *State) commit(ctx context.Context, old, updated contents) error {
 // clone copies a host so that edits of the copy do not reach the original.
 func clone(h vps.Host) vps.Host {
 	h.Settings.DNS = slices.Clone(h.Settings.DNS)
+	h.Settings.Services = slices.Clone(h.Settings.Services)
 	h.Tenants = slices.Clone(h.Tenants)
 	h.Guests = slices.Clone(h.Guests)
 	for i := range h.Guests {
@@ -247,6 +248,7 @@ func clone(h vps.Host) vps.Host {
 		g.SSHKeys = slices.Clone(g.SSHKeys)
 		g.DNS = slices.Clone(g.DNS)
 		g.Forwards = slices.Clone(g.Forwards)
+		g.Rules = slices.Clone(g.Rules)
 	}
 	return h
 }

@@ -24,6 +24,8 @@ type facts struct {
 	listeners    []desired.Listener
 	kernel       error
 	subnet       error
+	// before and after are what Network was asked about last.
+	before, after vps.Settings
 }
 
 func (f *facts) Image(_ context.Context, name string) (vps.Image, error) {
@@ -37,7 +39,8 @@ func (f *facts) Room(context.Context) (memory, disk vps.Bytes, err error) {
 	return f.memory, f.disk, nil
 }
 func (f *facts) Listeners(context.Context) ([]desired.Listener, error) { return f.listeners, nil }
-func (f *facts) Network(_ context.Context, _, after vps.Settings) error {
+func (f *facts) Network(_ context.Context, before, after vps.Settings) error {
+	f.before, f.after = before, after
 	if after.Uplink != "" {
 		return vps.Invalid("settings.uplink", "there is no link %s", after.Uplink)
 	}
@@ -66,6 +69,8 @@ func open(t *testing.T) (*desired.State, *facts) {
 	f := &facts{memory: 4 * vps.GiB, disk: 100 * vps.GiB}
 	return desired.New(db, f), f
 }
+
+var comparePrefixes = cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})
 
 func plain(s vps.GuestSpec) (vps.GuestSpec, error) { return s, nil }
 
@@ -182,7 +187,7 @@ func TestRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, f := open(t)
-			if _, err := s.PutTenant(t.Context(), vps.Tenant{Name: "ann"}); err != nil {
+			if _, err := s.PutTenant(t.Context(), "ann", func(t vps.Tenant) vps.Tenant { return t }); err != nil {
 				t.Fatal(err)
 			}
 			if _, err := s.Create(t.Context(), "a", func(spec vps.GuestSpec) (vps.GuestSpec, error) { spec.Tenant = "ann"; return spec, nil }, false); err != nil {
@@ -196,7 +201,7 @@ func TestRefused(t *testing.T) {
 			if vps.ErrorCode(err) != tt.code || !strings.Contains(vps.ErrorMessage(err), tt.say) {
 				t.Errorf("got %s: %v; want %s and %q", vps.ErrorCode(err), err, tt.code, tt.say)
 			}
-			if diff := cmp.Diff(before, host(t, s), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+			if diff := cmp.Diff(before, host(t, s), comparePrefixes); diff != "" {
 				t.Errorf("something changed (-before +after):\n%s", diff)
 			}
 		})
@@ -254,11 +259,12 @@ func TestApplyAfterExportChangesNothing(t *testing.T) {
 	s, _ := open(t)
 	ctx := t.Context()
 	file := `version: 1
-settings: {timezone: Asia/Shanghai, dns: [9.9.9.9]}
-tenants: [{name: ann, note: next door}]
+settings: {timezone: Asia/Shanghai, dns: [9.9.9.9], services: [], ndp_proxy: off, limits: {packets: 9}}
+tenants: [{name: ann, note: next door, network_peer: true}]
 guests:
 - {name: a, tenant: ann, memory: 256MiB, ports: 40, forwards: ["8443:443/tcp"], autostart: false}
-- {name: b, power: stopped}
+- {name: b, power: stopped, rules: [deny out any 25/tcp, allow in any], bandwidth: 20Mbit, limits: {connections: 100}, resources: {cpu_quota: 150%}}
+- {name: c, ipv6: "fd53:4c00:d5::c0/124", network_peer: true, smtp: true, rules: []}
 `
 	e, err := s.Apply(ctx, strings.NewReader(file), false, false)
 	if err != nil {
@@ -282,7 +288,7 @@ guests:
 			t.Fatalf("apply again, prune %v: %v, %q", prune, err, e.Lines())
 		}
 	}
-	if diff := cmp.Diff(before, host(t, s), cmpopts.EquateComparable(netip.Addr{}, netip.Prefix{})); diff != "" {
+	if diff := cmp.Diff(before, host(t, s), comparePrefixes); diff != "" {
 		t.Errorf("something changed (-before +after):\n%s", diff)
 	}
 }

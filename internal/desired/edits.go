@@ -145,15 +145,19 @@ func (s *State) Forget(ctx context.Context, id string) error {
 	return err
 }
 
-// PutTenant adds a tenant or changes its note.
-func (s *State) PutTenant(ctx context.Context, t vps.Tenant) (Edited, error) {
+// PutTenant adds a tenant, or changes one. shape gets the tenant as it is, or
+// for a new one with nothing but its name; what it does to name and time of
+// creation is not kept.
+func (s *State) PutTenant(ctx context.Context, name string, shape func(t vps.Tenant) vps.Tenant) (Edited, error) {
 	before, after, err := s.edit(ctx, false, func(c *contents) error {
-		if old := c.host.Tenant(t.Name); old != nil {
-			old.Note = t.Note
-			return nil
+		old := c.host.Tenant(name)
+		if old == nil {
+			c.host.Tenants = append(c.host.Tenants, vps.Tenant{Name: name, Created: s.now().UTC()})
+			old = &c.host.Tenants[len(c.host.Tenants)-1]
 		}
-		t.Created = s.now().UTC()
-		c.host.Tenants = append(c.host.Tenants, t)
+		t := shape(*old)
+		t.Name, t.Created = old.Name, old.Created
+		*old = t
 		return nil
 	})
 	return Edited{Before: before, After: after}, err
@@ -205,6 +209,9 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	if len(settings.DNS) == 0 {
 		settings.DNS = nil // as where it was never set, or an export would differ
 	}
+	if len(settings.Services) == 0 {
+		settings.Services = nil
+	}
 	if err := s.checkSettings(ctx, c, settings); err != nil {
 		return err
 	}
@@ -245,10 +252,11 @@ func (s *State) checkSettings(ctx context.Context, c *contents, settings vps.Set
 }
 
 // pruneFile removes what the file does not name. A file without a list of
-// guests, or of tenants, says nothing about them, and none is removed.
+// guests, or of tenants, says nothing about them, and none is removed. Guests
+// of an audit are the audit's own.
 func pruneFile(c *contents, f hostfile.File, named map[string]bool) error {
 	for i := range c.host.Guests {
-		if g := &c.host.Guests[i]; f.Guests != nil && !named[g.Spec.Name] {
+		if g := &c.host.Guests[i]; f.Guests != nil && !named[g.Spec.Name] && g.Spec.Probe == "" {
 			remove(g)
 		}
 	}
@@ -274,6 +282,9 @@ func (s *State) applyGuest(ctx context.Context, c *contents, gf hostfile.Guest, 
 	if g.Deleting {
 		return vps.Errorf(vps.CodeConflict, "the old guest %s is still being deleted; try again in a moment", gf.Name)
 	}
+	if g.Spec.Probe != "" {
+		return vps.Errorf(vps.CodeConflict, "the name %s belongs to a guest of `sublet net audit`, which goes with it; wait for the end of the audit, or delete it", gf.Name)
+	}
 	was := g.Spec.Power
 	if err := s.reshape(ctx, c, g, gf.Merge); err != nil {
 		return err
@@ -288,13 +299,14 @@ func (s *State) applyGuest(ctx context.Context, c *contents, gf hostfile.Guest, 
 	return nil
 }
 
-// Export writes the host as a host file that Apply reads.
+// Export writes the host as a host file that Apply reads. Guests that are on
+// their way out, and those of an audit, are not part of it.
 func (s *State) Export(ctx context.Context, w io.Writer) error {
 	host, err := s.Host(ctx)
 	if err != nil {
 		return err
 	}
-	host.Guests = slices.DeleteFunc(host.Guests, func(g vps.Guest) bool { return g.Deleting })
+	host.Guests = slices.DeleteFunc(host.Guests, func(g vps.Guest) bool { return g.Deleting || g.Spec.Probe != "" })
 	return hostfile.Encode(w, host)
 }
 

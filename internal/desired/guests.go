@@ -127,6 +127,9 @@ func normalize(s vps.GuestSpec) vps.GuestSpec {
 	if len(s.Forwards) == 0 {
 		s.Forwards = nil
 	}
+	if len(s.Rules) == 0 {
+		s.Rules = nil
+	}
 	if s.Ports.Count == 0 {
 		s.Ports = vps.PortBlock{}
 	}

@@ -32,6 +32,7 @@ func Encode(w io.Writer, h vps.Host) error {
 	for _, t := range h.Tenants {
 		e.item("name", plain(t.Name))
 		e.line(4, "note", plain(t.Note))
+		e.line(4, "network_peer", strconv.FormatBool(t.NetworkPeer))
 	}
 	e.open("guests", len(h.Guests))
 	for i := range h.Guests {
@@ -88,6 +89,15 @@ func (e *encoder) settings(s *vps.Settings) {
 	e.line(2, "timezone", plain(s.Timezone))
 	e.line(2, "memory_overcommit", strconv.Itoa(s.MemoryOvercommit))
 	e.line(2, "first_uid", strconv.FormatUint(uint64(s.FirstUID), 10))
+	e.line(2, "subnet6", prefix6(s.Subnet6))
+	e.line(2, "guest_bits6", strconv.Itoa(s.GuestBits6))
+	e.line(2, "ndp_proxy", plain(string(s.NDPProxy)))
+	services := make([]string, len(s.Services))
+	for i, v := range s.Services {
+		services[i] = v.String() // a digit and a slash: no reader takes it for a number
+	}
+	e.list(2, "services", services)
+	e.line(2, "limits", limits(s.Limits))
 }
 
 func (e *encoder) guest(s *vps.GuestSpec) {
@@ -123,9 +133,37 @@ func (e *encoder) guest(s *vps.GuestSpec) {
 		forwards[i] = strconv.Quote(f.String())
 	}
 	e.list(4, "forwards", forwards)
+	e.line(4, "ipv6", prefix6(s.IPv6))
+	e.line(4, "network_peer", strconv.FormatBool(s.NetworkPeer))
+	e.line(4, "smtp", strconv.FormatBool(s.SMTP))
+	e.line(4, "bandwidth", s.Bandwidth.String())
+	e.line(4, "limits", limits(s.Limits))
+	rules := make([]string, len(s.Rules))
+	for i, r := range s.Rules {
+		rules[i] = strconv.Quote(r.String())
+	}
+	e.list(4, "rules", rules)
+	e.line(4, "resources", resources(s.Resources))
 	e.line(4, "restart", plain(string(s.Restart)))
 	e.line(4, "autostart", strconv.FormatBool(s.Autostart))
 	e.line(4, "stop_timeout", s.StopTimeout.String())
+}
+
+func limits(l vps.NetworkLimits) string {
+	return fmt.Sprintf("{packets: %d, new_connections: %d, connections: %d}", l.Packets, l.NewConnections, l.Connections)
+}
+
+func resources(r vps.Resources) string {
+	return fmt.Sprintf("{cpu_weight: %d, cpu_quota: %d%%, io_weight: %d, io_read: %s, io_write: %s, processes: %d}",
+		r.CPUWeight, r.CPUQuota, r.IOWeight, r.IORead.Exact(), r.IOWrite.Exact(), r.Processes)
+}
+
+// prefix6 writes the zero prefix as an empty text.
+func prefix6(p netip.Prefix) string {
+	if !p.IsValid() {
+		return `""`
+	}
+	return strconv.Quote(p.String())
 }
 
 // address writes the zero address as an empty text, and one of version 6 in

@@ -48,14 +48,31 @@ type Settings struct {
 	Timezone         *string
 	MemoryOvercommit *int
 	FirstUID         *uint32
+	Subnet6          *netip.Prefix // the zero prefix: guests have no IPv6
+	GuestBits6       *int
+	NDPProxy         *vps.NDPProxy
+	Services         *[]vps.Service
+	Limits           Limits
+}
+
+// Limits are the limits that a file names; nil means unset.
+type Limits struct {
+	Packets, NewConnections, Connections *int
+}
+
+// Resources are the resources that a file names; nil means unset.
+type Resources struct {
+	CPUWeight, CPUQuota, IOWeight, Processes *int
+	IORead, IOWrite                          *vps.Bytes
 }
 
 // Tenant is one tenant of a file. A name is always there.
 type Tenant struct {
 	Name string
 	// Note is empty when the file has none; HasNote tells whether it says so.
-	Note    string
-	HasNote bool
+	Note        string
+	HasNote     bool
+	NetworkPeer *bool
 }
 
 // Guest is one guest of a file; nil means unset. A name is always there, and
@@ -78,6 +95,13 @@ type Guest struct {
 	// Ports with First 0 asks for so many ports, wherever they are free.
 	Ports       *vps.PortBlock
 	Forwards    *[]vps.Forward
+	IPv6        *netip.Prefix // the zero prefix: what goes with the address
+	NetworkPeer *bool
+	SMTP        *bool
+	Bandwidth   *vps.BitRate
+	Limits      Limits
+	Rules       *[]vps.Rule
+	Resources   Resources
 	Restart     *vps.RestartPolicy
 	Autostart   *bool
 	StopTimeout *vps.Duration
@@ -98,7 +122,29 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	set(&s.Timezone, f.Settings.Timezone)
 	set(&s.MemoryOvercommit, f.Settings.MemoryOvercommit)
 	set(&s.FirstUID, f.Settings.FirstUID)
+	set(&s.Subnet6, f.Settings.Subnet6)
+	set(&s.GuestBits6, f.Settings.GuestBits6)
+	set(&s.NDPProxy, f.Settings.NDPProxy)
+	setList(&s.Services, f.Settings.Services)
+	s.Limits = f.Settings.Limits.merge(s.Limits)
 	return s, nil
+}
+
+func (l Limits) merge(old vps.NetworkLimits) vps.NetworkLimits {
+	set(&old.Packets, l.Packets)
+	set(&old.NewConnections, l.NewConnections)
+	set(&old.Connections, l.Connections)
+	return old
+}
+
+func (r Resources) merge(old vps.Resources) vps.Resources {
+	set(&old.CPUWeight, r.CPUWeight)
+	set(&old.CPUQuota, r.CPUQuota)
+	set(&old.IOWeight, r.IOWeight)
+	set(&old.IORead, r.IORead)
+	set(&old.IOWrite, r.IOWrite)
+	set(&old.Processes, r.Processes)
+	return old
 }
 
 // Merge lays the file's tenant over one that exists or is new.
@@ -107,6 +153,7 @@ func (t Tenant) Merge(old vps.Tenant) vps.Tenant {
 	if t.HasNote {
 		old.Note = t.Note
 	}
+	set(&old.NetworkPeer, t.NetworkPeer)
 	return old
 }
 
@@ -137,6 +184,13 @@ func (g Guest) Merge(s vps.GuestSpec) (vps.GuestSpec, error) {
 		s.Ports = vps.PortBlock{First: first, Count: p.Count}
 	}
 	setList(&s.Forwards, g.Forwards)
+	set(&s.IPv6, g.IPv6)
+	set(&s.NetworkPeer, g.NetworkPeer)
+	set(&s.SMTP, g.SMTP)
+	set(&s.Bandwidth, g.Bandwidth)
+	s.Limits = g.Limits.merge(s.Limits)
+	setList(&s.Rules, g.Rules)
+	s.Resources = g.Resources.merge(s.Resources)
 	set(&s.Restart, g.Restart)
 	set(&s.Autostart, g.Autostart)
 	set(&s.StopTimeout, g.StopTimeout)

@@ -53,6 +53,28 @@ func TestDecode(t *testing.T) {
 			StopTimeout: new(vps.Duration(90 * time.Second)), SSHKeys: &[]string{},
 			Forwards: &[]vps.Forward{{Host: 8443, Guest: 443, Protocol: vps.ProtoTCP}, {Host: 7000, Guest: 7000, Protocol: vps.ProtoBoth}},
 		}}}},
+		{"walls of the host", "settings: {subnet6: \"fd00:1::/64\", guest_bits6: 80, ndp_proxy: off, services: [53/udp, 80/tcp], limits: {packets: 5}}", File{Settings: Settings{
+			Subnet6: new(netip.MustParsePrefix("fd00:1::/64")), GuestBits6: new(80), NDPProxy: new(vps.NDPOff),
+			Services: &[]vps.Service{{Port: 53, Protocol: vps.ProtoUDP}, {Port: 80, Protocol: vps.ProtoTCP}}, Limits: Limits{Packets: new(5)},
+		}}},
+		{"no IPv6, no services", "settings: {subnet6: '', services: []}", File{Settings: Settings{Subnet6: new(netip.Prefix), Services: &[]vps.Service{}}}},
+		{"a tenant's peers", "tenants: [{name: a, network_peer: true}]", File{Tenants: []Tenant{{Name: "a", NetworkPeer: new(true)}}}},
+		{
+			"walls of guests", "guests:\n- name: a\n  ipv6: \"fd00:1::/80\"\n  network_peer: true\n  smtp: false\n  bandwidth: 20Mbit\n  limits: {new_connections: 7, connections: 0}\n" +
+				"  rules:\n  - allow out host 8080/tcp\n  - \"deny in 2001:db8::1 icmp\"\n  resources:\n    cpu_weight: 50\n    cpu_quota: 150%\n    io_read: 50MiB\n- {name: b, ipv6: '', bandwidth: 0, rules: [], resources: {cpu_quota: 25, processes: 100}}\n",
+			File{Guests: []Guest{
+				{
+					Name: "a", IPv6: new(netip.MustParsePrefix("fd00:1::/80")), NetworkPeer: new(true), SMTP: new(false), Bandwidth: new(20 * vps.Mbit),
+					Limits: Limits{NewConnections: new(7), Connections: new(0)},
+					Rules: &[]vps.Rule{
+						{Action: vps.Allow, Direction: vps.Out, Host: true, Protocol: vps.ProtoTCP, First: 8080, Last: 8080},
+						{Action: vps.Deny, Direction: vps.In, Peer: netip.MustParsePrefix("2001:db8::1/128"), Protocol: vps.ProtoICMP},
+					},
+					Resources: Resources{CPUWeight: new(50), CPUQuota: new(150), IORead: new(50 * vps.MiB)},
+				},
+				{Name: "b", IPv6: new(netip.Prefix), Bandwidth: new(vps.BitRate), Rules: &[]vps.Rule{}, Resources: Resources{CPUQuota: new(25), Processes: new(100)}},
+			}},
+		},
 		{"blocks of ports", "guests: [{name: a, ports: 0}, {name: b, ports: 100-101}, {name: c, ports: {count: 2, first: 100}}]", File{Guests: []Guest{
 			{Name: "a", Ports: &vps.PortBlock{}}, {Name: "b", Ports: &vps.PortBlock{First: 100, Count: 2}}, {Name: "c", Ports: &vps.PortBlock{First: 100, Count: 2}},
 		}}},
@@ -104,6 +126,21 @@ func TestDecodeRefuses(t *testing.T) {
 		{"duration", "guests: [{name: a, stop_timeout: 60}]", "guests[0].stop_timeout", "not a duration"},
 		{"percent", "settings: {memory_overcommit: 1.5}", "settings.memory_overcommit", "not a whole number"},
 		{"uid", "settings: {first_uid: 4294967296}", "settings.first_uid", "not a whole number"},
+		{"rule", "guests:\n- name: a\n  rules:\n  - deny everything\n", "guests[0].rules[0]", "line 4, column 5: \"deny everything\" is not a rule; write for example `deny out 192.0.2.0/24`"},
+		{"rule with a bad peer", "guests: [{name: a, rules: [deny out example.org]}]", "guests[0].rules[0]", "neither any, host, an address nor a prefix"},
+		{"a long rule", "guests: [{name: a, rules: [deny out " + strings.Repeat("x", 3000) + "]}]", "guests[0].rules[0]", "is not a rule"},
+		{"rules as text", "guests: [{name: a, rules: deny in any}]", "guests[0].rules", "here belongs a list"},
+		{"speed", "guests: [{name: a, bandwidth: 20}]", "guests[0].bandwidth", "\"20\" is not a speed; write a number and a unit, for example 20Mbit"},
+		{"speed in bytes", "guests: [{name: a, bandwidth: 20MB}]", "guests[0].bandwidth", "not a speed"},
+		{"prefix", "guests: [{name: a, ipv6: \"2001:db8::/129\"}]", "guests[0].ipv6", "not an IPv6 prefix"},
+		{"unknown limit", "guests: [{name: a, limits: {packet: 1}}]", "guests[0].limits", "unknown key \"packet\"; perhaps packets was meant"},
+		{"negative limit", "settings: {limits: {packets: -1}}", "settings.limits.packets", "not a whole number"},
+		{"limits as a number", "settings: {limits: 5}", "settings.limits", "here belongs keys with values"},
+		{"quota", "guests: [{name: a, resources: {cpu_quota: half}}]", "guests[0].resources.cpu_quota", "not a whole number"},
+		{"proxy", "settings: {ndp_proxy: true}", "settings.ndp_proxy", "here belongs auto, on or off"},
+		{"service", "settings: {services: [ssh]}", "settings.services[0]", "\"ssh\" is not a service of the host"},
+		{"service of both protocols", "settings: {services: [53/tcp+udp]}", "settings.services[0]", "not a service of the host"},
+		{"a probe", "guests: [{name: a, probe: victim}]", "guests[0]", "unknown key \"probe\""},
 		{"anchor", "guests: &a [*a, *a]", "", "line 1, column 9: anchors and aliases"},
 		{"merge key", "settings:\n  <<: {dns: []}\n", "", "anchors and aliases"},
 		{"tag", "version: !!int 1", "", "tags"},
@@ -219,17 +256,41 @@ func TestLocate(t *testing.T) {
 	}
 }
 
+// TestLocateInMappings finds the line of what only validation refuses.
+func TestLocateInMappings(t *testing.T) {
+	t.Parallel()
+	f := decode(t, "settings:\n  limits:\n    connections: 0\nguests:\n- name: a\n  resources:\n    io_read: 1\n- name: b\n  limits: {packets: 2000000000}\n- name: c\n  rules:\n  - deny in any\n  - deny in any\n")
+	settings, err := f.MergeSettings(vps.DefaultSettings())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Locate(settings.Validate()); !strings.Contains(err.Error(), "line 3, column 18") {
+		t.Errorf("%v", err)
+	}
+	for i, want := range []string{"line 7, column 14", "line 9, column 21", "line 13, column 5"} {
+		spec, err := f.Guests[i].Merge(vps.NewGuestSpec(f.Guests[i].Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Guests[i].Locate(spec.Validate()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %s", err, want)
+		}
+	}
+}
+
 func TestMergeKeepsWhatIsUnset(t *testing.T) {
 	t.Parallel()
 	old := vps.NewGuestSpec("a")
 	old.Ports.First, old.SSHKeys, old.Address = 20100, []string{"k"}, netip.MustParseAddr("10.0.0.9")
+	old.Limits, old.Resources, old.Bandwidth = vps.NetworkLimits{Packets: 5}, vps.Resources{Processes: 99}, vps.Mbit
+	old.Rules = []vps.Rule{{Action: vps.Deny, Direction: vps.In}}
 	f := decode(t, "guests: [{name: a}, {name: a2, ports: 30, ssh_keys: [], locale: ''}]")
 	got, err := f.Guests[0].Merge(old)
 	if diff := cmp.Diff(old, got, compare); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
-	got.SSHKeys[0] = "changed"
-	if old.SSHKeys[0] != "k" {
+	got.SSHKeys[0], got.Rules[0].Action = "changed", vps.Allow
+	if old.SSHKeys[0] != "k" || old.Rules[0].Action != vps.Deny {
 		t.Error("the merged spec shares memory with the old one")
 	}
 	got, err = f.Guests[1].Merge(old)
@@ -279,7 +340,9 @@ func TestExample(t *testing.T) {
 	}
 	d := decoder{newSource("")}
 	for under, keys := range map[string]map[string]field{
-		"settings": d.settingsKeys(&Settings{}), "guests[0]": d.guestKeys(&Guest{}, new(*string)),
+		"settings": d.settingsKeys(&Settings{}), "settings.limits": d.limitsKeys(&Limits{}),
+		"tenants[1]": d.tenantKeys(&Tenant{}, new(*string), new(*string)),
+		"guests[0]":  d.guestKeys(&Guest{}, new(*string)), "guests[0].limits": d.limitsKeys(&Limits{}), "guests[0].resources": d.resourcesKeys(&Resources{}),
 	} {
 		for key := range keys {
 			if _, ok := f.src.at[under+"."+key]; !ok {

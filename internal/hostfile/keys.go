@@ -2,6 +2,7 @@ package hostfile
 
 import (
 	"math"
+	"strings"
 
 	"github.com/goccy/go-yaml/ast"
 
@@ -44,6 +45,11 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"first_uid": scalar(d, &s.FirstUID, "a user id", func(s string) (uint32, error) {
 			return parseNumber[uint32](s, math.MaxUint32)
 		}),
+		"subnet6":     scalar(d, &s.Subnet6, "a subnet", parseOptionalPrefix),
+		"guest_bits6": scalar(d, &s.GuestBits6, "the length of a prefix", parseBits),
+		"ndp_proxy":   scalar(d, &s.NDPProxy, "auto, on or off", oneOf(vps.NDPAuto, vps.NDPOn, vps.NDPOff)),
+		"services":    scalars(d, &s.Services, "a port of the host, such as 53/udp", parseService),
+		"limits":      d.limits(&s.Limits),
 	}
 }
 
@@ -52,18 +58,22 @@ func (d decoder) tenants(n ast.Node, path string, f *File) error {
 	first := map[string]position{}
 	return d.list(n, path, func(n ast.Node, path string) error {
 		var name, note *string
-		err := d.mapping(n, path, map[string]field{"name": d.text(&name), "note": d.text(&note)})
-		if err != nil {
+		var t Tenant
+		if err := d.mapping(n, path, d.tenantKeys(&t, &name, &note)); err != nil {
 			return err
 		}
 		if err := d.unique(n, path, "tenant", name, first); err != nil {
 			return err
 		}
-		t := Tenant{Name: *name, HasNote: note != nil}
+		t.Name, t.HasNote = *name, note != nil
 		set(&t.Note, note)
 		f.Tenants = append(f.Tenants, t)
 		return nil
 	})
+}
+
+func (d decoder) tenantKeys(t *Tenant, name, note **string) map[string]field {
+	return map[string]field{"name": d.text(name), "note": d.text(note), "network_peer": d.boolean(&t.NetworkPeer)}
 }
 
 func (d decoder) guests(n ast.Node, path string, f *File) error {
@@ -115,9 +125,43 @@ func (d decoder) guestKeys(g *Guest, name **string) map[string]field {
 		"dns":          scalars(d, &g.DNS, "an address", parseAddress),
 		"ports":        d.ports(&g.Ports),
 		"forwards":     scalars(d, &g.Forwards, "a forward in quotes, such as \"8443:443/tcp\"", parseForward),
+		"ipv6":         scalar(d, &g.IPv6, "an IPv6 prefix", parseOptionalPrefix),
+		"network_peer": d.boolean(&g.NetworkPeer),
+		"smtp":         d.boolean(&g.SMTP),
+		"bandwidth":    scalar(d, &g.Bandwidth, "a speed", parseRate),
+		"limits":       d.limits(&g.Limits),
+		"rules":        scalars(d, &g.Rules, "a rule in quotes, such as \"deny out 192.0.2.0/24\"", parseRule),
+		"resources":    d.resources(&g.Resources),
 		"restart":      scalar(d, &g.Restart, "a restart policy", oneOf(vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever)),
 		"autostart":    d.boolean(&g.Autostart),
 		"stop_timeout": scalar(d, &g.StopTimeout, "a duration", parseDuration),
+	}
+}
+
+func (d decoder) limits(to *Limits) field {
+	return func(n ast.Node, path string) error { return d.mapping(n, path, d.limitsKeys(to)) }
+}
+
+func (d decoder) limitsKeys(to *Limits) map[string]field {
+	return map[string]field{
+		"packets":         scalar(d, &to.Packets, "a number", parseCount),
+		"new_connections": scalar(d, &to.NewConnections, "a number", parseCount),
+		"connections":     scalar(d, &to.Connections, "a number", parseCount),
+	}
+}
+
+func (d decoder) resources(to *Resources) field {
+	return func(n ast.Node, path string) error { return d.mapping(n, path, d.resourcesKeys(to)) }
+}
+
+func (d decoder) resourcesKeys(to *Resources) map[string]field {
+	return map[string]field{
+		"cpu_weight": scalar(d, &to.CPUWeight, "a number", parseCount),
+		"cpu_quota":  scalar(d, &to.CPUQuota, "a number of percent", parsePercent),
+		"io_weight":  scalar(d, &to.IOWeight, "a number", parseCount),
+		"io_read":    scalar(d, &to.IORead, "a size", parseSize),
+		"io_write":   scalar(d, &to.IOWrite, "a size", parseSize),
+		"processes":  scalar(d, &to.Processes, "a number", parseCount),
 	}
 }
 
@@ -175,3 +219,34 @@ func parseForward(s string) (vps.Forward, error) {
 	}
 	return f, nil
 }
+
+func parseRule(s string) (vps.Rule, error) {
+	r, err := vps.ParseRule(s)
+	if err != nil && len(s) > maxQuoted {
+		return vps.Rule{}, vps.Invalid("", "%s is not a rule; write for example \"deny out 192.0.2.0/24\"", quote(s))
+	}
+	return r, err
+}
+
+func parseService(s string) (vps.Service, error) {
+	v, err := vps.ParseService(s)
+	if err != nil {
+		return vps.Service{}, vps.Invalid("", "%s is not a service of the host; write for example 53/udp", quote(s))
+	}
+	return v, nil
+}
+
+func parseRate(s string) (vps.BitRate, error) {
+	v, err := vps.ParseBitRate(s)
+	if err != nil && len(s) > maxQuoted {
+		return 0, vps.Invalid("", "%s is not a speed; write for example 20Mbit", quote(s))
+	}
+	return v, err
+}
+
+func parseBits(s string) (int, error) { return parseNumber[int](s, 128) }
+
+func parseCount(s string) (int, error) { return parseNumber[int](s, math.MaxInt32) }
+
+// parsePercent reads 150% as well as 150.
+func parsePercent(s string) (int, error) { return parseCount(strings.TrimSuffix(s, "%")) }

@@ -86,16 +86,34 @@ func drawHost(t *rapid.T) vps.Host {
 		Timezone:         drawZone(t),
 		MemoryOvercommit: rapid.IntRange(50, 1000).Draw(t, "overcommit"),
 		FirstUID:         rapid.Uint32Range(1000, 1<<31).Draw(t, "uid"),
+		NDPProxy:         rapid.SampledFrom([]vps.NDPProxy{vps.NDPAuto, vps.NDPOff}).Draw(t, "ndp"),
+		GuestBits6:       rapid.IntRange(80, 128).Draw(t, "bits6"),
+		Limits:           drawLimits(t, 1),
+		Services: rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) vps.Service {
+			return vps.Service{Port: rapid.Uint16Range(1, 65535).Draw(t, "port"), Protocol: rapid.SampledFrom([]vps.Protocol{vps.ProtoTCP, vps.ProtoUDP}).Draw(t, "protocol")}
+		}), 0, 20, rapid.ID[vps.Service]).Draw(t, "services"),
 	}}
+	if host.Settings.GuestBits6 == 128 && rapid.Bool().Draw(t, "proxy on") {
+		host.Settings.NDPProxy = vps.NDPOn
+	}
+	if rapid.Bool().Draw(t, "six") {
+		high := rapid.SampledFrom([]string{"fd00:1::", "2001:db8::", "fc00::"}).Draw(t, "pool")
+		host.Settings.Subnet6 = netip.PrefixFrom(netip.MustParseAddr(high), rapid.IntRange(32, 48).Draw(t, "pool's bits"))
+	}
 	names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z]([a-z0-9-]{0,10}[a-z0-9])?`), 1, 5, rapid.ID[string]).Draw(t, "names")
 	slices.Sort(names)
 	for _, n := range names {
-		host.Tenants = append(host.Tenants, vps.Tenant{Name: n, Note: rapid.StringN(0, 40, 900).Draw(t, "note")})
+		host.Tenants = append(host.Tenants, vps.Tenant{Name: n, Note: rapid.StringN(0, 40, 900).Draw(t, "note"), NetworkPeer: rapid.Bool().Draw(t, "peers")})
 	}
 	for i, n := range names[:rapid.IntRange(0, len(names)).Draw(t, "guests")] {
 		s := drawGuest(t, n, i)
 		s.Tenant = rapid.SampledFrom(names).Draw(t, "tenant")
 		s.Address = netip.AddrFrom4([4]byte{10, base, 0, byte(2 + i)})
+		if pool := host.Settings.Subnet6; pool.IsValid() && rapid.Bool().Draw(t, "own prefix") {
+			a := pool.Addr().As16() // beyond those that follow from addresses
+			a[6], a[9] = 0xff, byte(i)
+			s.IPv6 = netip.PrefixFrom(netip.AddrFrom16(a), rapid.IntRange(80, 128).Draw(t, "prefix"))
+		}
 		host.Guests = append(host.Guests, vps.Guest{ID: fmt.Sprint(i), Index: i + 1, Spec: s})
 	}
 	return host
@@ -116,6 +134,18 @@ func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 		Autostart:   rapid.Bool().Draw(t, "autostart"),
 		StopTimeout: vps.Duration(rapid.Int64Range(int64(time.Second), int64(time.Hour)).Draw(t, "timeout")),
 	}
+	s.NetworkPeer, s.SMTP = rapid.Bool().Draw(t, "peer"), rapid.Bool().Draw(t, "smtp")
+	s.Bandwidth = rapid.OneOf(rapid.Just(vps.BitRate(0)), rapid.Custom(func(t *rapid.T) vps.BitRate {
+		return vps.BitRate(rapid.Int64Range(int64(vps.MinBandwidth), int64(vps.MaxBandwidth)).Draw(t, "bits"))
+	})).Draw(t, "bandwidth")
+	s.Limits = drawLimits(t, 0)
+	s.Rules = rapid.SliceOfNDistinct(rapid.Custom(drawRule), 0, 10, rapid.ID[vps.Rule]).Draw(t, "rules")
+	s.Resources = vps.Resources{
+		CPUWeight: rapid.IntRange(0, 10000).Draw(t, "cpu weight"), CPUQuota: rapid.IntRange(0, 6400).Draw(t, "cpu quota"),
+		IOWeight: rapid.IntRange(0, 10000).Draw(t, "io weight"), Processes: rapid.SampledFrom([]int{0, 64, 4096}).Draw(t, "processes"),
+		IORead:  rapid.SampledFrom([]vps.Bytes{0, 64 * vps.KiB, 1_000_001}).Draw(t, "read"),
+		IOWrite: rapid.SampledFrom([]vps.Bytes{0, 50 * vps.MiB}).Draw(t, "write"),
+	}
 	s.RootPassword = rapid.SampledFrom([]string{"", "$6$salt$abcdefgh./0", "$y$j9T$abcdefgh"}).Draw(t, "hash")
 	for range rapid.IntRange(0, 3).Draw(t, "keys") {
 		s.SSHKeys = append(s.SSHKeys, drawKey(t))
@@ -131,6 +161,40 @@ func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 		})
 	}
 	return s
+}
+
+func drawLimits(t *rapid.T, lowest int) vps.NetworkLimits {
+	return vps.NetworkLimits{
+		Packets:        rapid.IntRange(lowest, 1_000_000).Draw(t, "packets"),
+		NewConnections: rapid.IntRange(lowest, 1_000_000).Draw(t, "new connections"),
+		Connections:    rapid.IntRange(lowest, 1_000_000).Draw(t, "connections"),
+	}
+}
+
+func drawRule(t *rapid.T) vps.Rule {
+	r := vps.Rule{
+		Action:    rapid.SampledFrom([]vps.RuleAction{vps.Allow, vps.Deny}).Draw(t, "action"),
+		Direction: rapid.SampledFrom([]vps.Direction{vps.Out, vps.In}).Draw(t, "direction"),
+		Protocol:  rapid.SampledFrom([]vps.Protocol{"", vps.ProtoTCP, vps.ProtoUDP, vps.ProtoICMP}).Draw(t, "protocol"),
+	}
+	switch rapid.IntRange(0, 3).Draw(t, "peer") {
+	case 0:
+		r.Host = r.Direction == vps.Out
+	case 1:
+		var a [4]byte
+		copy(a[:], rapid.SliceOfN(rapid.Byte(), 4, 4).Draw(t, "address"))
+		r.Peer = netip.PrefixFrom(netip.AddrFrom4(a), rapid.IntRange(0, 32).Draw(t, "bits")).Masked()
+	case 2:
+		var a [16]byte
+		copy(a[:], rapid.SliceOfN(rapid.Byte(), 16, 16).Draw(t, "address"))
+		a[0] = 0x20 // no IPv4 in disguise
+		r.Peer = netip.PrefixFrom(netip.AddrFrom16(a), rapid.IntRange(0, 128).Draw(t, "bits")).Masked()
+	}
+	if (r.Protocol == vps.ProtoTCP || r.Protocol == vps.ProtoUDP) && rapid.Bool().Draw(t, "ports") {
+		r.First = rapid.Uint16Range(1, 65535).Draw(t, "first")
+		r.Last = rapid.Uint16Range(r.First, 65535).Draw(t, "last")
+	}
+	return r
 }
 
 func drawDNS(t *rapid.T) []netip.Addr {

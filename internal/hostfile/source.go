@@ -100,11 +100,13 @@ func (s *source) excerpt(at position) string {
 	return b.String()
 }
 
+// maxQuoted is how many characters of a value a message repeats.
+const maxQuoted = 60
+
 // quote shows a value in a message, cut when it is long.
 func quote(s string) string {
-	const most = 60
-	if utf8.RuneCountInString(s) > most {
-		s = string([]rune(s)[:most]) + "…"
+	if utf8.RuneCountInString(s) > maxQuoted {
+		s = string([]rune(s)[:maxQuoted]) + "…"
 	}
 	return fmt.Sprintf("%q", s)
 }

@@ -200,6 +200,18 @@ func parsePrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// parseOptionalPrefix takes an empty text for the zero prefix.
+func parseOptionalPrefix(s string) (netip.Prefix, error) {
+	if s == "" {
+		return netip.Prefix{}, nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, vps.Invalid("", "%s is not an IPv6 prefix; write for example \"2001:db8::/64\"", quote(s))
+	}
+	return p, nil
+}
+
 func parseDuration(s string) (vps.Duration, error) {
 	var v vps.Duration
 	if err := v.UnmarshalText([]byte(s)); err != nil {
@@ -210,7 +222,7 @@ func parseDuration(s string) (vps.Duration, error) {
 
 func parseSize(s string) (vps.Bytes, error) {
 	v, err := vps.ParseBytes(s)
-	if err != nil && len(s) > 60 {
+	if err != nil && len(s) > maxQuoted {
 		return 0, vps.Invalid("", "%s is not a size; write for example 512MiB", quote(s))
 	}
 	return v, err

@@ -110,7 +110,6 @@ func (s *Settings) validAddress(g *GuestSpec) error {
 	return nil
 }
 
-// lastAddress returns the broadcast address of an IPv4 prefix.
 // validPrefix6 checks the IPv6 prefix of a guest against the pool and the
 // guests before it.
 func (h *Host) validPrefix6(i int) error {
@@ -134,6 +133,7 @@ func (h *Host) validPrefix6(i int) error {
 	return nil
 }
 
+// lastAddress returns the broadcast address of an IPv4 prefix.
 func lastAddress(p netip.Prefix) netip.Addr {
 	a := p.Masked().Addr().As4()
 	for bit := p.Bits(); bit < 32; bit++ {

@@ -173,4 +173,5 @@ const (
 	EventFailed   = "failed"
 	EventOrphan   = "orphan"
 	EventAttached = "attached"
+	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
 )

@@ -245,6 +245,7 @@ func (f Forward) validate(field string) error {
 	switch f.Protocol {
 	case ProtoTCP, ProtoUDP, ProtoBoth:
 		return nil
+	case ProtoICMP:
 	}
 	return Invalid(field, "%q is not a protocol; use tcp or udp, or leave it out for both", f.Protocol)
 }
