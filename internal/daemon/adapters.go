@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"sublet/internal/hostnet"
+	"sublet/internal/keeper"
 	"sublet/internal/nft"
 	"sublet/internal/seed"
 	"sublet/internal/vps"
@@ -96,11 +97,16 @@ func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps
 	return vps.Machine{
 		ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, UID: host.Settings.UID(g.Index), Kernel: k, Memory: g.Spec.Memory,
 		Root: v.Disk, Seed: vps.Disk{Path: seed.Path(m.seedDir(), g.ID), ReadOnly: true}, DiskLimit: v.Limit,
-		Tap: g.Link(), MAC: g.Spec.MAC(), RunDir: m.runDir(g), LogPath: logPath,
+		Resources: g.Spec.Resources,
+		Tap:       g.Link(), MAC: g.Spec.MAC(), RunDir: m.runDir(g), LogPath: logPath,
 	}, nil
 }
 
 func (m machines) Clear(g vps.Guest) error {
+	// Without its record nobody would find a control group that is left.
+	if err := keeper.Unbound(m.runDir(g)); err != nil {
+		return err
+	}
 	return errors.Join(os.RemoveAll(m.runDir(g)), os.RemoveAll(filepath.Dir(m.logPath(g))))
 }
 

@@ -24,6 +24,7 @@ import (
 	"sublet/internal/image"
 	"sublet/internal/keeper"
 	"sublet/internal/kernel"
+	"sublet/internal/meter"
 	"sublet/internal/nft"
 	"sublet/internal/reconcile"
 	"sublet/internal/sqlite"
@@ -50,6 +51,7 @@ type parts struct {
 	nft        *nft.Firewall
 	driver     *uml.Driver
 	loop       *reconcile.Loop
+	drops      meter.Drops
 	facts      facts
 	operations operations
 }
@@ -148,8 +150,8 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 		binaries = []string{c.Kernel}
 	}
 	p.kernels = kernel.New(c.statePath("kernels"), kernel.Options{Binaries: binaries, ModulesDir: c.Modules, InitPath: c.Init, Log: log})
-	p.hostnet = hostnet.New(log, hostnet.Options{})
 	p.nft = nft.New(log, nft.Options{})
+	p.hostnet = hostnet.New(log, hostnet.Options{Guard: p.nft.Guard})
 	p.driver = newDriver(c, log)
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
@@ -167,7 +169,7 @@ func newDriver(c Config, log *slog.Logger) *uml.Driver {
 func (p *parts) newLoop() *reconcile.Loop {
 	return reconcile.New(reconcile.Options{
 		Desired: p.state, Volumes: p.volumes, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
-		Network: p.hostnet, Firewall: firewall{p.nft, p.hostnet}, Driver: p.driver, Replug: replugger{p}, Events: p.db,
+		Network: p.hostnet, Firewall: firewall{p.nft, p.hostnet}, Driver: p.driver, Replug: replugger{p}, Limits: p.driver, Events: p.db,
 		Log: p.log, HostBoot: p.hostBoot, BeforeStep: p.config.BeforeStep, AfterStep: p.config.AfterStep,
 		Ready: func(ctx context.Context, g vps.Guest) { _ = sshAnswers(ctx, g.Spec.Address) },
 	})
@@ -179,6 +181,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{Log: p.log, Version: Version})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
+	work.Go(func() error { return p.watchDrops(ctx) })
 	for _, e := range entrances {
 		work.Go(func() error { return server.Serve(ctx, e.Listener, e.gates...) })
 	}
@@ -226,7 +229,7 @@ func (p *parts) close() {
 }
 
 // CleanUp takes away what a daemon leaves on the host besides its folders:
-// links and rules. It refuses while a daemon works in these folders. Absent is
+// links, rules and empty control groups. It refuses while a daemon works in these folders. Absent is
 // success.
 func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 	c, err := c.withDefaults()
@@ -250,5 +253,6 @@ func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 	return errors.Join(
 		hostnet.New(log, hostnet.Options{}).CleanUp(ctx),
 		nft.New(log, nft.Options{}).CleanUp(ctx),
+		keeper.CleanUp(),
 	)
 }

@@ -67,6 +67,11 @@ func (f facts) Network(ctx context.Context, before, after vps.Settings) error {
 			return err
 		}
 	}
+	if after.Subnet6 != before.Subnet6 && after.Subnet6.IsValid() {
+		if err := f.hostnet.CheckSubnet(ctx, after.Subnet6); err != nil {
+			return err
+		}
+	}
 	if after.Uplink == before.Uplink {
 		return nil
 	}

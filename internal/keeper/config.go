@@ -48,7 +48,12 @@ type Config struct {
 	OwnDirs []string `json:"own_dirs,omitempty"`
 	// Memory bounds the files in the guest's MemoryDir, in bytes; 0 means 1 MiB.
 	Memory vps.Bytes `json:"memory"`
-	// Cgroups are the folders of the control groups that the guest joins.
+	// Resources bound the guest's processes; Delegated says that the keeper runs
+	// in a control group that it may divide.
+	Resources vps.Resources `json:"resources,omitzero"`
+	Delegated bool          `json:"delegated,omitempty"`
+	// Cgroups are the folders of the control groups that the guest joins; the
+	// keeper makes them.
 	Cgroups []string `json:"-"`
 	// FileLimit bounds every file of the guest, in bytes; 0 is no bound. A
 	// write beyond it fails with EFBIG and does not kill.

@@ -56,6 +56,9 @@ func shellGuest(t *testing.T, script string) Config {
 		if in, err := Find(dir); err == nil {
 			_ = Kill(context.WithoutCancel(t.Context()), in)
 		}
+		if err := Unbound(dir); err != nil {
+			t.Error(err)
+		}
 		_ = os.RemoveAll(dir)
 	})
 	return c

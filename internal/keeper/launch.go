@@ -84,6 +84,8 @@ func (l Launcher) argv(c Config, configPath string) []string {
 		"--service-type=exec",
 		// On stop only the keeper hears SIGTERM; it shuts the guest down.
 		"--property=KillMode=mixed",
+		// The keeper makes a control group for the guest below its own.
+		"--property=Delegate=yes",
 		fmt.Sprintf("--property=TimeoutStopSec=%d", int64((time.Duration(stop)+stopMargin)/time.Second)),
 		"--property=StandardOutput=null",
 		"--property=StandardError=" + messages,
@@ -105,7 +107,7 @@ func (l Launcher) argv(c Config, configPath string) []string {
 // The keeper outlives ctx and this process. Where another keeper holds the
 // folder already, its instance is returned when it is for the same guest ID.
 func (l Launcher) Launch(ctx context.Context, c Config) (vps.Instance, error) {
-	c.Command = l.Command
+	c.Command, c.Delegated = l.Command, l.SystemdRun != ""
 	if err := c.check(); err != nil {
 		return vps.Instance{}, err
 	}

@@ -63,8 +63,9 @@ type keeper struct {
 	cfg Config
 	log *slog.Logger
 
-	child *child
-	hub   *hub
+	child  *child
+	groups *groups
+	hub    *hub
 
 	mu  sync.Mutex
 	rec record
@@ -148,7 +149,10 @@ func (k *keeper) start(lock *os.File) error {
 		a.end()
 		return vps.Wrap(vps.CodeInternal, err, "cannot write the record of guest %s", k.cfg.Name)
 	}
-	c, err := startChild(&k.cfg, a)
+	var c *child
+	if k.groups, err = k.bound(a.cmd.Process.Pid); err == nil {
+		c, err = startChild(&k.cfg, a)
+	}
 	if err == nil {
 		k.child = c
 		k.rec.PID = c.cmd.Process.Pid
@@ -191,7 +195,10 @@ func (k *keeper) attend(ctx context.Context, ln net.Listener) error {
 	}
 	_ = k.child.console.Close()
 	<-drained
-	err := k.record(exitOf(status, k.hub.tail(), k.killed.Load()))
+	err := k.record(k.groups.outOfMemory(exitOf(status, k.hub.tail(), k.killed.Load())))
+	if e := k.groups.Group.Remove(); e != nil {
+		k.log.Warn("a control group stays", "guest", k.cfg.Name, "error", e)
+	}
 	k.hub.close()
 	close(k.recorded)
 	s.finish()

@@ -35,6 +35,7 @@ func TestArgv(t *testing.T) {
 --slice=sublet.slice
 --service-type=exec
 --property=KillMode=mixed
+--property=Delegate=yes
 --property=TimeoutStopSec=105
 --property=StandardOutput=null
 --property=StandardError=append:/run/sublet/guests/alice/keeper.log
