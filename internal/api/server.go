@@ -48,6 +48,8 @@ type ServerOptions struct {
 	// Log receives every request at debug, every change at info, and the
 	// causes of errors; nil discards.
 	Log *slog.Logger
+	// Metrics answers GET /metrics, for Prometheus; nil for none.
+	Metrics http.Handler
 	// Version is what /v1/version tells.
 	Version string
 	// Grace is how long Serve lets running requests go on when its context
@@ -91,6 +93,9 @@ func NewServer(b Backend, o ServerOptions) *Server {
 	s.registerRoutes()
 	s.registerStreams(mux)
 	s.registerDocument()
+	if o.Metrics != nil {
+		mux.HandleFunc("GET /metrics", o.Metrics.ServeHTTP)
+	}
 	finishDocument(s.api.OpenAPI())
 	return s
 }

@@ -178,7 +178,9 @@ func (p *parts) newLoop() *reconcile.Loop {
 // serve runs everything until ctx ends or one part of it fails.
 func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{Log: p.log, Version: Version})
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{
+		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, p.states),
+	})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
 	work.Go(func() error { return p.watchDrops(ctx) })

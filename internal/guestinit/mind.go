@@ -49,8 +49,12 @@ func (b *booter) mindCard() error {
 	if err != nil {
 		return err
 	}
-	defer proc.Close()                                                                                                          //nolint:errcheck // only read from
-	cmd := exec.Command("/proc/self/exe", MindArg, s.MAC.String(), s.Address.String(), s.Gateway.String(), strconv.Itoa(s.MTU)) //nolint:noctx // it outlives everything here
+	defer proc.Close() //nolint:errcheck // only read from
+	args := []string{MindArg, s.MAC.String(), s.Address.String(), s.Gateway.String(), strconv.Itoa(s.MTU)}
+	if s.Address6.IsValid() {
+		args = append(args, s.Address6.String(), s.Gateway6.String())
+	}
+	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx,gosec // it outlives everything here, and the arguments are typed
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.ExtraFiles = []*os.File{proc}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -60,8 +64,8 @@ func (b *booter) mindCard() error {
 // Mind waits for the doorbell for ever and sets the card up anew when it
 // rings. args are those behind MindArg. It returns only with an error.
 func Mind(args []string) error {
-	if len(args) != 4 {
-		return fmt.Errorf("%s takes four arguments, not %d", MindArg, len(args))
+	if len(args) != 4 && len(args) != 6 {
+		return fmt.Errorf("%s takes four arguments, or six with IPv6, not %d", MindArg, len(args))
 	}
 	s, err := mindSeed(args)
 	if err != nil {
@@ -124,7 +128,13 @@ func mindSeed(args []string) (s seed.Seed, err error) {
 	if s.Gateway, err = netip.ParseAddr(args[2]); err != nil {
 		return s, err
 	}
-	s.MTU, err = strconv.Atoi(args[3])
+	if s.MTU, err = strconv.Atoi(args[3]); err != nil || len(args) == 4 {
+		return s, err
+	}
+	if s.Address6, err = netip.ParseAddr(args[4]); err != nil {
+		return s, err
+	}
+	s.Gateway6, err = netip.ParseAddr(args[5])
 	return s, err
 }
 

@@ -32,6 +32,10 @@ func setNetwork(sysDir string, s seed.Seed) error {
 	if err != nil {
 		return err
 	}
+	if s.Address6.IsValid() {
+		// The host gives the guest its address; nobody else's word counts.
+		quiet(sysctl6Dir, name)
+	}
 	for _, m := range networkMessages(lo, index, s) {
 		if err := conn.do(m); err != nil {
 			return fmt.Errorf("%s of %s: %w", m.what, name, err)
@@ -93,7 +97,23 @@ func networkMessages(lo, card uint32, s seed.Seed) []routeMessage {
 		{"set the route to the gateway", unix.RTM_NEWROUTE, create, route(card, s.Gateway, true)},
 		{"set the default route", unix.RTM_NEWROUTE, create, route(card, s.Gateway, false)},
 	}
+	if s.Address6.IsValid() {
+		messages = append(messages,
+			routeMessage{"set the IPv6 address", unix.RTM_NEWADDR, create, address(card, s.Address6)},
+			routeMessage{"set the IPv6 default route", unix.RTM_NEWROUTE, create, route(card, s.Gateway6, false)})
+	}
 	return messages
+}
+
+// sysctl6Dir has a folder for each link (the kernel's ip-sysctl documentation).
+const sysctl6Dir = "/proc/sys/net/ipv6/conf"
+
+// quiet makes a card take no router's word for addresses and routes. A kernel
+// without the setting needs none.
+func quiet(dir, card string) {
+	for _, name := range []string{"accept_ra", "autoconf", "accept_redirects"} {
+		_ = os.WriteFile(filepath.Join(dir, card, name), []byte("0"), 0o644) //nolint:gosec // A kernel's file: the mode is the kernel's.
+	}
 }
 
 func linkUp(index uint32, mtu int) []byte {

@@ -12,6 +12,7 @@ import (
 
 	"sublet/internal/nstest"
 	"sublet/internal/seed"
+	"sublet/internal/vps"
 )
 
 // TestSetNetwork sets the network of a guest up in a namespace of its own,
@@ -19,14 +20,17 @@ import (
 func TestSetNetwork(t *testing.T) {
 	t.Parallel()
 	for name, tc := range map[string]struct {
-		address, gateway string
-		want             []string
+		address, gateway, address6 string
+		want                       []string
 	}{
-		"IPv4": {"10.213.0.2", "10.213.0.1", []string{
+		"IPv4": {"10.213.0.2", "10.213.0.1", "", []string{
 			"10.213.0.2/32", "default via 10.213.0.1 dev vec0 proto static onlink", "\n10.213.0.1 dev vec0 proto static scope link", "mtu 1400",
 		}},
-		"IPv6": {"2001:db8::2", "2001:db8::1", []string{
+		"IPv6": {"2001:db8::2", "2001:db8::1", "", []string{
 			"2001:db8::2/128", "default via 2001:db8::1 dev vec0 proto static", "\n2001:db8::1 dev vec0 proto static", "mtu 1400",
+		}},
+		"both": {"10.213.0.2", "10.213.0.1", "2001:db8::2", []string{
+			"10.213.0.2/32", "default via 10.213.0.1 dev vec0 proto static onlink", "2001:db8::2/128", "default via fe80::1 dev vec0 proto static", "mtu 1400",
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -38,6 +42,9 @@ func TestSetNetwork(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := seed.Seed{Address: netip.MustParseAddr(tc.address), Gateway: netip.MustParseAddr(tc.gateway), MTU: 1400}
+			if tc.address6 != "" {
+				s.Address6, s.Gateway6 = netip.MustParseAddr(tc.address6), vps.Gateway6
+			}
 			copy(s.MAC[:], link.Attrs().HardwareAddr)
 			for range 2 {
 				if err := setNetwork("/sys", s); err != nil {

@@ -46,6 +46,10 @@ type Seed struct {
 	Address netip.Addr `json:"address"`
 	// Gateway is reached on the link itself, though no prefix covers it.
 	Gateway netip.Addr `json:"gateway"`
+	// Address6 and Gateway6 are the same for IPv6, beside those of IPv4; the
+	// gateway is link-local. The zero value means that the guest has no IPv6.
+	Address6 netip.Addr `json:"address6,omitzero"`
+	Gateway6 netip.Addr `json:"gateway6,omitzero"`
 	// MTU of the card in bytes; 0 leaves the driver's own.
 	MTU int `json:"mtu,omitempty"`
 	// DNS are the name servers, best first; empty leaves resolv.conf alone.
@@ -106,6 +110,9 @@ func For(host vps.Settings, g vps.Guest, release string, fallbackDNS []netip.Add
 		KernelRelease: release,
 	}
 	copy(s.MAC[:], g.Spec.MAC())
+	if p := host.Prefix6(&g.Spec); p.IsValid() {
+		s.Address6, s.Gateway6 = vps.Address6(p), vps.Gateway6
+	}
 	switch {
 	case len(g.Spec.DNS) > 0:
 		s.DNS = slices.Clone(g.Spec.DNS)

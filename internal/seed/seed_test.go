@@ -94,6 +94,10 @@ func TestBytesRefusesBadFields(t *testing.T) {
 		"mtu":            func(s *Seed) { s.MTU = 10 },
 		"disk":           func(s *Seed) { s.DiskSize = -1 },
 		"kernel_release": func(s *Seed) { s.KernelRelease = "6.1/../.." },
+		"address6":       func(s *Seed) { s.Address6 = netip.MustParseAddr("2001:db8::2") },
+		"gateway6": func(s *Seed) {
+			s.Address6, s.Gateway6 = netip.MustParseAddr("2001:db8::2"), netip.MustParseAddr("10.0.0.1")
+		},
 	} {
 		s := sample()
 		spoil(&s)
@@ -116,7 +120,7 @@ func TestFor(t *testing.T) {
 	g := vps.Guest{ID: "g1", Spec: vps.GuestSpec{Name: "alice", Disk: vps.GiB, Address: netip.MustParseAddr("10.213.0.2")}}
 	want := Seed{
 		GuestID: "g1", Hostname: "alice", MAC: MAC{2, 'S', 'L', 213, 0, 2}, Address: g.Spec.Address,
-		Gateway: netip.MustParseAddr("10.213.0.1"), DNS: fallback, Locale: "C.UTF-8", Timezone: "Etc/UTC",
+		Gateway: netip.MustParseAddr("10.213.0.1"), Address6: netip.MustParseAddr("fd53:4c00:d5::2"), Gateway6: vps.Gateway6, DNS: fallback, Locale: "C.UTF-8", Timezone: "Etc/UTC",
 		DiskSize: vps.GiB, KernelRelease: "6.1.176",
 	}
 	if diff := cmp.Diff(want, For(host, g, "6.1.176", fallback), compareAddr); diff != "" {
@@ -128,6 +132,7 @@ func TestFor(t *testing.T) {
 		t.Error("host's name servers: ", diff)
 	}
 	g.Spec.DNS = []netip.Addr{netip.MustParseAddr("192.0.2.3")}
+	host.Subnet6, want.Address6, want.Gateway6 = netip.Prefix{}, netip.Addr{}, netip.Addr{}
 	g.Spec.Hostname, g.Spec.Locale, g.Spec.Timezone = "web", "de_DE.UTF-8", "Asia/Tokyo"
 	want.DNS, want.Hostname, want.Locale, want.Timezone = g.Spec.DNS, "web", "de_DE.UTF-8", "Asia/Tokyo"
 	if diff := cmp.Diff(want, For(host, g, "6.1.176", fallback), compareAddr); diff != "" {

@@ -46,6 +46,14 @@ func (s Seed) validateAddresses() error {
 	if !usable(s.Gateway) || s.Gateway.Is4() != s.Address.Is4() || s.Gateway == s.Address {
 		return vps.Invalid("gateway", "%q is not a gateway for %s", s.Gateway, s.Address)
 	}
+	switch {
+	case s.Address6.IsValid() != s.Gateway6.IsValid():
+		return vps.Invalid("address6", "an address and a gateway of IPv6 belong together")
+	case s.Address6.IsValid() && (!usable(s.Address6) || !s.Address6.Is6()):
+		return vps.Invalid("address6", "%q is not an IPv6 address for a guest", s.Address6)
+	case s.Gateway6.IsValid() && (!usable(s.Gateway6) || !s.Gateway6.Is6() || s.Gateway6 == s.Address6):
+		return vps.Invalid("gateway6", "%q is not a gateway for %s", s.Gateway6, s.Address6)
+	}
 	for _, a := range s.DNS {
 		if !a.IsValid() || a.IsUnspecified() || a.IsMulticast() || a.Zone() != "" {
 			return vps.Invalid("dns", "%q is not the address of a name server", a)

@@ -3,7 +3,12 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -48,6 +53,9 @@ func TestNetwork(t *testing.T) {
 	n.hairpin(t)
 	n.walls(t)
 	n.spoofing(t)
+	n.told(t)
+	n.rules(t)
+	n.ipv6(t)
 }
 
 type network struct {
@@ -184,13 +192,13 @@ func (n *network) spoofing(t *testing.T) {
 	}`, "nft", "-f", "-")
 	defer n.Outside.Exec("nft", "delete", "table", "inet", "seen")
 	n.SSH("alice", "ping -q -c1 -W5 "+lab.StrangerAddress)
-	spoofed := counter(t, n.NS, "inet", "sublet", "spoofed")
+	spoofed := n.dropped(t, "alice", "spoofed")
 	for i, address := range []string{n.bob, "192.0.2.77", lab.HostAddress} {
 		r := n.TrySSH("alice", fmt.Sprintf("ip addr add %[1]s/32 dev vec0 && ping -q -c2 -i0.2 -W1 -I %[1]s %[2]s; code=$?; ip addr del %[1]s/32 dev vec0; exit $code", address, lab.StrangerAddress))
 		if r.Code != 1 { // ping(8): nothing came back
 			t.Errorf("a ping from %s ends with %d; want 1\n%s%s", address, r.Code, r.Stdout, r.Stderr)
 		}
-		if now := counter(t, n.NS, "inet", "sublet", "spoofed"); now < spoofed+2*int64(i+1) {
+		if now := n.dropped(t, "alice", "spoofed"); now < spoofed+2*int64(i+1) {
 			t.Errorf("after pings from %s there are %d spoofed packets; there were %d", address, now, spoofed)
 		}
 	}
@@ -199,6 +207,104 @@ func (n *network) spoofing(t *testing.T) {
 		t.Errorf("outside, %d pings from the host's address and %d in all were seen; want 1 and 1", own, all)
 	}
 	n.SSH("alice", "ping -q -c1 -W5 "+lab.StrangerAddress)
+}
+
+// dropped returns how many packets of a guest were dropped for a reason.
+func (n *network) dropped(t *testing.T, name, reason string) int64 {
+	t.Helper()
+	var shown struct {
+		Drops []struct {
+			Reason  string `json:"reason"`
+			Packets int64  `json:"packets"`
+		} `json:"drops"`
+	}
+	decode(t, n.Sublet("net", "show", name, "-o", "json"), &shown)
+	for _, d := range shown.Drops {
+		if d.Reason == reason {
+			return d.Packets
+		}
+	}
+	return 0
+}
+
+// told: drops are seen by people, in the log and by Prometheus.
+func (n *network) told(t *testing.T) {
+	t.Helper()
+	t.Log("told")
+	n.Eventually("an event tells of drops", func() bool {
+		return strings.Contains(n.Sublet("events", "--guest", "alice"), "dropped: ")
+	})
+	if out := n.Sublet("net", "show", "alice"); !strings.Contains(out, "spoofed") {
+		t.Errorf("net show says nothing of drops:\n%s", out)
+	}
+	log, err := os.ReadFile(filepath.Join(n.Dir, "daemon.log"))
+	if lines := strings.Count(string(log), `msg="packet dropped" guest=alice`); err != nil || lines == 0 || lines > 15 {
+		t.Errorf("the log has %d lines of alice's packets, %v; want 1 to 15", lines, err)
+	}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(n.RunDir, "api.sock"))
+	}}}
+	defer client.CloseIdleConnections()
+	reply, err := client.Get("http://sublet/metrics") //nolint:noctx // the test's own end bounds it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer reply.Body.Close() //nolint:errcheck // all that counts is read
+	metrics, err := io.ReadAll(reply.Body)
+	if want := `sublet_guest_dropped_packets_total{guest="alice",reason="spoofed"} `; err != nil || !strings.Contains(string(metrics), want) {
+		t.Errorf("no %s in the metrics, %v:\n%s", want, err, metrics)
+	}
+}
+
+// rules of the owner open and close, and peers find each other.
+func (n *network) rules(t *testing.T) {
+	t.Helper()
+	t.Log("rules")
+	alice := fromGuest(n.Host, "alice")
+	n.Sublet("net", "allow", "alice", "out", "host", "9100/tcp")
+	n.Eventually("the host's service is open", func() bool { return alice("tcp", gateway, 9100) == "tcp "+n.alice+" 9100" })
+	n.Sublet("net", "remove", "alice", "1")
+	n.Eventually("it is closed", func() bool { return alice("tcp", gateway, 9100) == "" })
+	n.Sublet("net", "deny", "alice", "out", lab.StrangerAddress)
+	n.Eventually("a stranger is out of reach", func() bool { return alice("tcp", lab.StrangerAddress, 9000) == "" })
+	n.Sublet("net", "remove", "alice", "1")
+	n.Eventually("the stranger is back", func() bool { return alice("tcp", lab.StrangerAddress, 9000) != "" })
+	bob := fromGuest(n.Host, "bob")
+	n.Sublet("update", "alice", "--network-peer")
+	n.silent(t, "one peer is none", bob, "tcp", n.alice, n.first+2)
+	n.Sublet("update", "bob", "--network-peer")
+	n.Eventually("peers reach each other", func() bool { return bob("tcp", n.alice, n.first+2) != "" })
+	n.Sublet("update", "bob", "--network-peer=false")
+	n.Eventually("and no more", func() bool { return bob("tcp", n.alice, n.first+2) == "" })
+}
+
+// ipv6: guests have addresses of their own, translated to the host's.
+func (n *network) ipv6(t *testing.T) {
+	t.Helper()
+	t.Log("ipv6")
+	const router, host = "2001:db8:ffff::1", "2001:db8:ffff::2"
+	n.Outside.Exec("ip", "-6", "addr", "add", router+"/64", "dev", "eth0", "nodad")
+	n.NS.Exec("ip", "-6", "addr", "add", host+"/64", "dev", "pub0", "nodad")
+	n.NS.Exec("ip", "-6", "route", "add", "default", "via", router)
+	n.Outside.ExecInput(`table inet seen {
+		counter own {}
+		chain prerouting {
+			type filter hook prerouting priority raw;
+			icmpv6 type echo-request ip6 saddr `+host+` counter name own
+		}
+	}`, "nft", "-f", "-")
+	defer n.Outside.Exec("nft", "delete", "table", "inet", "seen")
+	n.Eventually("alice reaches the world by IPv6", func() bool { return n.TrySSH("alice", "ping -6 -q -c1 -W1 "+router).Code == 0 })
+	if counter(t, n.Outside, "inet", "seen", "own") == 0 {
+		t.Error("the router did not see alice under the host's address")
+	}
+	bob := n.SSH("bob", "ip -6 -o addr show dev vec0 scope global | grep -o 'fd[0-9a-f:]*' | head -1")
+	if r := n.TrySSH("alice", "ping -6 -q -c1 -W1 "+bob); r.Code == 0 || !strings.HasPrefix(bob, "fd") {
+		t.Errorf("alice's ping of bob's %q ends with %d", bob, r.Code)
+	}
+	if r := n.TrySSH("alice", "ping -6 -q -c1 -W5 fe80::1%vec0"); r.Code != 0 {
+		t.Errorf("alice's gateway does not answer: %s%s", r.Stdout, r.Stderr)
+	}
 }
 
 // counter returns the packets of a named counter.
