@@ -232,7 +232,7 @@ func (n *network) told(t *testing.T) {
 	t.Helper()
 	t.Log("told")
 	n.Eventually("an event tells of drops", func() bool {
-		return strings.Contains(n.Sublet("events", "--guest", "alice"), "dropped: ")
+		return strings.Contains(n.Sublet("events", "alice"), "dropped: ")
 	})
 	if out := n.Sublet("net", "show", "alice"); !strings.Contains(out, "spoofed") {
 		t.Errorf("net show says nothing of drops:\n%s", out)
