@@ -2,7 +2,6 @@ package door_test
 
 import (
 	"bufio"
-	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -120,7 +119,7 @@ func TestNoPlainTextNorOldTLS(t *testing.T) {
 	if strings.Contains(answer, "inside") {
 		t.Errorf("plain text is served: %q", answer)
 	}
-	old, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12}) //nolint:gosec // the test is about the server's minimum
+	old, err := tls.Dial("tcp", address, &tls.Config{InsecureSkipVerify: true, MaxVersion: tls.VersionTLS12})
 	if err == nil {
 		_ = old.Close()
 		t.Error("TLS 1.2 is served")
@@ -222,7 +221,7 @@ func TestRefusesBadKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Listen(context.Background(), "nonsense"); vps.ErrorCode(err) != vps.CodeInvalid {
+	if _, err := d.Listen(t.Context(), "nonsense"); vps.ErrorCode(err) != vps.CodeInvalid {
 		t.Errorf("an address that is none: %v", err)
 	}
 }

@@ -54,7 +54,7 @@ func (b *booter) mindCard() error {
 	if s.Address6.IsValid() {
 		args = append(args, s.Address6.String(), s.Gateway6.String())
 	}
-	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx,gosec // it outlives everything here, and the arguments are typed
+	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // it outlives everything here
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.ExtraFiles = []*os.File{proc}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -158,11 +158,10 @@ func TestNDPProxy(t *testing.T) {
 		_ = conn.Close()
 	})
 	mac := strings.Fields(ns.Exec("cat", "/sys/class/net/up0/address"))[0]
-	for range 100 {
+	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
 		if out = outside.Exec("ip", "-6", "neigh", "show", "2001:db8:1::2"); strings.Contains(out, mac) {
 			break
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
 	if !strings.Contains(out, mac) {
 		t.Errorf("the router heard: %s; want %s", out, mac)

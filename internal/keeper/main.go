@@ -197,7 +197,7 @@ func (k *keeper) attend(ctx context.Context, ln net.Listener) error {
 	<-drained
 	err := k.record(k.groups.outOfMemory(exitOf(status, k.hub.tail(), k.killed.Load())))
 	if e := k.groups.Group.Remove(); e != nil {
-		k.log.Warn("a control group stays", "guest", k.cfg.Name, "error", e)
+		k.log.WarnContext(ctx, "a control group stays", "guest", k.cfg.Name, "error", e)
 	}
 	k.hub.close()
 	close(k.recorded)

@@ -5,6 +5,7 @@ package nft
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -81,20 +82,21 @@ func (f *Firewall) change(ctx context.Context, w *wall, taps map[string]int) (bo
 	if f.inPlace.wish() == w.wish() && maps.Equal(f.taps, taps) {
 		return true, nil
 	}
-	text := w.change(f.inPlace)
+	var text strings.Builder
+	text.WriteString(w.change(f.inPlace))
 	for _, l := range sortedKeys(f.taps) {
 		if _, ok := taps[l]; !ok {
 			// A kernel may have removed it together with the link.
 			where := ours(netdev) + " " + l
-			text += "add chain " + where + "\nflush chain " + where + "\ndelete chain " + where + "\n"
+			fmt.Fprintf(&text, "add chain %s\nflush chain %s\ndelete chain %s\n", where, where, where)
 		}
 	}
 	for _, l := range sortedKeys(taps) {
 		if f.taps[l] != taps[l] {
-			text += guardLink(l)
+			text.WriteString(guardLink(l))
 		}
 	}
-	if _, err := f.run(ctx, text, "-f", "-"); err != nil {
+	if _, err := f.run(ctx, text.String(), "-f", "-"); err != nil {
 		if ctx.Err() != nil {
 			return false, ctx.Err()
 		}

@@ -77,7 +77,7 @@ func (f *Firewall) WatchDrops(ctx context.Context) (<-chan DropLog, error) {
 
 // The commands, attributes and modes used here (linux/netfilter/nfnetlink_log.h).
 const (
-	msgPacket = unix.NFNL_SUBSYS_ULOG<<8 | 0 // NFULNL_MSG_PACKET
+	msgPacket = unix.NFNL_SUBSYS_ULOG << 8   // NFULNL_MSG_PACKET
 	msgConfig = unix.NFNL_SUBSYS_ULOG<<8 | 1 // NFULNL_MSG_CONFIG
 
 	cfgCommand = 1 // NFULA_CFG_CMD

@@ -82,7 +82,7 @@ table netdev y {
 		t.Fatal("no frame was logged")
 	}
 	cancel()
-	for range logged { //nolint:revive // until it is closed
+	for range logged {
 	}
 }
 

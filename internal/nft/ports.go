@@ -117,7 +117,7 @@ func expand(f vps.Forward) ([]vps.Protocol, error) {
 		return []vps.Protocol{f.Protocol}, nil
 	case vps.ProtoBoth:
 		return []vps.Protocol{vps.ProtoTCP, vps.ProtoUDP}, nil
-	default:
-		return nil, vps.Invalid("forwards", "%q is not a protocol; write tcp, udp or tcp+udp", f.Protocol)
+	case vps.ProtoICMP:
 	}
+	return nil, vps.Invalid("forwards", "%q is not a protocol; write tcp, udp or tcp+udp", f.Protocol)
 }

@@ -173,8 +173,7 @@ func TestLimits(t *testing.T) {
 // that nobody listens on too.
 func (w *world) received() int {
 	w.t.Helper()
-	lines := strings.Split(w.outside.Exec("cat", "/proc/net/snmp"), "\n")
-	for _, line := range lines {
+	for line := range strings.SplitSeq(w.outside.Exec("cat", "/proc/net/snmp"), "\n") {
 		var in, none int
 		if n, _ := fmt.Sscanf(line, "Udp: %d %d", &in, &none); n == 2 {
 			return in + none

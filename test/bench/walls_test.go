@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/netip"
@@ -263,7 +262,7 @@ func (w *wall) stream() float64 {
 		total, start := 0, time.Now()
 		for time.Since(start) < until {
 			n, err := conn.Read(buffer)
-			if total += n; err != nil && err != io.EOF {
+			if total += n; err != nil {
 				w.b.Error(err)
 				return 0
 			}

@@ -245,7 +245,7 @@ func (n *network) told(t *testing.T) {
 		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(n.RunDir, "api.sock"))
 	}}}
 	defer client.CloseIdleConnections()
-	reply, err := client.Get("http://sublet/metrics") //nolint:noctx // the test's own end bounds it
+	reply, err := client.Get("http://sublet/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

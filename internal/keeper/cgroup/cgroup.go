@@ -115,7 +115,7 @@ func (g *Group) makeV2(h *hierarchies, name string, delegated bool, own []int) e
 				return fmt.Errorf("move the keeper to a control group of its own: %w", err)
 			}
 		}
-	} else if err := os.MkdirAll(parent, folderMode); err != nil {
+	} else if os.MkdirAll(parent, folderMode) != nil {
 		h.inV2 = nil // a host that does not let us: version 1 may
 		return nil
 	}

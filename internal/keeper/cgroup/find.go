@@ -41,7 +41,7 @@ func find(proc string) (*hierarchies, error) {
 	if err != nil {
 		return h, nil //nolint:nilerr // mounted, but not for us
 	}
-	for _, c := range strings.Fields(string(text)) {
+	for c := range strings.FieldsSeq(string(text)) {
 		if slices.Contains(controllers, c) {
 			h.inV2 = append(h.inV2, c)
 		}
