@@ -103,13 +103,13 @@ func powerCut(t *testing.T, h *lab.Host, bootID string) {
 			return errors.Is(syscall.Kill(i.PID, 0), syscall.ESRCH) && errors.Is(syscall.Kill(i.Keeper, 0), syscall.ESRCH)
 		})
 	}
-	if err := unix.Unmount(filepath.Join(h.RunDir, "memory"), 0); err != nil {
-		t.Fatal(err)
-	}
+	h.RemoveGroups()
 	if err := os.RemoveAll(h.RunDir); err != nil {
 		t.Fatal(err)
 	}
-	h.NS.Exec("nft", "delete", "table", "inet", "sublet")
+	for _, family := range []string{"inet", "netdev", "bridge"} {
+		h.NS.Exec("nft", "delete", "table", family, "sublet")
+	}
 	for line := range strings.Lines(h.NS.Exec("ip", "-o", "link")) {
 		if name := strings.TrimSuffix(strings.Fields(line)[1], ":"); strings.HasPrefix(name, "sl-") {
 			h.NS.Exec("ip", "link", "del", name)

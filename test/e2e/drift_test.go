@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,6 +50,9 @@ func TestDrift(t *testing.T) {
 		{"an element of a set deleted", "nft delete element inet sublet addresses { " + alice.Spec.Address + " }"},
 		{"a foreign element added", "nft add element inet sublet addresses { 10.213.0.99 }"},
 		{"a rule added", "nft insert rule inet sublet forward accept"},
+		{"the table for frames deleted", "nft delete table netdev sublet"},
+		{"IPv6's route deleted", "ip -6 route del fd53:4c00:d5::2"},
+		{"IPv6's gateway deleted", "ip -6 addr del fe80::1/64 dev " + alice.Link},
 		{"the route deleted", "ip route del " + alice.Spec.Address + " dev " + alice.Link},
 		{"the gateway's address deleted", "ip addr flush dev " + alice.Link},
 		{"the link down", "ip link set " + alice.Link + " down"},
@@ -84,10 +88,17 @@ func TestDrift(t *testing.T) {
 	if left := h.NS.Exec("ip", "-br", "link"); strings.Contains(left, alice.Link) {
 		t.Errorf("cleanup leaves a link:\n%s", left)
 	}
-	if left := h.NS.Exec("nft", "list", "tables"); strings.Contains(left+"\n", "table inet sublet\n") {
-		t.Errorf("cleanup leaves our table:\n%s", left)
+	left := h.NS.Exec("nft", "list", "tables") + "\n"
+	for _, table := range ourTables {
+		if strings.Contains(left, table+"\n") {
+			t.Errorf("cleanup leaves our %s:\n%s", table, left)
+		}
 	}
 }
+
+// ourTables are those that carry our mark; others may have the name in other
+// families.
+var ourTables = []string{"table inet sublet", "table netdev sublet", "table bridge sublet"}
 
 func toldOfDrift(events []event) bool {
 	for _, e := range events {
@@ -102,7 +113,7 @@ func toldOfDrift(events []event) bool {
 func ourNetwork(h *lab.Host, link string) string {
 	var b strings.Builder
 	for _, command := range []string{
-		"nft -s list table inet sublet", "ip -o link show dev " + link,
+		"nft -s list table inet sublet", "nft -s list table netdev sublet", "nft -s list table bridge sublet", "ip -6 -o addr show dev " + link, "ip -6 route show dev " + link, "ip -o link show dev " + link,
 		"ip -4 -o addr show dev " + link, "ip -4 route show dev " + link,
 	} {
 		words := strings.Fields(command)
@@ -174,7 +185,7 @@ func ofOthers(t *testing.T, h *lab.Host) map[string]string {
 	found := map[string]string{}
 	tables := h.NS.Exec("nft", "list", "tables")
 	for table := range strings.Lines(tables) {
-		if table = strings.TrimSpace(table); table != "table inet sublet" {
+		if table = strings.TrimSpace(table); !slices.Contains(ourTables, table) {
 			found[table] = h.NS.Exec("nft", append([]string{"-s", "list"}, strings.Fields(table)...)...)
 		}
 	}

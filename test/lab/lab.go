@@ -10,9 +10,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -188,6 +190,37 @@ func (h *Host) shutdown() {
 		}
 		// A guest does not outlive its keeper.
 		_ = syscall.Kill(i.Keeper, syscall.SIGKILL)
+	}
+	h.RemoveGroups()
+}
+
+// RemoveGroups removes the control groups of guests that were killed with
+// their keepers, once they are over.
+func (h *Host) RemoveGroups() {
+	h.t.Helper()
+	files, err := filepath.Glob(filepath.Join(h.RunDir, "guests", "*", "cgroups.json"))
+	if err != nil {
+		h.t.Error(err)
+	}
+	for _, path := range files {
+		var g struct {
+			Group struct {
+				V2 string            `json:"v2"`
+				V1 map[string]string `json:"v1"`
+			} `json:"group"`
+		}
+		if text, err := os.ReadFile(path); err != nil || json.Unmarshal(text, &g) != nil {
+			continue
+		}
+		for _, dir := range append(slices.Collect(maps.Values(g.Group.V1)), g.Group.V2) {
+			const patience = 10 * time.Second
+			for deadline := time.Now().Add(patience); dir != "" && errors.Is(syscall.Rmdir(dir), syscall.EBUSY); {
+				if time.Now().After(deadline) {
+					h.t.Errorf("something stays in %s", dir)
+					break
+				}
+			}
+		}
 	}
 }
 
