@@ -14,6 +14,7 @@ import (
 	"sublet/internal/hostnet"
 	"sublet/internal/keeper"
 	"sublet/internal/nft"
+	"sublet/internal/probe"
 	"sublet/internal/seed"
 	"sublet/internal/vps"
 )
@@ -89,6 +90,12 @@ func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps
 	k, err := m.kernels.Default(ctx)
 	if err != nil {
 		return vps.Machine{}, err
+	}
+	if g.Spec.Probe == probe.Jail {
+		// A hostile program stands in for the kernel.
+		if k.Path, err = m.kernels.Init(); err != nil {
+			return vps.Machine{}, err
+		}
 	}
 	logPath := m.logPath(g)
 	if err := os.MkdirAll(filepath.Dir(logPath), 0o700); err != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	sysd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
@@ -52,6 +53,7 @@ type parts struct {
 	driver     *uml.Driver
 	loop       *reconcile.Loop
 	drops      meter.Drops
+	auditing   sync.Mutex
 	facts      facts
 	operations operations
 }
@@ -178,12 +180,19 @@ func (p *parts) newLoop() *reconcile.Loop {
 // serve runs everything until ctx ends or one part of it fails.
 func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Auditor: b}, api.ServerOptions{
 		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, p.states),
 	})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
 	work.Go(func() error { return p.watchDrops(ctx) })
+	work.Go(func() error {
+		// What an audit left whose daemon was killed.
+		if err := p.clearAudit(ctx); err != nil && ctx.Err() == nil {
+			p.log.WarnContext(ctx, "guests of an audit could not be removed", "error", err)
+		}
+		return nil
+	})
 	for _, e := range entrances {
 		work.Go(func() error { return server.Serve(ctx, e.Listener, e.gates...) })
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/probe"
 	"sublet/internal/seed"
 )
 
@@ -88,6 +89,9 @@ func (b *booter) boot(ctx context.Context) (err error) {
 	b.attempt(ctx, step{"take Ctrl-Alt-Del", func(context.Context) error { return takeCtrlAltDel("/proc") }})
 	b.attempt(ctx, step{"turn the kernel's hotplug program off", func(context.Context) error { return hotplugOff("/proc") }})
 	b.attempt(ctx, step{"read the seed", b.readSeed})
+	if b.seeded && b.seed.Probe == probe.Frames {
+		return b.probe(ctx)
+	}
 	if err := b.mountRoot(ctx); err != nil {
 		return err
 	}
@@ -103,6 +107,43 @@ func (b *booter) boot(ctx context.Context) (err error) {
 		b.identify(ctx)
 	}
 	return b.handOver(ctx)
+}
+
+// errProbed is how a probe ends that did all that it was asked for.
+var errProbed = errors.New("this guest was a probe, which is over")
+
+// probe serves who attacks the host through this guest, in place of the
+// image.
+func (b *booter) probe(ctx context.Context) error {
+	b.attempt(ctx, step{"mount the kernel's modules", b.mountModules})
+	b.attempt(ctx, step{"load IPv6", b.loadIPv6})
+	if err := setNetwork("/sys", b.seed); err != nil {
+		return err
+	}
+	card, _, err := findCard("/sys", b.seed.MAC)
+	if err != nil {
+		return err
+	}
+	// Lines longer than a terminal's own buffer, and no echo.
+	if err := makeRaw(os.Stdin); err != nil {
+		return err
+	}
+	if err := probe.ServeFrames(os.Stdin, b.console, card); err != nil {
+		return err
+	}
+	return errProbed
+}
+
+// makeRaw makes a terminal hand over what comes as it comes.
+func makeRaw(terminal *os.File) error {
+	t, err := unix.IoctlGetTermios(int(terminal.Fd()), unix.TCGETS)
+	if err != nil {
+		return err
+	}
+	t.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.IEXTEN
+	t.Iflag &^= unix.ICRNL | unix.IXON
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0
+	return unix.IoctlSetTermios(int(terminal.Fd()), unix.TCSETS, t)
 }
 
 // attempt does one step that may fail. A failure, or a fault of ours, becomes

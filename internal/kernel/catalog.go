@@ -229,6 +229,18 @@ func (c *Catalog) sources() (*sources, error) {
 	return &s, nil
 }
 
+// Init returns the path of the program that guests run first when they boot,
+// or vps.CodeNotFound.
+func (c *Catalog) Init() (string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := c.sources()
+	if err != nil {
+		return "", err
+	}
+	return s.init, nil
+}
+
 // modulesOf returns the folder with the modules of a release, "" for none.
 func (c *Catalog) modulesOf(release string) string {
 	dir := filepath.Join(c.opts.ModulesDir, release)

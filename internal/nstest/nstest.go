@@ -82,9 +82,8 @@ func (n *NS) enterFresh() error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return os.NewSyscallError("mount / private", err)
 	}
-	// A sysfs shows the network of whoever mounted it.
-	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
-		return os.NewSyscallError("mount /sys", err)
+	if err := mountSys(); err != nil {
+		return err
 	}
 	var err error
 	if n.net, err = os.Open("/proc/thread-self/ns/net"); err != nil {
@@ -92,6 +91,21 @@ func (n *NS) enterFresh() error {
 	}
 	n.mnt, err = os.Open("/proc/thread-self/ns/mnt")
 	return err
+}
+
+// mountSys mounts a /sys of this network: one shows the network of whoever
+// mounted it. Control groups, which are mounted below it, stay.
+func mountSys() error {
+	const groups = "/sys/fs/cgroup"
+	tree, err := unix.OpenTree(unix.AT_FDCWD, groups, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return os.NewSyscallError("open_tree "+groups, err)
+	}
+	defer func() { _ = unix.Close(tree) }()
+	if err := unix.Mount("sysfs", "/sys", "sysfs", 0, ""); err != nil {
+		return os.NewSyscallError("mount /sys", err)
+	}
+	return os.NewSyscallError("move_mount "+groups, unix.MoveMount(tree, "", unix.AT_FDCWD, groups, unix.MOVE_MOUNT_F_EMPTY_PATH))
 }
 
 func (n *NS) close() {

@@ -81,6 +81,8 @@ type Answer struct {
 	Attempts []Attempt `json:"attempts,omitempty"`
 	// Attempt answers Try.
 	Attempt *Attempt `json:"attempt,omitempty"`
+	// Last tells that there will be no other one.
+	Last bool `json:"last,omitempty"`
 }
 
 // Attempt is one try to get out of a jail.
@@ -100,7 +102,7 @@ type Attempt struct {
 const maxLine = 64 << 10
 
 // Serve reads requests from in and writes what handle answers to out, until in
-// ends, which is not an error, or a handler of Off does not return. Lines that
+// ends, which is not an error, or an answer is the Last. Lines that
 // are no requests are passed over: whoever types on a console does no harm.
 func Serve(in io.Reader, out io.Writer, handle func(Request) Answer) error {
 	lines := bufio.NewScanner(in)
@@ -119,6 +121,9 @@ func Serve(in io.Reader, out io.Writer, handle func(Request) Answer) error {
 		// A line of its own, whatever the kernel has just written.
 		if _, err := fmt.Fprintf(out, "\n%s%s\n", Mark, text); err != nil {
 			return fmt.Errorf("answer: %w", err)
+		}
+		if a.Last {
+			return nil
 		}
 	}
 	return lines.Err()

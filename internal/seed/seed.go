@@ -63,6 +63,9 @@ type Seed struct {
 	Timezone string `json:"timezone,omitempty"`
 	// DiskSize is what the root filesystem is grown to; 0 leaves it alone.
 	DiskSize vps.Bytes `json:"disk_size,omitempty"`
+	// Probe makes the guest one of the throw-away ones that attack their host
+	// (package probe); empty for everybody else.
+	Probe string `json:"probe,omitempty"`
 	// KernelRelease is what uname -r will say, and the modules disk is for.
 	KernelRelease string `json:"kernel_release,omitempty"`
 }
@@ -107,6 +110,7 @@ func For(host vps.Settings, g vps.Guest, release string, fallbackDNS []netip.Add
 		Locale:        first(g.Spec.Locale, host.Locale),
 		Timezone:      first(g.Spec.Timezone, host.Timezone),
 		DiskSize:      g.Spec.Disk,
+		Probe:         g.Spec.Probe,
 		KernelRelease: release,
 	}
 	copy(s.MAC[:], g.Spec.MAC())

@@ -28,6 +28,8 @@ func (s Seed) validate() error {
 		return vps.Invalid("locale", "%q is not the name of a locale; write for example de_DE.UTF-8", s.Locale)
 	case !path(s.Timezone, "_+-/"):
 		return vps.Invalid("timezone", "%q is not the name of a time zone; write for example Europe/Berlin", s.Timezone)
+	case !path(s.Probe, "") || strings.Contains(s.Probe, "/"):
+		return vps.Invalid("probe", "%q is not a probe", s.Probe)
 	case !path(s.KernelRelease, "._+~-"):
 		return vps.Invalid("kernel_release", "%q is not a kernel's release", s.KernelRelease)
 	}

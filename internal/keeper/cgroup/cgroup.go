@@ -117,7 +117,6 @@ func (g *Group) makeV2(h *hierarchies, name string, delegated bool, own []int) e
 		}
 	} else if os.MkdirAll(parent, folderMode) != nil {
 		h.inV2 = nil // a host that does not let us: version 1 may
-		return nil
 	}
 	var enabled []string
 	for _, c := range h.inV2 {

@@ -64,9 +64,18 @@ func conditional() []seccomp.NameWithConditions {
 	}
 	all := []seccomp.NameWithConditions{
 		when("clone", seccomp.Condition{Argument: 0, Operation: seccomp.BitsNotSet, Value: foreignNamespaces}),
-		// A terminal that a guest's keeper holds must not be typed into.
-		when("ioctl", not(1, unix.TIOCSTI), not(1, unix.TIOCLINUX), not(1, unix.TIOCCONS)),
 	}
+	// A terminal that a guest's keeper holds must not be typed into, and a tap
+	// stays as the host made it.
+	var ioctls []seccomp.Condition
+	for _, request := range []uint64{
+		unix.TIOCSTI, unix.TIOCLINUX, unix.TIOCCONS,
+		unix.TUNSETPERSIST, unix.TUNSETOWNER, unix.TUNSETGROUP, unix.TUNSETLINK, unix.TUNSETDEBUG, unix.TUNSETQUEUE,
+		unix.TUNSETSTEERINGEBPF, unix.TUNSETFILTEREBPF, unix.TUNSETCARRIER, unix.SIOCSIFHWADDR,
+	} {
+		ioctls = append(ioctls, not(1, request))
+	}
+	all = append(all, when("ioctl", ioctls...))
 	// Datagrams on local sockets are the guest's management console.
 	for _, flags := range []uint64{0, unix.SOCK_CLOEXEC, unix.SOCK_NONBLOCK, unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK} {
 		all = append(all, when("socket", is(0, unix.AF_UNIX), is(1, unix.SOCK_DGRAM|flags)))
