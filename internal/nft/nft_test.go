@@ -386,11 +386,37 @@ func BenchmarkRender(b *testing.B) {
 	})
 }
 
-// BenchmarkApply replaces the table each time.
-func BenchmarkApply(b *testing.B) {
+// taps makes the guests' links, so that each has its chain for frames.
+func taps(host *nstest.NS, n vps.Network) {
+	var batch strings.Builder
+	for _, g := range n.Guests {
+		fmt.Fprintf(&batch, "tuntap add %s mode tap\n", g.Link)
+	}
+	host.ExecInput(batch.String(), "ip", "-batch", "-")
+}
+
+// BenchmarkLoad loads all rules where there are none.
+func BenchmarkLoad(b *testing.B) {
 	benchmarkSizes(b, func(b *testing.B, n vps.Network) func() error {
 		b.Helper()
-		nstest.New(b)
+		taps(nstest.New(b), n)
+		return func() error {
+			wall := nft.New(nil, nft.Options{})
+			b.StopTimer()
+			if err := wall.CleanUp(b.Context()); err != nil {
+				return err
+			}
+			b.StartTimer()
+			return wall.Apply(b.Context(), n, uplinks)
+		}
+	})
+}
+
+// BenchmarkAddOne adds a guest to the others, and takes one away, in turns.
+func BenchmarkAddOne(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, n vps.Network) func() error {
+		b.Helper()
+		taps(nstest.New(b), n)
 		wall, other, i := nft.New(nil, nft.Options{}), n, 0
 		other.Guests = n.Guests[1:]
 		return func() error {
