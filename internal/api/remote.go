@@ -53,7 +53,7 @@ func NewRemoteClient(r Remote) (*Client, error) {
 		defer cancel()
 		conn, err := dialer.DialContext(ctx, "tcp", r.Address)
 		if _, unknown := errors.AsType[*tls.CertificateVerificationError](err); unknown {
-			return nil, vps.Wrap(vps.CodeDenied, err, "%s has a certificate that is not trusted, so nothing was sent; copy the daemon's door/cert.pem from its host and name it with SUBLET_CA", r.Address)
+			return nil, vps.Wrap(vps.CodeDenied, err, "%s has a certificate that is not trusted, so nothing was sent; give the daemon's own certificate, door/cert.pem on its host, as the authority", r.Address)
 		}
 		return conn, err
 	})

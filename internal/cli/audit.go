@@ -23,13 +23,12 @@ func (a *app) netAuditCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "audit",
 		Short: "Attack this host from a throw-away guest, and show what the wall makes of it",
-		Long: `Attack this host from a throw-away guest, and show what the wall makes of it.
+		Long: `Attack this host from a throw-away guest, and show what came of it.
 
-Every forgery is sent for real, at a throw-away victim and at the host, which
-both listen; then a hostile process tries to leave the jail that guests'
-processes are in. Other guests are left alone, and nothing is left behind. It
-takes some minutes; interrupted, it cleans up all the same. The exit code is 1
-when any attack got through.`,
+A hostile process tries to leave the jail that guests' processes are in, beside
+a throw-away victim. Other guests are left alone, and nothing is left behind;
+interrupted, it cleans up all the same. The exit code is 1 when any attempt got
+through.`,
 		Args: atMost(0, "no name"),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", auditTimeout, "how long to wait")

@@ -33,7 +33,7 @@ type groups struct {
 //
 // Each process of a guest is one of the host, which costs the host's kernel
 // some pages (its tables, stack and tasks); the rest is the guest's kernel
-// itself, and files that it reads. Measured in docs/adr/0012-limits.md.
+// itself, and files that it reads. See docs/adr/0012-limits.md.
 func overhead(memory vps.Bytes, processes int) vps.Bytes {
 	if processes == 0 {
 		processes = vps.DefaultProcesses
