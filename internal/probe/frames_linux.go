@@ -2,11 +2,13 @@ package probe
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -43,12 +45,7 @@ func ServeFrames(in io.Reader, out io.Writer, link string) error {
 		case Hello:
 			return Answer{}
 		case Send:
-			for range max(r.Count, 1) {
-				if err := unix.Sendto(fd, r.Frame, 0, &unix.SockaddrLinklayer{Ifindex: l.Index, Halen: 6}); err != nil {
-					return Answer{Error: err.Error()}
-				}
-			}
-			return Answer{}
+			return send(fd, l.Index, r)
 		case Seen:
 			return Answer{Count: kept.count(r.Marker)}
 		case Off:
@@ -57,6 +54,24 @@ func ServeFrames(in io.Reader, out io.Writer, link string) error {
 		}
 		return Answer{Error: fmt.Sprintf("this probe does not know %q", r.Op)}
 	})
+}
+
+// send sends what a request asks for. A queue that is full for a moment is
+// waited for: what is sent is counted at the other end.
+func send(fd, link int, r Request) Answer {
+	for range max(r.Count, 1) {
+		for _, frame := range r.Frames {
+			err := unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link, Halen: 6})
+			for errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINTR) {
+				<-time.After(time.Millisecond)
+				err = unix.Sendto(fd, frame, 0, &unix.SockaddrLinklayer{Ifindex: link, Halen: 6})
+			}
+			if err != nil {
+				return Answer{Error: err.Error()}
+			}
+		}
+	}
+	return Answer{}
 }
 
 // frames are those that came in, the oldest forgotten first.

@@ -42,7 +42,7 @@ func TestFrames(t *testing.T) {
 		t.Fatal(err)
 	}
 	do(probe.Request{Op: probe.Hello})
-	if a := do(probe.Request{Op: probe.Send, Frame: []byte("short")}); a.Error == "" {
+	if a := do(probe.Request{Op: probe.Send, Frames: [][]byte{[]byte("short")}}); a.Error == "" {
 		t.Error("a frame that is none was sent")
 	}
 	if a := do(probe.Request{Op: "dance"}); a.Error == "" {
@@ -62,8 +62,8 @@ func TestFrames(t *testing.T) {
 		b := append(append([]byte{255, 255, 255, 255, 255, 255}, net.HardwareAddr{2, 0, 0, 0, 0, 1}...), 0x88, 0xb5)
 		return append(b, marker...)
 	}
-	do(probe.Request{Op: probe.Send, Frame: frame("from-there"), Count: 3})
-	if _, err := us.Do(ctx, probe.Request{Op: probe.Send, Frame: frame("from-here")}); err != nil {
+	do(probe.Request{Op: probe.Send, Frames: [][]byte{frame("from-there")}, Count: 3})
+	if _, err := us.Do(ctx, probe.Request{Op: probe.Send, Frames: [][]byte{frame("from-here")}}); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {

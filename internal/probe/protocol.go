@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"time"
 )
 
 // The modes, as vps.GuestSpec.Probe has them.
@@ -29,7 +30,7 @@ type Op string
 const (
 	// Hello is answered at once with what there is to try.
 	Hello Op = "hello"
-	// Send sends Frame Count times on the guest's link. Frames only.
+	// Send sends Frames on the guest's link, all of them Count times. Frames only.
 	Send Op = "send"
 	// Seen asks how many frames with Marker in them have come in since the
 	// start, however they are wrapped. Frames only.
@@ -44,8 +45,8 @@ const (
 type Request struct {
 	ID int `json:"id"`
 	Op Op  `json:"op"`
-	// Frame is sent as it is, without a checksum of Ethernet.
-	Frame []byte `json:"frame,omitempty"`
+	// Frames are sent as they are, without a checksum of Ethernet.
+	Frames [][]byte `json:"frames,omitempty"`
 	// Count is how often; 0 means once.
 	Count  int      `json:"count,omitempty"`
 	Marker []byte   `json:"marker,omitempty"`
@@ -129,6 +130,13 @@ func Serve(in io.Reader, out io.Writer, handle func(Request) Answer) error {
 	return lines.Err()
 }
 
+// nudging is how often a probe that has not answered yet is sent an empty
+// line. User Mode Linux looks for input and then sleeps until its next timer,
+// which is two steps (os_idle_sleep in arch/um): input that comes between them
+// is not seen until something else comes, and a guest that does nothing has no
+// timer for many seconds.
+const nudging = 100 * time.Millisecond
+
 // Client speaks to a probe over its console. It is for one goroutine at a time.
 type Client struct {
 	out     io.Writer
@@ -177,10 +185,16 @@ func (c *Client) Do(ctx context.Context, r Request) (Answer, error) {
 	if _, err := c.out.Write(append(text, '\n')); err != nil {
 		return Answer{}, fmt.Errorf("ask the probe: %w", err)
 	}
+	nudge := time.NewTicker(nudging)
+	defer nudge.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return Answer{}, context.Cause(ctx)
+		case <-nudge.C:
+			if _, err := c.out.Write([]byte("\n")); err != nil {
+				return Answer{}, fmt.Errorf("ask the probe: %w", err)
+			}
 		case a, ok := <-c.answers:
 			switch {
 			case !ok:
