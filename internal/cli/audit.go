@@ -25,10 +25,16 @@ func (a *app) netAuditCmd() *cobra.Command {
 		Short: "Attack this host from a throw-away guest, and show what the wall makes of it",
 		Long: `Attack this host from a throw-away guest, and show what came of it.
 
-A hostile process tries to leave the jail that guests' processes are in, beside
-a throw-away victim. Other guests are left alone, and nothing is left behind;
-interrupted, it cleans up all the same. The exit code is 1 when any attempt got
-through.`,
+About 200 forgeries are sent for real, as raw frames, from a throw-away guest:
+foreign hardware and IP addresses, ARP and neighbour messages for others, VLAN
+tags, router advertisements, DHCP answers, redirects, fragments, packets to a
+throw-away victim and to the host, floods. The victim and the host listen. Then a
+hostile program in a guest's place tries to leave its jail.
+
+For each attack the report tells what was expected, what was seen, and which
+counter rose. Some packets must pass, or the rest would prove nothing. Other
+guests are left alone, and nothing is left behind; interrupted, it cleans up all
+the same. The exit code is 1 when any attack got through.`,
 		Args: atMost(0, "no name"),
 	}
 	cmd.Flags().DurationVar(&timeout, "timeout", auditTimeout, "how long to wait")
@@ -47,7 +53,7 @@ through.`,
 		if out.structured() {
 			progress = nil
 		}
-		a.say("attacking this host from a throw-away guest; this takes some minutes")
+		a.say("attacking this host from a throw-away guest; this takes about a minute")
 		report, err := a.client().Audit(ctx, progress)
 		if errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil {
 			return vps.Errorf(vps.CodeTimeout, "the audit was not done after %s and is stopped; give it longer with --timeout", timeout)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"sublet/internal/api"
+	"sublet/internal/audit"
 	"sublet/internal/guest"
 	"sublet/internal/probe"
 	"sublet/internal/reconcile"
@@ -55,7 +56,36 @@ func (b backend) Audit(ctx context.Context, progress func(api.AuditResult)) (rep
 		return report, err
 	}
 	defer victim.close()
+	if err := b.auditNetwork(ctx, victim, note); err != nil {
+		return report, err
+	}
 	return report, b.auditJail(ctx, victim, note)
+}
+
+// auditNetwork attacks the firewall's wall with frames from a guest.
+func (b backend) auditNetwork(ctx context.Context, victim *audited, note func(api.AuditResult)) error {
+	attacker, err := b.auditGuest(ctx, "attacker", probe.Frames)
+	if err != nil {
+		return err
+	}
+	defer attacker.close()
+	host, err := b.state.Host(ctx)
+	if err != nil {
+		return err
+	}
+	network := host.Network(nil)
+	uplinks, err := b.hostnet.Uplinks(ctx, network.Uplink)
+	if err != nil {
+		return err
+	}
+	return audit.Run(ctx, audit.Options{
+		Network: network, Attacker: attacker.guest.Spec.Name, Victim: victim.guest.Spec.Name, Uplinks: uplinks,
+		Sender: attacker.client, Listener: victim.client, Firewall: b.nft,
+	}, func(r audit.Result) {
+		note(api.AuditResult{
+			Kind: api.AttackNetwork, Attack: r.Attack, What: r.What, Expected: r.Expected, Seen: r.Seen, Counter: r.Counter, OK: r.OK,
+		})
+	})
 }
 
 // clearAudit removes the guests of an audit, this one's or an earlier one's
@@ -108,7 +138,7 @@ func (b backend) auditGuest(ctx context.Context, role, mode string) (*audited, e
 	const memory = 128 * vps.MiB
 	edited, err := b.state.Create(ctx, name, func(s vps.GuestSpec) (vps.GuestSpec, error) {
 		s.Image, s.Memory, s.Probe = images[0].Name, memory, mode
-		s.Restart, s.Autostart = vps.RestartNever, false
+		s.Restart, s.Autostart, s.Limits = vps.RestartNever, false, audit.Limits()
 		return s, nil
 	}, false)
 	if err != nil {

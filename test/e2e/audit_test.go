@@ -20,8 +20,8 @@ func TestAudit(t *testing.T) {
 	var report struct {
 		OK      bool `json:"ok"`
 		Results []struct {
-			Kind, Attack, Seen string
-			OK                 bool
+			Kind, Attack, Seen, Counter string
+			OK                          bool
 		} `json:"results"`
 	}
 	if r.Stdout == "" {
@@ -32,10 +32,10 @@ func TestAudit(t *testing.T) {
 	for _, a := range report.Results {
 		kinds[a.Kind]++
 		if !a.OK {
-			t.Errorf("%s %s got through: %s", a.Kind, a.Attack, a.Seen)
+			t.Errorf("%s %s got through: %s (%s)", a.Kind, a.Attack, a.Seen, a.Counter)
 		}
 	}
-	if r.Code != 0 || !report.OK || kinds["jail"] < 25 {
+	if r.Code != 0 || !report.OK || kinds["jail"] < 25 || kinds["network"] < 150 {
 		t.Errorf("the audit ends with %d after %v attacks\n%s", r.Code, kinds, r.Stderr)
 	}
 	if left := h.Sublet("list", "-q") + h.NS.Exec("ip", "-br", "link"); strings.Contains(left, "audit") {
