@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
@@ -119,6 +120,13 @@ func TestSet(t *testing.T) {
 		t.Errorf("detached while a guest runs: %v (%v)", names, err)
 	}
 
+	// The link's state follows in a moment that somebody has opened it.
+	for range 100 {
+		if strings.Contains(host.Exec("ip", "link", "show", "sl-alice"), "state UP") {
+			break
+		}
+		<-time.After(50 * time.Millisecond)
+	}
 	before := host.Exec("ip", "-d", "addr")
 	set(t, n)
 	if diff := cmp.Diff(before, host.Exec("ip", "-d", "addr")); diff != "" {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"os"
 	"runtime"
 	"slices"
@@ -59,14 +58,19 @@ func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) e
 
 // present returns the indexes of the taps of the wall's guests that there are.
 func (w *wall) present() (map[string]int, error) {
-	all, err := net.Interfaces()
+	indexes, err := openIndexes()
 	if err != nil {
-		return nil, vps.Wrap(vps.CodeInternal, err, "the host's links could not be listed")
+		return nil, vps.Wrap(vps.CodeInternal, err, "the host's links could not be looked up")
 	}
-	taps := map[string]int{}
-	for _, l := range all {
-		if w.taps[l.Name] {
-			taps[l.Name] = l.Index
+	defer indexes.close()
+	taps := make(map[string]int, len(w.taps))
+	for l := range w.taps {
+		i, err := indexes.of(l)
+		if err != nil {
+			return nil, vps.Wrap(vps.CodeInternal, err, "the host's link %s could not be looked up", l)
+		}
+		if i != 0 {
+			taps[l] = i
 		}
 	}
 	return taps, nil
@@ -76,10 +80,10 @@ func (w *wall) present() (map[string]int, error) {
 // reports whether that was enough.
 func (f *Firewall) change(ctx context.Context, w *wall, taps map[string]int) (bool, error) {
 	gen, err := generation()
-	if err != nil || f.inPlace == nil || gen != f.gen || w.structure() != f.inPlace.structure() {
+	if err != nil || f.inPlace == nil || gen != f.gen || w.structure != f.inPlace.structure {
 		return false, nil //nolint:nilerr // What cannot be known is looked up.
 	}
-	if f.inPlace.wish() == w.wish() && maps.Equal(f.taps, taps) {
+	if f.inPlace.same(w) && maps.Equal(f.taps, taps) {
 		return true, nil
 	}
 	var text strings.Builder
@@ -92,7 +96,9 @@ func (f *Firewall) change(ctx context.Context, w *wall, taps map[string]int) (bo
 		}
 	}
 	for _, l := range sortedKeys(taps) {
-		if f.taps[l] != taps[l] {
+		if had, ok := f.taps[l]; !ok {
+			text.WriteString(guardNew(l))
+		} else if had != taps[l] {
 			text.WriteString(guardLink(l))
 		}
 	}
@@ -127,27 +133,40 @@ func (f *Firewall) remember(w *wall, taps map[string]int, before uint32, err err
 func (f *Firewall) Guard(ctx context.Context, links ...string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	gen, genErr := generation()
+	known := genErr == nil && f.inPlace != nil && gen == f.gen
 	var text strings.Builder
 	taps := map[string]int{}
+	indexes, err := openIndexes()
+	if err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "the links %s cannot be guarded", strings.Join(links, ", "))
+	}
+	defer indexes.close()
 	for _, l := range links {
 		if !linkName.MatchString(l) || !strings.HasPrefix(l, vps.LinkPrefix) {
 			return vps.Invalid("link", "%q is not the name of a guest's link", l)
 		}
-		i, err := net.InterfaceByName(l)
+		i, err := indexes.of(l)
 		if err != nil {
 			return vps.Wrap(vps.CodeInternal, err, "the link %s cannot be guarded", l)
 		}
-		taps[l] = i.Index
-		text.WriteString(guardLink(l))
+		if i == 0 {
+			return vps.Errorf(vps.CodeInternal, "the link %s cannot be guarded: there is none", l)
+		}
+		taps[l] = i
+		if _, had := f.taps[l]; known && !had {
+			text.WriteString(guardNew(l))
+		} else {
+			text.WriteString(guardLink(l))
+		}
 	}
 	if len(links) == 0 {
 		return nil
 	}
-	gen, genErr := generation()
 	if _, err := f.run(ctx, text.String(), "-f", "-"); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the links %s could not be guarded; they must stay down until the firewall is there", strings.Join(links, ", "))
 	}
-	if f.inPlace != nil && genErr == nil && gen == f.gen {
+	if known {
 		all := maps.Clone(f.taps)
 		maps.Copy(all, taps)
 		f.remember(f.inPlace, all, gen, nil)
@@ -173,6 +192,12 @@ func (f *Firewall) Diff(ctx context.Context, n vps.Network, uplinks []string) ([
 	if err != nil {
 		return nil, err
 	}
+	if gen, err := generation(); err == nil && f.inPlace != nil && gen == f.gen {
+		if f.inPlace.same(w) && maps.Equal(f.taps, taps) {
+			return nil, nil
+		}
+		return []string{"the tables " + tables + " are those of other guests"}, nil
+	}
 	drift, _, err := f.diff(ctx, w, taps)
 	return drift, err
 }
@@ -183,9 +208,6 @@ func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]st
 	// Asked before the tables are listed: a change that comes between the two
 	// then shows as a new generation next time.
 	gen, genErr := generation()
-	if genErr == nil && f.inPlace != nil && gen == f.gen && f.inPlace.wish() == w.wish() && maps.Equal(f.taps, taps) {
-		return nil, nil, nil
-	}
 	present, err := f.list(ctx, false)
 	if err != nil {
 		return nil, nil, err
@@ -199,15 +221,15 @@ func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]st
 	if len(drift) > 0 {
 		return drift, present, nil
 	}
-	if made := present[inet]["set wish"]; made == nil || len(made.elements) != 1 || !sameMark(made.elements[0], w.wish()) {
-		return []string{"the table " + ours(inet) + " is not the one that the present guests call for"}, present, nil
+	if mark := fmt.Sprintf("comment %q", w.mark()); !slices.Contains(present[inet][""].lines, mark) {
+		return []string{"the table " + ours(inet) + " was made by another version, or for another gateway"}, present, nil
 	}
-	if f.rehearsed != w.wish() {
+	if f.rehearsed == nil || !f.rehearsed.same(w) {
 		canonical, err := f.rehearse(ctx, w)
 		if err != nil {
 			return nil, nil, err
 		}
-		f.rehearsed, f.canonical = w.wish(), canonical
+		f.rehearsed, f.canonical = w, canonical
 	}
 	for _, family := range families() {
 		want, have := maps.Clone(f.canonical[family]), present[family]
@@ -220,15 +242,6 @@ func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]st
 		f.inPlace, f.taps, f.gen = w, taps, gen
 	}
 	return drift, present, nil
-}
-
-// sameMark compares two digests but for zeros that nft adds.
-func sameMark(a, b string) bool {
-	digits := func(s string) string {
-		x, y, _ := strings.Cut(s, " . ")
-		return strings.TrimLeft(strings.TrimPrefix(x, "0x"), "0") + "." + strings.TrimLeft(strings.TrimPrefix(y, "0x"), "0")
-	}
-	return digits(a) == digits(b)
 }
 
 // stand stands for all guests' links in a rehearsal: every network has it.

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"sublet/internal/vps"
@@ -28,8 +29,7 @@ func collect(n vps.Network, uplinks []string) (*wall, error) {
 	if err := checkNetwork(n, uplinks); err != nil {
 		return nil, err
 	}
-	w := newWall()
-	w.gateway = n.Gateway.String()
+	w := newWall(n.Gateway.String())
 	up := slices.Clone(uplinks)
 	slices.Sort(up)
 	for _, u := range slices.Compact(up) {
@@ -51,32 +51,36 @@ func collect(n vps.Network, uplinks []string) (*wall, error) {
 		return nil, err
 	}
 	marks := groupMarks(guests)
-	for _, g := range guests {
-		w.addGuest(g, n.NAT6, marks[g.Peers])
-		w.addRules(g)
+	if n.NAT6 && n.Subnet6.IsValid() {
+		w.put(inet, "masqueraded6", prefixText(n.Subnet6.Masked()), "")
+	}
+	w.grow(len(guests))
+	for i := range guests {
+		w.addGuest(&guests[i], marks[guests[i].Peers])
+		w.addRules(&guests[i])
 	}
 	slices.SortFunc(w.owner, func(a, b chain) int { return cmp.Compare(a.name, b.name) })
 	if err := w.addPorts(guests); err != nil {
 		return nil, err
 	}
-	w.seal()
 	return w, nil
 }
 
 // addGuest adds what is about one guest alone.
-func (w *wall) addGuest(g vps.NetworkGuest, nat6 bool, mark uint32) {
-	link, mac := quote(g.Link), g.MAC.String()
+func (w *wall) addGuest(g *vps.NetworkGuest, mark uint32) {
+	link, mac, address := quote(g.Link), g.MAC.String(), g.Address.String()
+	own := link + " . " + mac
 	family, frames := inet, netdev
 	if g.Bridge != "" {
 		family, frames = bridge, bridge
 	} else {
 		w.taps[g.Link] = true
-		w.put(netdev, "macs", link+" . "+mac, "")
+		w.put(netdev, "macs", own, "")
 	}
-	w.put(frames, "speakers", fmt.Sprintf("%s . %s . %s", link, mac, g.Address), "")
-	w.put(family, "macs", link+" . "+mac, "")
+	w.put(frames, "speakers", own+" . "+address, "")
+	w.put(family, "macs", own, "")
 	w.put(family, "linklayers", link+" . 0x"+hex.EncodeToString(g.MAC), "")
-	w.put(family, "guests", fmt.Sprintf("%s . %s . %s", link, mac, g.Address), "")
+	w.put(family, "guests", own+" . "+address, "")
 	w.put(family, "packets", link, limitOver(g.Limits.Packets, max(1, g.Limits.Packets/10)))
 	if g.SMTP {
 		w.put(family, "smtp", link, "")
@@ -89,32 +93,29 @@ func (w *wall) addGuest(g vps.NetworkGuest, nat6 bool, mark uint32) {
 		w.put(inet, "newcomers", link, limitOver(g.Limits.NewConnections, g.Limits.NewConnections))
 		w.put(inet, "connections", link, fmt.Sprintf(" ct count over %d", g.Limits.Connections))
 	}
-	w.put(inet, "addresses", g.Address.String(), "")
-	w.put(inet, "self", fmt.Sprintf("%s . %s", g.Address, g.Address), "")
-	w.put(inet, "uids", fmt.Sprint(g.UID), " comment "+link)
+	w.put(inet, "addresses", address, "")
+	w.put(inet, "self", address+" . "+address, "")
+	w.put(inet, "uids", strconv.FormatUint(uint64(g.UID), 10), " comment "+link)
 	if !g.Prefix6.IsValid() {
 		return
 	}
-	if nat6 {
-		w.put(inet, "masqueraded6", prefixText(g.Prefix6), "")
-	}
 	a := vps.Address6(g.Prefix6)
 	w.put(inet, "self6", fmt.Sprintf("%s . %s", a, a), "")
-	own := []netip.Addr{vps.LinkLocal6(g.MAC)}
+	addresses := []netip.Addr{vps.LinkLocal6(g.MAC)}
 	if g.Prefix6.IsSingleIP() {
-		own = append(own, a)
+		addresses = append(addresses, a)
 	} else {
-		w.put(family, "prefixes6", fmt.Sprintf("%s . %s . %s", link, mac, g.Prefix6), "")
+		w.put(family, "prefixes6", own+" . "+g.Prefix6.String(), "")
 		w.put(family, "targets6", fmt.Sprintf("%s . %s-%s", link, hexOf(g.Prefix6.Addr()), hexOf(lastOf(g.Prefix6))), "")
 	}
-	for _, a := range own {
-		w.put(family, "guests6", fmt.Sprintf("%s . %s . %s", link, mac, a), "")
+	for _, a := range addresses {
+		w.put(family, "guests6", own+" . "+a.String(), "")
 		w.put(family, "targets", link+" . "+hexOf(a), "")
 	}
 }
 
 func limitOver(rate, burst int) string {
-	return fmt.Sprintf(" limit rate over %d/second burst %d packets", rate, burst)
+	return " limit rate over " + strconv.Itoa(rate) + "/second burst " + strconv.Itoa(burst) + " packets"
 }
 
 // prefixText writes a prefix as nft does.
@@ -163,8 +164,8 @@ func groupMarks(guests []vps.NetworkGuest) map[string]uint32 {
 }
 
 // addRules adds the chains of an owner's rules for a guest.
-func (w *wall) addRules(g vps.NetworkGuest) {
-	if g.Bridge != "" {
+func (w *wall) addRules(g *vps.NetworkGuest) {
+	if g.Bridge != "" || len(g.Rules) == 0 {
 		return
 	}
 	rules := map[string][]string{}

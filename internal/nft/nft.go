@@ -44,9 +44,9 @@ type Firewall struct {
 	opts Options
 
 	mu sync.Mutex
-	// rehearsed is the wish that was last loaded into an empty network, and
+	// rehearsed is what was last loaded into an empty network, nil at first, and
 	// canonical how this host's nft lists the tables made from it.
-	rehearsed string
+	rehearsed *wall
 	canonical map[string]map[string]*block
 	// inPlace is what was last loaded or found in place, nil when that is not
 	// known. It stood whole, with a chain for each of taps (a link's name to its

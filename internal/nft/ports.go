@@ -2,10 +2,8 @@ package nft
 
 import (
 	"cmp"
-	"fmt"
-	"maps"
-	"net/netip"
 	"slices"
+	"strconv"
 
 	"sublet/internal/vps"
 )
@@ -23,15 +21,10 @@ func (w *wall) addPorts(guests []vps.NetworkGuest) error {
 	if err != nil {
 		return err
 	}
-	type target struct {
-		endpoint
-		guest string
-		to    netip.AddrPort
-		to6   netip.Addr
-	}
-	targets := make(map[endpoint]target)
-	for _, g := range guests {
-		for _, f := range g.Forwards {
+	owners := make(map[endpoint]string, 2*len(guests))
+	for i := range guests {
+		g := &guests[i]
+		for _, f := range slices.SortedFunc(slices.Values(g.Forwards), compareForwards) {
 			protocols, err := expand(f)
 			if err != nil {
 				return err
@@ -41,34 +34,40 @@ func (w *wall) addPorts(guests []vps.NetworkGuest) error {
 			}
 			for _, p := range protocols {
 				e := endpoint{p, f.Host}
-				if other, ok := targets[e]; ok {
-					return vps.Errorf(vps.CodeConflict, "port %d/%s is forwarded twice, to guests %q and %q; remove one of the two", f.Host, p, other.guest, g.Name)
+				if other, ok := owners[e]; ok {
+					return vps.Errorf(vps.CodeConflict, "port %d/%s is forwarded twice, to guests %q and %q; remove one of the two", f.Host, p, other, g.Name)
 				}
-				targets[e] = target{e, g.Name, netip.AddrPortFrom(g.Address, f.Guest), vps.Address6(g.Prefix6)}
+				owners[e] = g.Name
+				w.addForward(e, g, f.Guest)
 			}
 		}
 	}
 	for _, g := range byPort {
 		e := endpoint{vps.ProtoTCP, g.Ports.First}
-		if _, ok := targets[e]; !ok {
-			targets[e] = target{e, g.Name, netip.AddrPortFrom(g.Address, vps.SSHPort), vps.Address6(g.Prefix6)}
-		}
-	}
-	for _, t := range slices.SortedFunc(maps.Values(targets), func(a, b target) int {
-		return cmp.Or(cmp.Compare(a.protocol, b.protocol), cmp.Compare(a.port, b.port))
-	}) {
-		key := fmt.Sprintf("%s . %d", t.protocol, t.port)
-		w.put(inet, "forwards", key, fmt.Sprintf(" : %s . %d", t.to.Addr(), t.to.Port()))
-		if t.to6.IsValid() {
-			w.put(inet, "forwards6", key, fmt.Sprintf(" : %s . %d", t.to6, t.to.Port()))
+		if _, ok := owners[e]; !ok {
+			w.addForward(e, g, vps.SSHPort)
 		}
 	}
 	return nil
 }
 
+func compareForwards(a, b vps.Forward) int {
+	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Protocol, b.Protocol))
+}
+
+// addForward leads a port of the host to one of a guest.
+func (w *wall) addForward(e endpoint, g *vps.NetworkGuest, port uint16) {
+	key := string(e.protocol) + " . " + strconv.Itoa(int(e.port))
+	to := " . " + strconv.Itoa(int(port))
+	w.put(inet, "forwards", key, " : "+g.Address.String()+to)
+	if a := vps.Address6(g.Prefix6); a.IsValid() {
+		w.put(inet, "forwards6", key, " : "+a.String()+to)
+	}
+}
+
 // blockOwner names the guest whose block has the port; byPort is sorted.
-func blockOwner(byPort []vps.NetworkGuest, port uint16) string {
-	i, _ := slices.BinarySearchFunc(byPort, port, func(g vps.NetworkGuest, port uint16) int {
+func blockOwner(byPort []*vps.NetworkGuest, port uint16) string {
+	i, _ := slices.BinarySearchFunc(byPort, port, func(g *vps.NetworkGuest, port uint16) int {
 		return cmp.Compare(g.Ports.Last(), port)
 	})
 	if i < len(byPort) && byPort[i].Ports.Contains(port) {
@@ -79,14 +78,14 @@ func blockOwner(byPort []vps.NetworkGuest, port uint16) string {
 
 // addBlocks fills the map of blocks and returns the guests that have one, in
 // the order of their ports.
-func (w *wall) addBlocks(guests []vps.NetworkGuest) ([]vps.NetworkGuest, error) {
-	var byPort []vps.NetworkGuest
-	for _, g := range guests {
-		if g.Ports.Count > 0 {
+func (w *wall) addBlocks(guests []vps.NetworkGuest) ([]*vps.NetworkGuest, error) {
+	byPort := make([]*vps.NetworkGuest, 0, len(guests))
+	for i := range guests {
+		if g := &guests[i]; g.Ports.Count > 0 {
 			byPort = append(byPort, g)
 		}
 	}
-	slices.SortFunc(byPort, func(a, b vps.NetworkGuest) int { return cmp.Compare(a.Ports.First, b.Ports.First) })
+	slices.SortFunc(byPort, func(a, b *vps.NetworkGuest) int { return cmp.Compare(a.Ports.First, b.Ports.First) })
 	for i, g := range byPort {
 		p := g.Ports
 		if p.First == 0 || p.Last() < p.First {
@@ -95,13 +94,16 @@ func (w *wall) addBlocks(guests []vps.NetworkGuest) ([]vps.NetworkGuest, error) 
 		if i > 0 && byPort[i-1].Ports.Overlaps(p) {
 			return nil, vps.Errorf(vps.CodeConflict, "the port blocks of guests %q and %q overlap at port %d; give one of them other ports", byPort[i-1].Name, g.Name, p.First)
 		}
-		key := fmt.Sprint(p.First)
+		key := strconv.Itoa(int(p.First))
 		if p.Count > 1 {
-			key = fmt.Sprintf("%d-%d", p.First, p.Last())
+			key += "-" + strconv.Itoa(int(p.Last()))
 		}
-		w.put(inet, "blocks", key, " : "+g.Address.String())
-		if a := vps.Address6(g.Prefix6); a.IsValid() {
-			w.put(inet, "blocks6", key, " : "+a.String())
+		a6 := vps.Address6(g.Prefix6)
+		for _, protocol := range []vps.Protocol{vps.ProtoTCP, vps.ProtoUDP} {
+			w.put(inet, "blocks", string(protocol)+" . "+key, " : "+g.Address.String())
+			if a6.IsValid() {
+				w.put(inet, "blocks6", string(protocol)+" . "+key, " : "+a6.String())
+			}
 		}
 	}
 	return byPort, nil

@@ -49,21 +49,26 @@ type chain struct {
 // wall is what our tables should hold besides what they always do.
 type wall struct {
 	gateway string
-	sets    []*set
-	byName  map[string]*set
-	owner   []chain // in the table inet, sorted by name
-	taps    map[string]bool
+	// structure is a digest of what the tables have in common with those of
+	// every other network; they can be changed into one another by elements
+	// alone.
+	structure string
+	sets      []*set
+	byName    map[string]*set
+	owner     []chain // in the table inet, sorted by name
+	taps      map[string]bool
 }
 
-// newWall declares all sets.
-func newWall() *wall {
-	w := &wall{byName: map[string]*set{}, taps: map[string]bool{}}
+// newWall declares all sets. Before it adds an element to any set, nft reads
+// all of those that hold intervals of a single value; so what grows with the
+// guests is a concatenation.
+func newWall(gateway string) *wall {
+	w := &wall{gateway: gateway, byName: map[string]*set{}, taps: map[string]bool{}}
 	add := func(family, kind, name string, spec ...string) {
 		s := &set{family: family, kind: kind, name: name, spec: spec}
 		w.sets = append(w.sets, s)
 		w.byName[family+" "+name] = s
 	}
-	add(inet, "set", "wish", "type mark . mark")
 	for _, family := range []string{inet, bridge} {
 		add(family, "set", "guests", "type ifname . ether_addr . ipv4_addr")
 		add(family, "set", "guests6", "type ifname . ether_addr . ipv6_addr")
@@ -95,13 +100,21 @@ func newWall() *wall {
 	add(inet, "set", "uplinks", "type ifname")
 	add(inet, "set", "services", "type inet_proto . inet_service")
 	add(inet, "map", "forwards", "type inet_proto . inet_service : ipv4_addr . inet_service")
-	add(inet, "map", "blocks", "type inet_service : ipv4_addr", "flags interval")
+	add(inet, "map", "blocks", "type inet_proto . inet_service : ipv4_addr", "flags interval")
 	add(inet, "map", "forwards6", "type inet_proto . inet_service : ipv6_addr . inet_service")
-	add(inet, "map", "blocks6", "type inet_service : ipv6_addr", "flags interval")
+	add(inet, "map", "blocks6", "type inet_proto . inet_service : ipv6_addr", "flags interval")
 	add(inet, "map", "rules-out", "type ifname : verdict")
 	add(inet, "map", "rules-in", "type ifname : verdict")
 	add(inet, "map", "rules-host", "type ifname : verdict")
+	w.structure = w.digest()
 	return w
+}
+
+// grow makes room for the elements of so many guests.
+func (w *wall) grow(guests int) {
+	for _, s := range w.sets {
+		s.elements = slices.Grow(s.elements, guests)
+	}
 }
 
 // put adds an element to a set.
@@ -122,27 +135,21 @@ func (w *wall) routed(links []string) []string {
 	return slices.Compact(taps)
 }
 
-// seal adds the digest of everything else.
-func (w *wall) seal() {
-	s := w.byName[inet+" wish"]
-	s.elements = nil
-	sum := sha256.Sum256([]byte(w.tables(nil, nil)))
-	w.put(inet, "wish", fmt.Sprintf("0x%x . 0x%x", sum[:4], sum[4:8]), "")
+// same tells whether two walls are made of the same.
+func (w *wall) same(other *wall) bool {
+	return w.structure == other.structure &&
+		slices.EqualFunc(w.sets, other.sets, func(a, b *set) bool { return slices.Equal(a.elements, b.elements) }) &&
+		slices.EqualFunc(w.owner, other.owner, func(a, b chain) bool { return a.name == b.name && slices.Equal(a.rules, b.rules) })
 }
 
-// wish returns the digest that seal added.
-func (w *wall) wish() string { return w.byName[inet+" wish"].elements[0].key }
+// mark is the comment of the table inet.
+func (w *wall) mark() string {
+	return fmt.Sprintf("made by sublet (%s); changes by hand are undone", w.structure)
+}
 
-// markOf is the comment of the table inet; the verb is the digest of what does
-// not depend on guests.
-const markOf = "made by sublet (%s); changes by hand are undone"
-
-// structure returns what tables of the wall have in common with those of every
-// other network; they can be changed into one another by elements alone.
-func (w *wall) structure() string {
-	empty := newWall()
-	empty.gateway = w.gateway
-	sum := sha256.Sum256([]byte(empty.body(nil, nil)))
+// digest returns the structure of a wall that is still empty.
+func (w *wall) digest() string {
+	sum := sha256.Sum256([]byte(w.body(nil, nil)))
 	return hex.EncodeToString(sum[:8])
 }
 
@@ -160,8 +167,7 @@ func (w *wall) replacement(taps []string, kept map[string][]string) string {
 
 // tables is the text of our tables.
 func (w *wall) tables(taps []string, kept map[string][]string) string {
-	mark := fmt.Sprintf("table inet sublet {\n\tcomment \""+markOf+"\"\n}\n", w.structure())
-	return mark + w.body(taps, kept)
+	return fmt.Sprintf("table inet sublet {\n\tcomment %q\n}\n", w.mark()) + w.body(taps, kept)
 }
 
 func (w *wall) body(taps []string, kept map[string][]string) string {
@@ -222,21 +228,25 @@ func (s *set) write(b *strings.Builder) {
 func (w *wall) change(old *wall) string {
 	var first, last strings.Builder
 	for i, s := range w.sets {
-		was := make(map[element]bool, len(old.sets[i].elements))
-		for _, e := range old.sets[i].elements {
-			was[e] = true
+		// The same guests give the same elements in the same order, so what
+		// differs is one piece, and short.
+		now, was := trim(s.elements, old.sets[i].elements)
+		left := make(map[element]bool, len(was))
+		for _, e := range was {
+			left[e] = true
 		}
 		var added, gone []string
-		for _, e := range s.elements {
-			if !was[e] {
+		for _, e := range now {
+			if !left[e] {
 				added = append(added, e.String())
 			}
-			delete(was, e)
+			delete(left, e)
 		}
-		for e := range was {
-			gone = append(gone, e.key)
+		for _, e := range was {
+			if left[e] {
+				gone = append(gone, e.key)
+			}
 		}
-		slices.Sort(gone)
 		if len(gone) > 0 {
 			fmt.Fprintf(&first, "delete element %s %s { %s }\n", ours(s.family), s.name, strings.Join(gone, ", "))
 		}
@@ -270,4 +280,15 @@ func (w *wall) change(old *wall) string {
 		}
 	}
 	return first.String() + last.String()
+}
+
+// trim takes what is the same at both ends away from a and b.
+func trim(a, b []element) (restOfA, restOfB []element) {
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	return a, b
 }

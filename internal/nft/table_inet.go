@@ -85,9 +85,9 @@ const inetChains = `
 		ip daddr 127.0.0.0/8 return
 		ip6 daddr { ::1, fe80::/10 } return
 		meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport map @forwards
-		meta l4proto { tcp, udp } dnat ip to th dport map @blocks
+		meta l4proto { tcp, udp } dnat ip to meta l4proto . th dport map @blocks
 		meta l4proto { tcp, udp } dnat ip6 to meta l4proto . th dport map @forwards6
-		meta l4proto { tcp, udp } dnat ip6 to th dport map @blocks6
+		meta l4proto { tcp, udp } dnat ip6 to meta l4proto . th dport map @blocks6
 	}
 
 	chain postrouting_nat {

@@ -36,6 +36,13 @@ func linkChain(link string) string {
 	return fmt.Sprintf("\n\tchain %s {\n\t\t"+linkRules+"\n\t\tjump frames\n\t}\n", link, link)
 }
 
+// guardNew returns the commands that put the base chain in place of a link that
+// has none. Nothing goes, so the kernel does not wait for packets on their way.
+func guardNew(link string) string {
+	where := ours(netdev) + " " + link
+	return fmt.Sprintf("add chain %s { %s }\nadd rule %s jump frames\n", where, fmt.Sprintf(linkRules, link), where)
+}
+
 // guardLink returns the commands that put the base chain of a link in place,
 // whether or not there is one; the new one stands before the old one goes.
 func guardLink(link string) string {

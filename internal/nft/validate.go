@@ -1,8 +1,10 @@
 package nft
 
 import (
+	"cmp"
 	"fmt"
 	"math"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -30,17 +32,18 @@ func checkNetwork(n vps.Network, uplinks []string) error {
 
 // checkGuests refuses what must not be rendered, and what two guests have.
 func checkGuests(n vps.Network, guests []vps.NetworkGuest) error {
-	taken := make(map[any]string, 4*len(guests))
-	var prefixes []vps.NetworkGuest
-	for _, g := range guests {
+	links := make(map[string]*vps.NetworkGuest, len(guests))
+	addresses := make(map[netip.Addr]*vps.NetworkGuest, len(guests))
+	macs := make(map[[6]byte]*vps.NetworkGuest, len(guests))
+	uids := make(map[uint32]*vps.NetworkGuest, len(guests))
+	var prefixes []*vps.NetworkGuest
+	for i := range guests {
+		g := &guests[i]
 		if err := checkGuest(n, g); err != nil {
 			return err
 		}
-		for _, key := range []any{g.Link, g.Address, g.MAC.String(), g.UID} {
-			if other, ok := taken[key]; ok {
-				return vps.Errorf(vps.CodeConflict, "guests %q and %q both have %v; give one of them another", other, g.Name, key)
-			}
-			taken[key] = g.Name
+		if err := cmp.Or(take(links, g.Link, g), take(addresses, g.Address, g), take(macs, [6]byte(g.MAC), g), take(uids, g.UID, g)); err != nil {
+			return err
 		}
 		if g.Prefix6.IsValid() {
 			prefixes = append(prefixes, g)
@@ -48,7 +51,7 @@ func checkGuests(n vps.Network, guests []vps.NetworkGuest) error {
 	}
 	// Of two prefixes that overlap one holds the other, so the shorter comes
 	// first and nothing but parts of it stands between them.
-	slices.SortFunc(prefixes, func(a, b vps.NetworkGuest) int {
+	slices.SortFunc(prefixes, func(a, b *vps.NetworkGuest) int {
 		if c := a.Prefix6.Addr().Compare(b.Prefix6.Addr()); c != 0 {
 			return c
 		}
@@ -62,8 +65,21 @@ func checkGuests(n vps.Network, guests []vps.NetworkGuest) error {
 	return nil
 }
 
+// take notes that a guest has a key, and refuses one that another has.
+func take[K comparable](taken map[K]*vps.NetworkGuest, key K, g *vps.NetworkGuest) error {
+	if other, ok := taken[key]; ok {
+		var shown any = key
+		if mac, ok := shown.([6]byte); ok {
+			shown = net.HardwareAddr(mac[:])
+		}
+		return vps.Errorf(vps.CodeConflict, "guests %q and %q both have %v; give one of them another", other.Name, g.Name, shown)
+	}
+	taken[key] = g
+	return nil
+}
+
 // checkGuest refuses a guest that is wrong by itself.
-func checkGuest(n vps.Network, g vps.NetworkGuest) error {
+func checkGuest(n vps.Network, g *vps.NetworkGuest) error {
 	p := g.Prefix6
 	switch {
 	case !linkName.MatchString(g.Link) || !strings.HasPrefix(g.Link, vps.LinkPrefix):
@@ -83,9 +99,12 @@ func checkGuest(n vps.Network, g vps.NetworkGuest) error {
 	case p.IsValid() && n.Subnet6.IsValid() && (p.Bits() < n.Subnet6.Bits() || !n.Subnet6.Contains(p.Addr())):
 		return vps.Invalid("prefix6", "guest %q: %s is not in the pool %s; give it a prefix of the pool", g.Name, p, n.Subnet6)
 	}
-	for name, v := range map[string]int{"packets": g.Limits.Packets, "new_connections": g.Limits.NewConnections, "connections": g.Limits.Connections} {
-		if v < 1 || v > math.MaxInt32 {
-			return vps.Invalid("limits."+name, "guest %q: a limit of %d is none; limits run from 1 to %d", g.Name, v, math.MaxInt32)
+	for _, l := range [...]struct {
+		name  string
+		value int
+	}{{"packets", g.Limits.Packets}, {"new_connections", g.Limits.NewConnections}, {"connections", g.Limits.Connections}} {
+		if l.value < 1 || l.value > math.MaxInt32 {
+			return vps.Invalid("limits."+l.name, "guest %q: a limit of %d is none; limits run from 1 to %d", g.Name, l.value, math.MaxInt32)
 		}
 	}
 	for i, r := range g.Rules {
