@@ -55,6 +55,8 @@ func TestLife(t *testing.T) {
 
 	t.Log("a firewall inside works")
 	firewallInside(t, h, "alice")
+	hostfsRefused(t, h, "alice")
+	lockedModules(t, h, "alice") // until the reboot
 
 	t.Log("a reboot inside works, and is the same life")
 	before := h.Show("alice")
@@ -158,6 +160,36 @@ func firewallInside(t *testing.T, h *lab.Host, guest string) {
 	}
 	h.SSH(guest, "iptables -F")
 	h.NS.Exec("ping", "-c1", "-W5", address)
+}
+
+// hostfsRefused tries to mount the host's files in a guest (hostfs of User Mode
+// Linux, which Debian's packaged kernels have built in), from where the kernel
+// was told to look, and from above that.
+func hostfsRefused(t *testing.T, h *lab.Host, guest string) {
+	t.Helper()
+	for _, from := range []string{"", "/", "/etc", "..", "../../../../../..", "/proc/self/root", h.Dir} {
+		command := "mount -i -t hostfs none /mnt"
+		if from != "" {
+			command += " -o " + from
+		}
+		if r := h.TrySSH(guest, command); r.Code == 0 || !strings.Contains(r.Stderr, "does not exist") {
+			t.Errorf("%s: exit code %d\n%s%s\n%s", command, r.Code, r.Stdout, r.Stderr, h.SSH(guest, "ls -la /mnt"))
+		}
+	}
+	if got := h.SSH(guest, "ls /mnt"); got != "" {
+		t.Errorf("/mnt of the guest shows %q", got)
+	}
+}
+
+// lockedModules shows what docs/adr/0010-modules.md promises: a guest's root
+// can lock its kernel, and its firewall still works.
+func lockedModules(t *testing.T, h *lab.Host, guest string) {
+	t.Helper()
+	h.SSH(guest, "modprobe -a iptable_filter xt_tcpudp && sysctl -q kernel.modules_disabled=1")
+	if r := h.TrySSH(guest, "modprobe overlay"); r.Code == 0 || !strings.Contains(r.Stderr, "Operation not permitted") {
+		t.Errorf("a module can be loaded in a locked kernel: exit code %d\n%s", r.Code, r.Stderr)
+	}
+	h.SSH(guest, "iptables -A INPUT -p tcp --dport 82 -j DROP && iptables -F")
 }
 
 func passwordFile(t *testing.T, password string) string {
