@@ -32,6 +32,8 @@ const maxReply = 64 << 20
 // connections, which Close lets go.
 type Client struct {
 	socket string
+	// remote tells that socket is HOST:PORT.
+	remote bool
 	http   *http.Client
 }
 
@@ -45,6 +47,13 @@ func NewClient(socket string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	})
+}
+
+// Unusable returns a client whose every call fails with err, which tells what
+// is wrong with how the daemon is named to whoever needs the daemon, and to
+// nobody else. err should be a *vps.Error.
+func Unusable(err error) *Client {
+	return newClient("", func(context.Context, string, string) (net.Conn, error) { return nil, err })
 }
 
 // newClient returns a client that reaches its daemon by dial; where names the

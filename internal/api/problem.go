@@ -175,6 +175,8 @@ func (c *Client) lost(ctx context.Context, err error) error {
 		return vps.Wrap(vps.CodeTimeout, ctx.Err(), "the daemon did not answer in the time given")
 	case ctx.Err() != nil:
 		return vps.Wrap(vps.CodeTimeout, ctx.Err(), "interrupted before the daemon answered")
+	case c.remote:
+		return c.lostRemote(err)
 	case errors.Is(err, fs.ErrPermission):
 		return vps.Wrap(vps.CodeUnavailable, err, "you may not use the daemon's socket %s; run this as root, or join the group that `ls -l` shows for it and log in again", c.socket)
 	case errors.Is(err, fs.ErrNotExist):

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"sublet/internal/vps"
@@ -52,13 +54,45 @@ func NewRemoteClient(r Remote) (*Client, error) {
 		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 		defer cancel()
 		conn, err := dialer.DialContext(ctx, "tcp", r.Address)
-		if _, unknown := errors.AsType[*tls.CertificateVerificationError](err); unknown {
-			return nil, vps.Wrap(vps.CodeDenied, err, "%s has a certificate that is not trusted, so nothing was sent; give the daemon's own certificate, door/cert.pem on its host, as the authority", r.Address)
-		}
-		return conn, err
+		return conn, handshake(r.Address, err)
 	})
+	client.remote = true
 	client.http.Transport = withToken{client.http.Transport, "Bearer " + strings.TrimSpace(r.Token)}
 	return client, nil
+}
+
+// handshake explains why there is no connection that the token may be sent on;
+// nil stays nil.
+func handshake(address string, err error) error {
+	if e, ok := errors.AsType[x509.CertificateInvalidError](err); ok && e.Reason == x509.Expired {
+		return vps.Wrap(vps.CodeDenied, err, "the certificate of %s has expired or is not valid yet, so nothing was sent; look at the clocks of both machines, and renew it", address)
+	}
+	// A daemon's own certificate is for no name that anybody calls.
+	if e, other := errors.AsType[x509.HostnameError](err); other && !isOwn(e.Certificate) {
+		return vps.Wrap(vps.CodeDenied, err, "the certificate of %s is for another name, so nothing was sent; call the daemon by a name that is in its certificate", address)
+	}
+	if _, unknown := errors.AsType[*tls.CertificateVerificationError](err); unknown {
+		return vps.Wrap(vps.CodeDenied, err, "%s has a certificate that is not trusted, so nothing was sent; give the daemon's own certificate, door/cert.pem in its state folder, as the authority", address)
+	}
+	if _, plain := errors.AsType[tls.RecordHeaderError](err); plain {
+		return vps.Wrap(vps.CodeUnavailable, err, "what listens on %s does not speak TLS; is it the address of `serve --listen`?", address)
+	}
+	return err
+}
+
+// lostRemote explains why a daemon elsewhere did not answer.
+func (c *Client) lostRemote(err error) error {
+	var dns *net.DNSError
+	switch {
+	case errors.As(err, &dns):
+		return vps.Wrap(vps.CodeUnavailable, err, "the name in %s is not known; write the host's name or address", c.socket)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return vps.Wrap(vps.CodeUnavailable, err, "nobody listens on %s; the daemon there needs `sublet serve --listen`", c.socket)
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, syscall.EHOSTUNREACH), errors.Is(err, syscall.ENETUNREACH):
+		return vps.Wrap(vps.CodeUnavailable, err, "%s cannot be reached; is the host up, and the port open in its firewall?", c.socket)
+	default:
+		return vps.Wrap(vps.CodeUnavailable, err, "the daemon on %s ended before it answered; whether anything was changed is not known, so look before you try again", c.socket)
+	}
 }
 
 // ownName returns the name in a certificate that the daemon made itself,
@@ -70,10 +104,15 @@ func ownName(authority []byte) string {
 		return ""
 	}
 	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil || len(cert.DNSNames) != 1 || cert.DNSNames[0] != certificateName {
+	if err != nil || !isOwn(cert) {
 		return ""
 	}
 	return certificateName
+}
+
+// isOwn tells whether a daemon made the certificate itself.
+func isOwn(cert *x509.Certificate) bool {
+	return len(cert.DNSNames) == 1 && cert.DNSNames[0] == certificateName
 }
 
 // certificateName is the name in certificates that the daemon makes (package

@@ -44,6 +44,8 @@ type Options struct {
 	IsTerminal func(stream any) bool
 	// Dial returns a client of the daemon behind a socket; nil is [Dial].
 	Dial func(socket string) Client
+	// DialRemote returns a client of a daemon elsewhere; nil is [DialRemote].
+	DialRemote func(r api.Remote) Client
 	// Exec replaces the process, as execve(2); it returns only on failure.
 	Exec func(path string, argv, env []string) error
 	// LookPath finds a program, as exec.LookPath.
@@ -61,6 +63,7 @@ type Options struct {
 type app struct {
 	Options
 	socket string
+	remote remote
 	quiet  bool
 }
 
@@ -90,6 +93,7 @@ has its own kernel, disk, address and ports.`,
 		return usage(cmd, "%s", flagMessage(err))
 	})
 	root.PersistentFlags().StringVar(&a.socket, "socket", "", "the daemon's socket (default $SUBLET_SOCKET or "+api.DefaultSocket+")")
+	a.remote.flags(root.PersistentFlags())
 	root.PersistentFlags().BoolVarP(&a.quiet, "quiet", "q", false, "say nothing but what was asked for; lists print names only")
 	root.AddGroup(
 		&cobra.Group{ID: groupGuests, Title: "Guests:"},
@@ -125,6 +129,9 @@ func withDefaults(o Options) Options {
 	}
 	if o.Dial == nil {
 		o.Dial = Dial
+	}
+	if o.DialRemote == nil {
+		o.DialRemote = DialRemote
 	}
 	if o.Exec == nil {
 		o.Exec = syscall.Exec
@@ -165,8 +172,15 @@ func flagsBeforeVerbs(cmd *cobra.Command) {
 }
 
 // client returns a client of the daemon that flag, environment or default
-// name.
+// name. A flag wins over the environment, whichever of the two ways it names.
 func (a *app) client() Client {
+	if a.elsewhere() {
+		r, err := a.remote.with(a.Env).read()
+		if err != nil {
+			return overSocket{api.Unusable(err)}
+		}
+		return a.DialRemote(r)
+	}
 	socket := a.socket
 	if socket == "" {
 		socket = a.Env("SUBLET_SOCKET")
@@ -175,6 +189,11 @@ func (a *app) client() Client {
 		socket = api.DefaultSocket
 	}
 	return a.Dial(socket)
+}
+
+// elsewhere tells whether the daemon is one on the network.
+func (a *app) elsewhere() bool {
+	return a.remote.address != "" || a.socket == "" && a.Env("SUBLET_REMOTE") != ""
 }
 
 // requestTimeout bounds requests that only read or edit the desired state, so

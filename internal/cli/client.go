@@ -103,3 +103,13 @@ func (c overSocket) Console(ctx context.Context, name string, o api.ConsoleOptio
 // Dial returns a client of the daemon behind a unix socket. Nothing is
 // connected before the first call.
 func Dial(socket string) Client { return overSocket{api.NewClient(socket)} }
+
+// DialRemote returns a client of a daemon on the network. Nothing is connected
+// before the first call, which tells when the daemon is named wrongly.
+func DialRemote(r api.Remote) Client {
+	client, err := api.NewRemoteClient(r)
+	if err != nil {
+		return overSocket{api.Unusable(err)}
+	}
+	return overSocket{client}
+}

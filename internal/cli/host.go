@@ -444,7 +444,7 @@ func (a *app) doctorCmd() *cobra.Command {
 		ctx, cancel := context.WithTimeout(cmd.Context(), 2*requestTimeout)
 		defer cancel()
 		findings, err := a.client().Doctor(ctx)
-		if vps.ErrorCode(err) == vps.CodeUnavailable && a.Doctor != nil {
+		if vps.ErrorCode(err) == vps.CodeUnavailable && a.Doctor != nil && !a.elsewhere() {
 			// What keeps the daemon from running is what it is asked for.
 			a.say("%s\nchecking without it", vps.ErrorMessage(err))
 			findings, err = a.Doctor(ctx), nil

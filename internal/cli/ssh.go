@@ -47,7 +47,7 @@ refused. Words behind -- go to ssh as they are.`,
 		if err != nil {
 			return about(name, err)
 		}
-		argv, err := sshArguments(g, user, show, args[1:])
+		argv, err := sshArguments(g, user, show || a.elsewhere(), args[1:])
 		if err != nil {
 			return about(name, err)
 		}
