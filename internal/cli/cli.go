@@ -65,12 +65,14 @@ type app struct {
 	socket string
 	remote remote
 	quiet  bool
+	// verbs are those that are ours, and ask a daemon.
+	verbs map[*cobra.Command]bool
 }
 
 // New returns the root command with all client verbs. The caller may add
 // further ones. Run it with ExecuteContext, and give the error to [ExitCode].
 func New(o Options) *cobra.Command {
-	a := &app{Options: withDefaults(o)}
+	a := &app{Options: withDefaults(o), verbs: map[*cobra.Command]bool{}}
 	root := &cobra.Command{
 		Use:   "sublet",
 		Short: "Turn one rented server into several private ones",
@@ -86,6 +88,7 @@ has its own kernel, disk, address and ports.`,
 		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SuggestionsMinimumDistance = 2
+	root.PersistentPreRunE = a.checkDaemon
 	root.SetIn(a.Stdin)
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
@@ -108,6 +111,9 @@ has its own kernel, disk, address and ports.`,
 	addGroup(root, groupOther, a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID(groupOther)
 	flagsBeforeVerbs(root)
+	for _, c := range root.Commands() {
+		a.verbs[c] = true
+	}
 	return root
 }
 
@@ -172,14 +178,10 @@ func flagsBeforeVerbs(cmd *cobra.Command) {
 }
 
 // client returns a client of the daemon that flag, environment or default
-// name. A flag wins over the environment, whichever of the two ways it names.
+// name.
 func (a *app) client() Client {
 	if a.elsewhere() {
-		r, err := a.remote.with(a.Env).read()
-		if err != nil {
-			return overSocket{api.Unusable(err)}
-		}
-		return a.DialRemote(r)
+		return a.dialRemote()
 	}
 	socket := a.socket
 	if socket == "" {
@@ -189,11 +191,6 @@ func (a *app) client() Client {
 		socket = api.DefaultSocket
 	}
 	return a.Dial(socket)
-}
-
-// elsewhere tells whether the daemon is one on the network.
-func (a *app) elsewhere() bool {
-	return a.remote.address != "" || a.socket == "" && a.Env("SUBLET_REMOTE") != ""
 }
 
 // requestTimeout bounds requests that only read or edit the desired state, so
@@ -216,13 +213,17 @@ func (a *app) colour() bool {
 }
 
 // width is how many columns standard error shows.
-func (a *app) width() int {
-	if f, ok := a.Stderr.(*os.File); ok {
+func (a *app) width() int { return columns(a.Stderr, 80) }
+
+// columns is how many columns a stream shows, or otherwise where it is no
+// terminal, or one that does not tell.
+func columns(stream any, otherwise int) int {
+	if f, ok := stream.(*os.File); ok {
 		if columns, _, err := term.GetSize(fileDescriptor(f)); err == nil && columns > 20 {
 			return columns
 		}
 	}
-	return 80
+	return otherwise
 }
 
 func isTerminal(stream any) bool {

@@ -17,11 +17,15 @@ func (a *app) completionCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion bash|zsh|fish",
 		Short: "Print the script that completes verbs and names in a shell",
+		Long: `Print the script that completes verbs and names in a shell. Names come from the
+daemon that the flags before the cursor or the environment name, also one on the
+network; without a daemon, verbs and flags are completed all the same.`,
 		Example: `  sublet completion bash > /etc/bash_completion.d/sublet
   sublet completion zsh > /usr/local/share/zsh/site-functions/_sublet
   sublet completion fish > ~/.config/fish/completions/sublet.fish`,
-		Args:      one("one of bash, zsh and fish"),
-		ValidArgs: []string{"bash", "zsh", "fish"},
+		Annotations: map[string]string{local: "yes"},
+		Args:        one("one of bash, zsh and fish"),
+		ValidArgs:   []string{"bash", "zsh", "fish"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			root := cmd.Root()
 			switch args[0] {

@@ -80,6 +80,11 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 		Autostart:   given(cmd, "autostart", f.autostart),
 		StopTimeout: given(cmd, "stop-timeout", vps.Duration(f.stopTimeout)),
 	}
+	if cmd.Flags().Changed("restart") {
+		if _, err := restartPolicy(f.restart); err != nil {
+			return u, err
+		}
+	}
 	if err := f.wall.read(cmd, &u); err != nil {
 		return u, err
 	}
@@ -211,7 +216,7 @@ func (a *app) create(cmd *cobra.Command, req api.CreateGuest, dryRun bool, goal 
 	started := a.Now()
 	change, err := client.CreateGuest(ctx, req, dryRun)
 	if err != nil {
-		return err
+		return typed(cmd, err)
 	}
 	if dryRun {
 		return a.printDryRun(out, change)
@@ -314,6 +319,9 @@ empties it; --add-ssh-key, sublet port add and sublet net allow add to it.`,
 				return err
 			}
 		}
+		if err := noValues(cmd, names); err != nil {
+			return err
+		}
 		u, err := f.spec(a, cmd)
 		if err != nil {
 			return err
@@ -351,7 +359,7 @@ func (a *app) updateAll(cmd *cobra.Command, names []string, u api.UpdateGuest, m
 		}
 		change, err := client.UpdateGuest(ctx, name, u, dryRun)
 		if err != nil {
-			return err
+			return typed(cmd, err)
 		}
 		if dryRun || out.structured() {
 			return a.printDryRun(out, change)

@@ -153,19 +153,6 @@ func exclusive(cmd *cobra.Command, one, other string) error {
 	return nil
 }
 
-// flagMessage takes the internals out of what pflag says of a bad value.
-func flagMessage(err error) string {
-	if e, ok := errors.AsType[*vps.Error](err); ok && e.Code == vps.CodeInvalid {
-		text := err.Error()
-		// pflag: invalid argument "12" for "--memory" flag: the real message
-		if _, rest, found := strings.Cut(text, "\" for \""); found {
-			flag, _, _ := strings.Cut(rest, "\" flag")
-			return flag + ": " + vps.ErrorMessage(e)
-		}
-	}
-	return err.Error()
-}
-
 // verb is a command as the user names it: "image build".
 func verb(cmd *cobra.Command) string {
 	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")

@@ -59,7 +59,7 @@ func (a *app) tenantAddCmd() *cobra.Command {
 		ctx, cancel := request(cmd)
 		defer cancel()
 		if err := a.client().PutTenant(ctx, args[0], api.UpdateTenant{Note: given(cmd, "note", note), NetworkPeer: given(cmd, "network-peer", peer)}); err != nil {
-			return about(args[0], err)
+			return about(args[0], typed(cmd, err))
 		}
 		a.say("tenant %s is kept", args[0])
 		return nil
@@ -433,8 +433,12 @@ func (a *app) doctorCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the host, and say how to mend what is wrong",
-		Long:  `Check the host, and say how to mend what is wrong. The exit code is 1 when there is an error, and 0 when there are warnings at most.`,
-		Args:  atMost(0, "no name"),
+		Long: `Check the host, and say how to mend what is wrong. The exit code is 1 when there
+is an error, and 0 when there are warnings at most.
+
+It is the daemon that looks, at its own host. Only on this host itself is the
+host checked when there is no daemon, too.`,
+		Args: atMost(0, "no name"),
 	}
 	out := addOutput(cmd, textFormats)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -450,7 +454,7 @@ func (a *app) doctorCmd() *cobra.Command {
 			findings, err = a.Doctor(ctx), nil
 		}
 		if err != nil {
-			return err
+			return a.orThere(cmd, err)
 		}
 		if out.structured() {
 			err = encode(a.Stdout, out.format, listOf("findings", findings))
@@ -492,7 +496,7 @@ func (a *app) versionCmd() *cobra.Command {
 		daemon, apiVersion := "not running", ""
 		if v, err := a.client().Version(ctx); err == nil {
 			daemon, apiVersion = v.Version, v.API
-		} else if vps.ErrorCode(err) != vps.CodeUnavailable {
+		} else if vps.ErrorCode(err) != vps.CodeUnavailable || a.elsewhere() {
 			daemon = "not known: " + sentence(err)
 		}
 		if out.structured() {

@@ -6,8 +6,10 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -16,7 +18,7 @@ import (
 	"sublet/internal/vps"
 )
 
-func parseRule(t *testing.T, text string) vps.Rule {
+func mustRule(t *testing.T, text string) vps.Rule {
 	t.Helper()
 	r, err := vps.ParseRule(text)
 	if err != nil {
@@ -46,13 +48,13 @@ func TestEditsOfListsLoseNothing(t *testing.T) {
 	}
 	rules := func() string { return ruleTexts(w.guests["walled"].Spec.Rules) }
 
-	once(func(s *vps.GuestSpec) { s.Rules = append(s.Rules, parseRule(t, "deny in any udp")) })
+	once(func(s *vps.GuestSpec) { s.Rules = append(s.Rules, mustRule(t, "deny in any udp")) })
 	w.mustRun(t, "net", "deny", "walled", "in", "any", "tcp")
 	if want := "allow out host 8080/tcp, deny out 192.0.2.0/24, deny in any udp, deny in any tcp"; rules() != want {
 		t.Errorf("rules are %s, want %s", rules(), want)
 	}
 	// The second is meant as it was when it was asked for, wherever it went.
-	once(func(s *vps.GuestSpec) { s.Rules = append([]vps.Rule{parseRule(t, "deny out any")}, s.Rules...) })
+	once(func(s *vps.GuestSpec) { s.Rules = append([]vps.Rule{mustRule(t, "deny out any")}, s.Rules...) })
 	w.mustRun(t, "net", "remove", "walled", "2")
 	if want := "deny out any, allow out host 8080/tcp, deny in any udp, deny in any tcp"; rules() != want {
 		t.Errorf("rules are %s, want %s", rules(), want)
@@ -106,7 +108,7 @@ func TestAddedKeysLoseNothing(t *testing.T) {
 
 func TestPlaceRule(t *testing.T) {
 	t.Parallel()
-	a, b, c := parseRule(t, "deny in any tcp"), parseRule(t, "deny in any udp"), parseRule(t, "deny in any icmp")
+	a, b, c := mustRule(t, "deny in any tcp"), mustRule(t, "deny in any udp"), mustRule(t, "deny in any icmp")
 	for _, tt := range []struct {
 		have []vps.Rule
 		rule vps.Rule
@@ -156,14 +158,14 @@ func TestAuditOnATerminal(t *testing.T) {
 	done := start(t.Context(), w, "net", "audit")
 	screen.see(t, "attacking this host from a throw-away guest")
 	for _, text := range []string{
-		paintGreen + "ok  " + paintOff + "  foreign-mac",
-		paintRed + "FAIL" + paintOff + "  router-advertisement-in-a-long-name  dropped       at the victim  -",
+		paintGreen + "ok" + paintOff + "    foreign-mac",
+		paintRed + "FAIL" + paintOff + "  router-advertisement-in-a-long-name  dropped  at the victim",
 		"ATTACK ON THE JAIL",
 	} {
 		next <- struct{}{}
 		screen.see(t, text)
 	}
-	screen.see(t, "1 of 3 attacks were not met as expected:\r\n  router-advertisement-in-a-long-name: a router advertisement to all nodes; expected dropped, seen at the victim")
+	screen.see(t, "  router-advertisement-in-a-long-name: a router advertisement to all nodes; expected: dropped; seen: at the victim\r\n\r\n3 attacks, 1 got through\r\n")
 	if code := awaitChan(t, done, "end of the audit"); code != 1 {
 		t.Errorf("exit code %d", code)
 	}
@@ -174,7 +176,7 @@ func TestAuditEnds(t *testing.T) {
 	w := populate(t)
 	w.audit.OK, w.audit.Results = true, w.audit.Results[:1]
 	w.mustRun(t, "net", "audit")
-	if !strings.HasSuffix(w.out.String(), "\nall 1 attacks were met as expected\n") {
+	if !strings.HasSuffix(w.out.String(), "\n1 attack, 0 got through\n") {
 		t.Error(w.out.String())
 	}
 	w.mustRun(t, "net", "audit", "-q")
@@ -205,6 +207,51 @@ func TestAuditEnds(t *testing.T) {
 	w.options.Stdout = failingWriter{}
 	if code := w.run(t.Context(), "net", "audit"); code != 1 || !strings.Contains(w.errors.String(), "no room") {
 		t.Errorf("a full disk: exit code %d: %s", code, w.errors.String())
+	}
+}
+
+// TestAuditFits checks that lines fit the screen, whatever was seen, and that
+// what failed is told in full.
+func TestAuditFits(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("/etc/shadow by open: no such file or directory; ", 5) + "/etc/passwd by open: permission denied"
+	results := []api.AuditResult{
+		{Kind: api.AttackNetwork, Attack: "arp-reply-gateway", What: "an ARP reply that says the gateway's address is the guest's", Expected: "dropped: arp", Seen: "dropped", Counter: "arp", OK: true},
+		{Kind: api.AttackNetwork, Attack: "neighbour-unsolicited-victim-local", Expected: "dropped", Seen: "dropped", Counter: "neighbour", OK: true},
+		{Kind: api.AttackNetwork, Attack: "witnesses", Expected: "passes", Seen: "left by sl-audit-victim, the host heard it, the victim heard it", OK: true},
+		{Kind: api.AttackNetwork, Attack: "flood", Expected: "limited", Seen: "limited", Counter: "packets, new-connection, connections", OK: true},
+		{Kind: api.AttackNetwork, Attack: "a-name-that-is-longer-than-any-other-one-there-was", Expected: "dropped", Seen: "the victim heard it", Counter: "between-guests", OK: false},
+		{Kind: api.AttackNetwork, Attack: "own-packet", What: "its own packet", Expected: "passes", Seen: "did not arrive", OK: false},
+		{Kind: api.AttackJail, Attack: "shadow", What: "open /etc/shadow", Expected: "refused", Seen: long, OK: true},
+		{Kind: api.AttackJail, Attack: "leftover-descriptors", What: "use what was left open", Expected: "refused", Seen: long + "; it worked", OK: false},
+		{Kind: api.AttackJail, Attack: "harm-neighbour", Expected: "unharmed", Seen: "", OK: true},
+	}
+	for _, width := range []int{40, 80, 120, 200} {
+		w := populate(t)
+		var out strings.Builder
+		table := &auditTable{app: &app{Options: withDefaults(w.options)}, columns: width}
+		table.Stdout = &out
+		for _, r := range results {
+			table.add(r)
+		}
+		rows := out.String()
+		if err := table.sum(api.AuditReport{Results: results}); err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(out.String()) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > width && width >= 80 {
+				t.Errorf("%d columns of %d: %q", n, width, line)
+			}
+		}
+		if !strings.HasSuffix(out.String(), "\n\n7 attacks, 2 got through; of 2 packets that have to pass, 1 did not\n") {
+			t.Errorf("the end is %q", out.String()[len(rows):])
+		}
+		if said := strings.Join(strings.Fields(out.String()[len(rows):]), " "); !strings.Contains(said, long+"; it worked") {
+			t.Errorf("what got through is not told: %s", said)
+		}
+		if width == 80 || width == 120 {
+			golden(t, filepath.Join("testdata", "golden", "net.audit."+strconv.Itoa(width)), out.String())
+		}
 	}
 }
 

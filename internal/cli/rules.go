@@ -57,7 +57,7 @@ func (a *app) ruleCmd(action vps.RuleAction, short, example string) *cobra.Comma
 		if first {
 			at = 1
 		}
-		rule, err := vps.ParseRule(string(action) + " " + strings.Join(args[1:], " "))
+		rule, err := parseRule(string(action) + " " + strings.Join(args[1:], " "))
 		if err != nil {
 			return err
 		}
@@ -66,6 +66,37 @@ func (a *app) ruleCmd(action vps.RuleAction, short, example string) *cobra.Comma
 		})
 	}
 	return cmd
+}
+
+// parseRule reads a rule, and tells those who write a port as most firewalls
+// take it what is missing.
+func parseRule(text string) (vps.Rule, error) {
+	r, err := vps.ParseRule(text)
+	if err == nil {
+		return r, nil
+	}
+	words := strings.Fields(text)
+	if len(words) == 4 {
+		port, protocol, _ := strings.Cut(words[3], "/")
+		first, last, _ := strings.Cut(port, "-")
+		switch {
+		case !digits(first) || last != "" && !digits(last):
+		case protocol == "":
+			return r, vps.Invalid("", "%q in the rule %q has no protocol; write %s/tcp or %s/udp", port, text, port, port)
+		case !isPort(first) || last != "" && !isPort(last):
+			return r, vps.Invalid("", "%q in the rule %q is no port; ports run from 1 to 65535", port, text)
+		}
+	}
+	return r, err
+}
+
+func digits(text string) bool {
+	return text != "" && strings.Trim(text, "0123456789") == ""
+}
+
+func isPort(text string) bool {
+	n, err := strconv.ParseUint(text, 10, 16)
+	return err == nil && n > 0
 }
 
 // placeRule puts a rule at a place from 1, 0 for the end; a place behind the
@@ -101,7 +132,7 @@ func (a *app) netRemoveCmd() *cobra.Command {
 		numbered := err == nil
 		var rule vps.Rule
 		if !numbered {
-			if rule, err = vps.ParseRule(text); err != nil {
+			if rule, err = parseRule(text); err != nil {
 				return err
 			}
 		}
@@ -159,7 +190,7 @@ func (a *app) editGuest(cmd *cobra.Command, name string, dryRun bool, out *outpu
 		case api.Changed(err) && try < maxTries:
 			continue
 		case err != nil:
-			return about(name, err)
+			return about(name, typed(cmd, err))
 		case dryRun || out.structured():
 			return a.printDryRun(out, change)
 		}

@@ -23,7 +23,8 @@ func (a *app) sshCmd() *cobra.Command {
 The guest's host key is remembered under the name sublet-ID, so that another
 guest at the same port is not taken for an attack. It is accepted unseen the
 first time, as the way to the guest does not leave this host; a changed one is
-refused. Words behind -- go to ssh as they are.`,
+refused. With --remote the way does leave it, and ssh asks. Words behind -- go
+to ssh as they are.`,
 		Example: `  sublet ssh alice
   sublet ssh alice uptime
   sublet ssh -l bob alice

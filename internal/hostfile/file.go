@@ -211,17 +211,3 @@ func setList[T any](to, from *[]T) {
 	}
 	*to = slices.Clone(*to)
 }
-
-// Locate adds where in the file it is to an error about a guest that came
-// from this one, as validation returns it with a Field such as "memory" or
-// "ssh_keys[1]". An error without a Field is located at the guest. Code and
-// cause stay; errors of other kinds, and nil, are returned as they are.
-func (g Guest) Locate(err error) error {
-	return g.src.locate(err, g.path)
-}
-
-// Locate adds where in the file it is to an error whose Field is a whole path,
-// such as "settings.subnet" or "tenants[0].name".
-func (f *File) Locate(err error) error {
-	return f.src.locate(err, "")
-}

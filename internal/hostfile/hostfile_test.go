@@ -233,7 +233,7 @@ func TestLocate(t *testing.T) {
 		{"whole guest", vps.Wrap(vps.CodeConflict, cause, "taken"), "", "line 5, column 3: taken"},
 	}
 	for _, tt := range tests {
-		got, ok := f.Guests[1].Locate(tt.err).(*vps.Error)
+		got, ok := errors.AsType[*vps.Error](f.Guests[1].Locate(tt.err))
 		if !ok || got.Field != tt.field || !strings.HasPrefix(got.Message, tt.says) || got.Code != vps.ErrorCode(tt.err) || !errors.Is(got.Err, errors.Unwrap(tt.err)) {
 			t.Errorf("%s: %v", tt.name, got)
 		}

@@ -34,46 +34,6 @@ func (s *source) fail(at position, path, format string, args ...any) error {
 
 func (p position) String() string { return fmt.Sprintf("line %d, column %d", p.line, p.column) }
 
-// locate adds the place to an error of validation; see Guest.Locate.
-func (s *source) locate(err error, under string) error {
-	e, ok := err.(*vps.Error)
-	if !ok || s == nil {
-		return err
-	}
-	field := e.Field
-	if field == "root_password" {
-		field = secretKey
-	}
-	path := field
-	switch {
-	case under != "" && field != "":
-		path = under + "." + field
-	case under != "":
-		path = under
-	}
-	at, found := s.find(path)
-	if !found {
-		return err
-	}
-	out := &vps.Error{Code: e.Code, Message: fmt.Sprintf("%s: %s%s", at, e.Message, s.excerpt(at)), Err: e.Err}
-	if e.Field != "" {
-		out.Field = path
-	}
-	return out
-}
-
-// find looks for a path, or for the nearest part above it: a value that is
-// wrong may be a default that the file does not mention.
-func (s *source) find(path string) (position, bool) {
-	for path != "" {
-		if at, ok := s.at[path]; ok {
-			return at, true
-		}
-		path = path[:max(strings.LastIndexAny(path, ".["), 0)]
-	}
-	return position{}, false
-}
-
 // excerpt shows the line with a caret under the column, as two more lines of
 // the message. Long lines are cut to a window, and what could steer a
 // terminal is replaced.

@@ -206,6 +206,9 @@ func parseOptionalPrefix(s string) (netip.Prefix, error) {
 		return netip.Prefix{}, nil
 	}
 	p, err := netip.ParsePrefix(s)
+	if a, single := netip.ParseAddr(s); err != nil && single == nil && a.Is6() && a.Zone() == "" {
+		return netip.Prefix{}, vps.Invalid("", "%s is an address and no prefix; write \"%s/128\" for it alone", quote(s), a)
+	}
 	if err != nil {
 		return netip.Prefix{}, vps.Invalid("", "%s is not an IPv6 prefix; write for example \"2001:db8::/64\"", quote(s))
 	}

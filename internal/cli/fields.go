@@ -1,0 +1,119 @@
+package cli
+
+import (
+	"errors"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"sublet/internal/vps"
+)
+
+// flagOf returns the flag that a field of a request is set by, "" when there
+// is none. A field is a path, as "resources.cpu_weight" or "rules[1]".
+func flagOf(field string) string {
+	switch field {
+	case "limits.packets", "limits.new_connections", "limits.connections":
+		return "limit-" + dashed(strings.TrimPrefix(field, "limits."))
+	case "resources.cpu_weight", "resources.cpu_quota", "resources.io_weight", "resources.io_read", "resources.io_write", "resources.processes":
+		return dashed(strings.TrimPrefix(field, "resources."))
+	}
+	key, _, _ := strings.Cut(field, ".")
+	key, _, _ = strings.Cut(key, "[")
+	switch key {
+	case "smtp":
+		return "allow-smtp"
+	case "power":
+		return "stopped"
+	case "ssh_keys":
+		return "ssh-key"
+	case "forwards":
+		return "forward"
+	case "rules":
+		return "rule"
+	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
+		return "root-password"
+	case "tenant", "image", "memory", "disk", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
+		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "note":
+		return dashed(key)
+	}
+	return ""
+}
+
+func dashed(key string) string { return strings.ReplaceAll(key, "_", "-") }
+
+// typed names the flag that was typed where an error names the field that it
+// set. Fields that no flag of cmd set are left as they are.
+func typed(cmd *cobra.Command, err error) error {
+	e, ok := errors.AsType[*vps.Error](err)
+	if !ok || e.Field == "" {
+		return err
+	}
+	name := flagOf(e.Field)
+	for _, name := range []string{name, name + "-file", "add-" + name} { // --root-password-file, --add-ssh-key
+		if name != "" && cmd.Flags().Changed(name) {
+			return &vps.Error{Code: e.Code, Field: "--" + name, Message: e.Message, Err: e.Err}
+		}
+	}
+	return err
+}
+
+// number is a flag with a whole number that is not negative.
+type number int
+
+func (n *number) String() string { return strconv.Itoa(int(*n)) }
+
+// Set reads the flag (pflag.Value).
+func (n *number) Set(text string) error {
+	v, err := strconv.ParseUint(text, 10, strconv.IntSize-1)
+	if err != nil {
+		return vps.Invalid("", "%q is not a whole number from 0 on", text)
+	}
+	*n = number(v)
+	return nil
+}
+
+// Type names the value in help texts.
+func (*number) Type() string { return "number" }
+
+// flagMessage takes the internals out of what pflag says of a bad value.
+func flagMessage(err error) string {
+	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
+	if !ok {
+		return err.Error()
+	}
+	name := "--" + bad.GetFlag().Name
+	if e, ok := errors.AsType[*vps.Error](err); ok {
+		return name + ": " + vps.ErrorMessage(e)
+	}
+	switch bad.GetFlag().Value.Type() {
+	case "bool":
+		return name + ": " + strconv.Quote(bad.GetValue()) + " is neither true nor false; write " + name + " alone for true, and " + name + "=false"
+	case "duration":
+		return name + ": " + strconv.Quote(bad.GetValue()) + " is not a duration; write for example 90s or 2m"
+	case "int":
+		return name + ": " + strconv.Quote(bad.GetValue()) + " is not a whole number"
+	}
+	return err.Error()
+}
+
+// noValues refuses words behind a verb for many guests that were meant as the
+// value of a switch: `update alice --network-peer false` would switch it on,
+// for alice and for a guest called false.
+func noValues(cmd *cobra.Command, words []string) error {
+	for _, word := range words {
+		switch word {
+		case "true", "false", "yes", "no", "on", "off":
+		default:
+			continue
+		}
+		for _, name := range []string{"network-peer", "allow-smtp", "autostart"} {
+			if cmd.Flags().Changed(name) {
+				return usage(cmd, "%q would be the name of a guest; write --%s=true or --%s=false", word, name, name)
+			}
+		}
+	}
+	return nil
+}
