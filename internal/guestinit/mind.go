@@ -7,6 +7,8 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -58,7 +60,50 @@ func (b *booter) mindCard() error {
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.ExtraFiles = []*os.File{proc}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return cmd.Start()
+	return startWith(cmd, mindCapabilities())
+}
+
+// mindCapabilities are all that minding the card needs: the card itself, and
+// the root of process 1. The guest's root may trace that process and use what
+// it has (capabilities(7)), so a guest whose root gave capabilities up, for
+// itself and for all that process 1 starts, must not find them here.
+func mindCapabilities() []uintptr {
+	return []uintptr{unix.CAP_NET_ADMIN, unix.CAP_SYS_CHROOT, unix.CAP_SYS_PTRACE}
+}
+
+// startWith starts a program that can never have other capabilities than
+// these. It returns when the program runs.
+func startWith(cmd *exec.Cmd, capabilities []uintptr) error {
+	started := make(chan error)
+	go func() {
+		// The bounding set is a thread's own, is inherited, and cannot be
+		// widened again: this thread ends with its goroutine, because it stays
+		// locked, and Go starts no other threads from a locked one.
+		runtime.LockOSThread()
+		err := boundCapabilities(capabilities)
+		if err == nil {
+			err = cmd.Start()
+		}
+		started <- err
+	}()
+	return <-started
+}
+
+// boundCapabilities takes all other capabilities out of this thread's bounding
+// set. The kernel ends the list of those that it knows with EINVAL.
+func boundCapabilities(keep []uintptr) error {
+	for c := uintptr(0); ; c++ {
+		if slices.Contains(keep, c) {
+			continue
+		}
+		err := unix.Prctl(unix.PR_CAPBSET_DROP, c, 0, 0, 0)
+		if errors.Is(err, unix.EINVAL) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("give up capability %d: %w", c, err)
+		}
+	}
 }
 
 // Mind waits for the doorbell for ever and sets the card up anew when it
