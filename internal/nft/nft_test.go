@@ -22,7 +22,7 @@ import (
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-func TestRender(t *testing.T) {
+func TestRenderGolden(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		network vps.Network
@@ -119,26 +119,6 @@ func TestRenderRefuses(t *testing.T) {
 			}
 		})
 	}
-}
-
-// Whatever Render lets through, nft takes, and it is our table and nothing else.
-func FuzzRender(f *testing.F) {
-	f.Add("alice", "sl-alice", "eth0", uint16(20000), uint16(20), uint16(80), uint16(80), "tcp")
-	f.Add("x", "sl-x\" . \"y", "e\"", uint16(0), uint16(0), uint16(1), uint16(65535), "tcp+udp")
-	f.Add("x", "sl-drop", "accept", uint16(65535), uint16(1), uint16(65535), uint16(1), "udp")
-	f.Add("x", "sl-a.b:c", "vlan.7", uint16(1), uint16(65535), uint16(9), uint16(9), "tcp")
-	f.Fuzz(func(t *testing.T, name, link, uplink string, first, count, from, to uint16, protocol string) {
-		g := guest(1, "a", vps.Forward{Host: from, Guest: to, Protocol: vps.Protocol(protocol)})
-		g.Name, g.Link, g.Ports = name, link, vps.PortBlock{First: first, Count: count}
-		text, err := nft.Render(network(g), []string{uplink}, []string{"lo"})
-		if err != nil {
-			return
-		}
-		if n := strings.Count(text, "table"); n != 10+strings.Count(link+uplink, "table") {
-			t.Fatalf("the text speaks of tables %d times:\n%s", n, text)
-		}
-		nstest.New(t).ExecInput(text, "nft", "-c", "-f", "-")
-	})
 }
 
 const foreign = `

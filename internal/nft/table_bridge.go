@@ -37,22 +37,34 @@ const bridgeChains = `
 		iifname @packets goto drop-packets
 		ip frag-off & 0x3fff != 0 jump fragment
 		ip frag-off & 0x1fff != 0 return
+		@th,0,8 >= 0 goto said
+		goto drop-ethertype
+	}
+
+	chain said {
 		udp sport 67 goto drop-dhcp-server
+		udp dport 68 goto drop-dhcp-server
 		icmp type redirect goto drop-redirect
 		icmp type router-advertisement goto drop-router-advert
+		igmp type membership-query goto drop-router-advert
 		tcp dport 25 iifname != @smtp goto drop-smtp
 	}
 
 	chain fragment {
-		ip protocol icmp goto drop-fragment
+		ip protocol { icmp, igmp } goto drop-fragment
 		ip frag-off & 0x1fff 1 goto drop-fragment
 		ip frag-off & 0x1fff 0 ip length < 68 goto drop-fragment
 	}
 
 	chain say6 {
-		iifname . ether saddr . ip6 saddr @guests6 goto said6
-		iifname . ether saddr . ip6 saddr @prefixes6 goto said6
-		ip6 saddr != :: goto drop-spoofed
+		iifname . ether saddr . ip6 saddr @guests6 goto own6
+		iifname . ether saddr . ip6 saddr @prefixes6 goto own6
+		ip6 saddr :: goto unspecified
+		goto drop-spoofed
+	}
+
+	chain unspecified {
+		iifname @packets goto drop-packets
 		exthdr frag exists goto drop-fragment
 		icmpv6 type { mld-listener-report, mld2-listener-report } return
 		icmpv6 type nd-neighbor-solicit ip6 nexthdr icmpv6 iifname . @th,64,128 @targets goto linklayer
@@ -60,13 +72,19 @@ const bridgeChains = `
 		goto drop-spoofed
 	}
 
-	chain said6 {
+	chain own6 {
 		iifname @packets goto drop-packets
 		exthdr frag exists jump fragment6
+		@th,0,8 >= 0 goto said6
+		goto drop-ethertype
+	}
+
+	chain said6 {
 		udp sport 547 goto drop-dhcp-server
+		udp dport 546 goto drop-dhcp-server
 		icmpv6 type nd-redirect goto drop-redirect
-		icmpv6 type nd-router-advert goto drop-router-advert
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto neighbour
+		icmpv6 type { nd-router-advert, mld-listener-query } goto drop-router-advert
+		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } goto neighbour
 		tcp dport 25 iifname != @smtp goto drop-smtp
 	}
 
@@ -78,14 +96,20 @@ const bridgeChains = `
 
 	chain neighbour {
 		ip6 nexthdr != icmpv6 goto drop-neighbour
+		icmpv6 type nd-router-solicit goto solicitor
 		icmpv6 type nd-neighbor-solicit goto linklayer
 		iifname . @th,64,128 @targets goto linklayer
 		iifname . @th,64,128 @targets6 goto linklayer
 		goto drop-neighbour
 	}
 
+	chain solicitor {
+		ip6 length 8 return
+		ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @linklayers return
+		goto drop-neighbour
+	}
+
 	chain linklayer {
-		iifname @packets goto drop-packets
 		ip6 length 24 return
 		ip6 length != 32 goto drop-neighbour
 		ip6 saddr :: @th,192,16 0x0e01 return

@@ -46,18 +46,26 @@ const inetChains = `
 		ip frag-off & 0x3fff != 0 goto drop-fragment
 		exthdr frag exists goto drop-fragment
 		udp sport { 67, 547 } goto drop-dhcp-server
+		udp dport { 68, 546 } goto drop-dhcp-server
 		icmp type redirect goto drop-redirect
 		icmpv6 type nd-redirect goto drop-redirect
 		icmpv6 type nd-router-advert goto drop-router-advert
 		icmp type router-advertisement goto drop-router-advert
-		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } goto neighbour
+		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } goto neighbour
 	}
 
 	chain neighbour {
 		ip6 nexthdr != icmpv6 goto drop-neighbour
+		icmpv6 type nd-router-solicit goto solicitor
 		icmpv6 type nd-neighbor-solicit goto linklayer
 		iifname . @th,64,128 @targets goto linklayer
 		iifname . @th,64,128 @targets6 goto linklayer
+		goto drop-neighbour
+	}
+
+	chain solicitor {
+		ip6 length 8 return
+		ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @linklayers return
 		goto drop-neighbour
 	}
 
