@@ -185,16 +185,35 @@ func (g *Group) Set(l Limits) error {
 	return errs
 }
 
+// setMemory bounds memory, and swap by as much again: a guest is not to use up
+// what others are swapped to.
 func (l Limits) setMemory(dir string, v2 bool) error {
 	if v2 {
 		// All of a guest or nothing: half of one is of no use to anybody.
-		return errors.Join(write(dir, "memory.oom.group", "1"), write(dir, "memory.max", orMax(int64(l.Memory))))
+		return errors.Join(write(dir, "memory.oom.group", "1"), write(dir, "memory.max", orMax(int64(l.Memory))),
+			unlessMissing(write(dir, "memory.swap.max", orMax(int64(l.Memory)))))
 	}
-	limit := int64(l.Memory)
+	const memory, withSwap = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
+	limit, both := int64(l.Memory), 2*int64(l.Memory)
 	if limit == 0 {
-		limit = -1
+		limit, both = -1, -1
 	}
-	return write(dir, "memory.limit_in_bytes", strconv.FormatInt(limit, 10))
+	// The one may never be below the other, so the order depends on where they
+	// come from.
+	err := unlessMissing(write(dir, withSwap, strconv.FormatInt(both, 10)))
+	if first := write(dir, memory, strconv.FormatInt(limit, 10)); first != nil || err == nil {
+		return errors.Join(first, err)
+	}
+	return unlessMissing(write(dir, withSwap, strconv.FormatInt(both, 10)))
+}
+
+// unlessMissing leaves out that there is no such file: swap is counted where
+// the kernel was built, or booted, to do so.
+func unlessMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
 }
 
 // cpuPeriod is the kernel's default period of quotas, in microseconds.

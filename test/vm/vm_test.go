@@ -1,0 +1,197 @@
+//go:build linux
+
+// Package vm tests what needs another kernel than that of the machine that the
+// tests run on: it boots Debian's in QEMU, emulated, with a program for a first
+// process. Nothing of the machine is touched.
+package vm
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/u-root/u-root/pkg/cpio"
+
+	"sublet/test/lab"
+)
+
+// kernelPackage names the package that depends on the newest kernel for
+// virtual machines.
+const kernelPackage = "linux-image-cloud-amd64"
+
+// modules are those that the machine needs: a disk, and a scheduler for it
+// that knows weights. What they need themselves is found.
+var modules = []string{"virtio_pci", "virtio_blk", "bfq"} //nolint:gochecknoglobals // a constant
+
+// patience is how long a machine may take: it is emulated.
+const patience = 8 * time.Minute
+
+// TestCgroupVersion2 runs the tests of control groups where they are of
+// version 2, and the disk is one.
+func TestCgroupVersion2(t *testing.T) {
+	t.Parallel()
+	tests := []string{"TestMemory", "TestProcessorQuota", "TestProcesses", "TestDiskRate", "TestDelegated"}
+	out := boot(t, "./internal/keeper/cgroup", tests, "CGROUP_DISK=/dev/vda")
+	for _, name := range tests {
+		if !strings.Contains(out, "--- PASS: "+name) {
+			t.Errorf("%s did not pass", name)
+		}
+	}
+	if !strings.Contains(out, "boot: the test ended with 0") || t.Failed() {
+		t.Errorf("the machine said:\n%s", out)
+	}
+}
+
+// boot runs tests of a package in a machine of their own, with a variable in
+// their environment, and returns what the machine said.
+func boot(t *testing.T, pkg string, tests []string, variable string) string {
+	t.Helper()
+	root, err := lab.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	program, first := filepath.Join(dir, "test"), filepath.Join(dir, "boot")
+	run(t, root, "go", "test", "-c", "-o", program, pkg)
+	run(t, root, "go", "build", "-o", first, "./test/vm/boot")
+	k := kernel(t)
+	initrd := filepath.Join(dir, "initrd")
+	initramfs(t, initrd, k, map[string]string{"init": first, "test": program})
+	disk := filepath.Join(dir, "disk")
+	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 64<<20)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	images, err := filepath.Glob(filepath.Join(k, "boot", "vmlinuz-*"))
+	if err != nil || len(images) != 1 {
+		t.Fatalf("kernels in %s: %q, %v", k, images, err)
+	}
+	// What the kernel does not know itself becomes its first process's
+	// environment, and what is behind the hyphens its arguments.
+	cmdline := "console=ttyS0 quiet panic=-1 " + variable + " -- -test.v -test.timeout=5m -test.run=^(" + strings.Join(tests, "|") + ")$"
+	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "768",
+		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
+		"-kernel", images[0], "-initrd", initrd, "-append", cmdline,
+		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("qemu: %v\n%s", err, out)
+	}
+	return strings.ReplaceAll(string(out), "\r", "")
+}
+
+func run(t *testing.T, dir, name string, args ...string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "LC_ALL=C")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// kernel returns a folder with what is in the package of Debian's kernel, as
+// it would be below /, and modules.dep. It is kept for later runs.
+func kernel(t *testing.T) string {
+	t.Helper()
+	depends := run(t, "/", "apt-cache", "depends", "--important", kernelPackage)
+	_, name, found := strings.Cut(depends, "Depends: ")
+	name, _, _ = strings.Cut(strings.TrimSpace(name), "\n")
+	if !found {
+		t.Fatalf("apt does not know %s; run `apt-get update`\n%s", kernelPackage, depends)
+	}
+	cache := filepath.Dir(lab.Images(t))
+	dir := filepath.Join(cache, name)
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close() //nolint:errcheck // only a lock
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	made, err := os.MkdirTemp(cache, "kernel")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(made) //nolint:errcheck // renamed, or of no use
+	run(t, made, "apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name)
+	archives, err := filepath.Glob(filepath.Join(made, "*.deb"))
+	if err != nil || len(archives) != 1 {
+		t.Fatalf("apt made %q, %v", archives, err)
+	}
+	tree := filepath.Join(made, "tree")
+	run(t, made, "dpkg-deb", "-x", archives[0], tree)
+	release := strings.TrimPrefix(name, "linux-image-")
+	// Debian 13 and later have modules below /usr.
+	if _, err := os.Stat(filepath.Join(tree, "lib")); errors.Is(err, fs.ErrNotExist) {
+		if err := os.Symlink("usr/lib", filepath.Join(tree, "lib")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(t, made, "/sbin/depmod", "-b", tree, release)
+	if err := os.Rename(tree, dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// initramfs makes the machine's first files: programs, by their name there, and
+// the modules with the order to load them in.
+func initramfs(t *testing.T, path, tree string, programs map[string]string) {
+	t.Helper()
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := cpio.Newc.Writer(f)
+	add := func(records ...cpio.Record) {
+		if err := cpio.WriteRecords(w, records); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := func(name, from string) {
+		content, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		add(cpio.StaticFile(name, string(content), 0o755))
+	}
+	const console = 5<<8 | 1
+	add(cpio.Directory("dev", 0o755), cpio.CharDev("dev/console", 0o600, console>>8, console&0xff), cpio.Directory("modules", 0o755))
+	for name, from := range programs {
+		file(name, from)
+	}
+	var order []string
+	for _, module := range modules {
+		release := strings.TrimPrefix(filepath.Base(tree), "linux-image-")
+		needs := run(t, tree, "/sbin/modprobe", "-d", tree, "-S", release, "--show-depends", module)
+		for line := range strings.Lines(needs) {
+			kind, from, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if name := filepath.Base(from); kind == "insmod" && !slices.Contains(order, name) {
+				file("modules/"+name, from)
+				order = append(order, name)
+			}
+		}
+	}
+	add(cpio.StaticFile("modules/order", strings.Join(order, "\n")+"\n", 0o644))
+	if err := errors.Join(cpio.WriteTrailer(w), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+}
