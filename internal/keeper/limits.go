@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/keeper/cgroup" //nolint:depguard // a part of this package
 	"sublet/internal/vps"
@@ -21,28 +24,64 @@ const groupsName = "cgroups.json"
 // groups is that file.
 type groups struct {
 	Group *cgroup.Group `json:"group"`
-	// Memory is the hard limit, Disk the file whose disk bounds of I/O are for.
+	// Guest is the room for the guest's own memory, and Memory the hard limit
+	// that follows from it.
+	Guest  vps.Bytes `json:"guest"`
 	Memory vps.Bytes `json:"memory"`
-	Disk   string    `json:"disk,omitempty"`
+	// Disk is the file whose disk bounds of I/O are for.
+	Disk string `json:"disk,omitempty"`
 	// Resources are those in force.
 	Resources vps.Resources `json:"resources"`
 }
 
-// overhead is what a guest's processes may take of the host beyond the files
-// in its MemoryDir, which hold the guest's own memory.
-//
-// Each process of a guest is one of the host, which costs the host's kernel
-// some pages (its tables, stack and tasks); the rest is the guest's kernel
-// itself, and files that it reads. See docs/adr/0012-limits.md.
+// What a guest's processes may take of the host beyond the files in its
+// MemoryDir, which hold the guest's own memory. Each process of a guest is one
+// of the host, whose kernel keeps a stack, tables and an area for each piece of
+// memory for it; see docs/adr/0012-limits.md.
+const (
+	// overheadBase is for the guest's kernel itself, its helpers, and what is
+	// on its way to and from its disks.
+	overheadBase = 64 * vps.MiB
+	// overheadPart of the memory is for areas and tables of memory that one
+	// process of the guest has: at worst an area for each page.
+	overheadPart = 8
+	// overheadPerProcess is for a process with little memory of its own.
+	overheadPerProcess = 160 * vps.KiB
+	// overheadMost times the memory is what processes may take at most: a guest
+	// with little memory has no room for as many as it may have.
+	overheadMost = 2
+)
+
+// overhead is that, for a guest with that much memory; 0 processes stands for
+// vps.DefaultProcesses.
 func overhead(memory vps.Bytes, processes int) vps.Bytes {
 	if processes == 0 {
 		processes = vps.DefaultProcesses
 	}
-	const base, perProcess, part = 64 * vps.MiB, 96 * vps.KiB, 16
-	// A guest cannot have more processes than its own memory has room for.
-	const ownPerProcess = 256 * vps.KiB
-	processes = min(processes, int(memory/ownPerProcess)+64)
-	return base + memory/part + vps.Bytes(processes)*perProcess
+	return overheadBase + memory/overheadPart + min(vps.Bytes(processes)*overheadPerProcess, overheadMost*memory)
+}
+
+// hardLimit is the limit of a guest's control group, on a host with that much
+// memory. The host keeps an eighth of its own, as long as a guest with few
+// processes fits beside that; else it is the owner who wants too much, and the
+// guest is not held to less than it was given.
+func hardLimit(memory vps.Bytes, processes int, host vps.Bytes) vps.Bytes {
+	const hostPart = 8
+	least := memory + overhead(memory, leastProcesses)
+	return min(memory+overhead(memory, processes), max(least, host-host/hostPart))
+}
+
+// leastProcesses are as many as a guest with an ordinary system has.
+const leastProcesses = 128
+
+// hostMemory is how much memory the host has; without an answer no bound
+// follows from it.
+func hostMemory() vps.Bytes {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return math.MaxInt64
+	}
+	return vps.Bytes(info.Totalram) * vps.Bytes(info.Unit)
 }
 
 // bound makes the guest's control groups, before it starts, and writes down
@@ -57,7 +96,7 @@ func (k *keeper) bound(anchor int) (*groups, error) {
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "cannot make the control groups of guest %s", k.cfg.Name)
 	}
-	g := &groups{Group: group, Memory: k.cfg.Memory + overhead(k.cfg.Memory, k.cfg.Resources.Processes)}
+	g := &groups{Group: group, Guest: k.cfg.Memory}
 	if len(k.cfg.Disks) > 0 {
 		g.Disk = k.cfg.Disks[0]
 	}
@@ -68,8 +107,11 @@ func (k *keeper) bound(anchor int) (*groups, error) {
 	return g, writeJSON(filepath.Join(k.cfg.RunDir, groupsName), g)
 }
 
-// set applies limits and remembers those that are in force.
+// set applies limits and remembers those that are in force. The hard limit
+// grows with the number of processes; it does not shrink while the guest runs,
+// which could kill it.
 func (g *groups) set(r vps.Resources) error {
+	g.Memory = max(g.Memory, hardLimit(g.Guest, r.Processes, hostMemory()))
 	if err := g.Group.Set(cgroup.Limits{Memory: g.Memory, Resources: r, Disk: g.Disk}); err != nil {
 		return err
 	}

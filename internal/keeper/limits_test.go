@@ -5,11 +5,80 @@ package keeper
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
 	"sublet/internal/vps"
 )
+
+// TestHardLimit checks what a guest's processes may take of the host.
+func TestHardLimit(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		memory    vps.Bytes
+		processes int
+		host      vps.Bytes
+		want      vps.Bytes
+	}{
+		"the usual":                {512 * vps.MiB, 0, 64 * vps.GiB, (512 + 64 + 64 + 640) * vps.MiB},
+		"few processes":            {512 * vps.MiB, 1024, 64 * vps.GiB, (512 + 64 + 64 + 160) * vps.MiB},
+		"no room for as many":      {128 * vps.MiB, 0, 64 * vps.GiB, (128 + 64 + 16 + 256) * vps.MiB},
+		"the host keeps an eighth": {512 * vps.MiB, 0, vps.GiB, 896 * vps.MiB},
+		"more than the host has":   {vps.GiB, 0, vps.GiB, (1024 + 64 + 128 + 20) * vps.MiB},
+	} {
+		if got := hardLimit(test.memory, test.processes, test.host); got != test.want {
+			t.Errorf("%s: %s, want %s", name, got, test.want)
+		}
+	}
+	if m := hostMemory(); m < vps.GiB/4 || m > 1024*vps.GiB*1024 {
+		t.Errorf("this host has %s of memory", m)
+	}
+}
+
+// TestMoreProcesses raises the number of processes of a guest that runs: they
+// need memory of the host, which is not taken back from it alive.
+func TestMoreProcesses(t *testing.T) {
+	t.Parallel()
+	c := shellGuest(t, `exec sleep 1000`)
+	c.Memory, c.Resources.Processes = 256*vps.MiB, 200
+	in := launch(t, c)
+	limit := func() vps.Bytes {
+		t.Helper()
+		g, err := readGroups(c.RunDir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(g.Group.V2, "memory.max")
+		if dir := g.Group.V1["memory"]; dir != "" {
+			path = filepath.Join(dir, "memory.limit_in_bytes")
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.TrimSpace(string(text)) != strconv.FormatInt(int64(g.Memory), 10) {
+			t.Errorf("%s is %s; %s is written down", path, text, g.Memory)
+		}
+		return g.Memory
+	}
+	few := limit()
+	if err := SetLimits(c.RunDir, vps.Resources{Processes: 400}); err != nil {
+		t.Fatal(err)
+	}
+	if more := limit(); more != few+200*overheadPerProcess {
+		t.Errorf("the limit went from %s to %s", few, more)
+	}
+	if err := SetLimits(c.RunDir, vps.Resources{Processes: 200}); err != nil {
+		t.Fatal(err)
+	}
+	if again := limit(); again != few+200*overheadPerProcess {
+		t.Errorf("the limit went back to %s", again)
+	}
+	if err := Kill(t.Context(), in); err != nil {
+		t.Error(err)
+	}
+}
 
 // TestOutOfMemory has a guest that eats without end.
 func TestOutOfMemory(t *testing.T) {

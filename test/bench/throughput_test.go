@@ -97,23 +97,31 @@ func BenchmarkThroughput(b *testing.B) {
 // startStream builds the program stream and starts it in the guest.
 func startStream(b *testing.B, h *lab.Host, address string) {
 	b.Helper()
+	const place = "/run/stream"
+	host, _, err := net.SplitHostPort(address)
+	check(b, err)
+	copyStream(b, h, host, place)
+	h.SSH("alice", "systemd-run", "--quiet", place, ":"+streamPort)
+	h.Eventually("the program in the guest listens", func() bool {
+		return strings.Contains(h.SSH("alice", "ss -Hltn"), ":"+streamPort)
+	})
+}
+
+// copyStream builds the program stream and copies it into the guest with this
+// address.
+func copyStream(b *testing.B, h *lab.Host, host, place string) {
+	b.Helper()
 	program := filepath.Join(b.TempDir(), "stream")
 	command(b, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./stream")
 	f, err := os.Open(program)
 	check(b, err)
 	defer f.Close() //nolint:errcheck // read only
-	host, _, err := net.SplitHostPort(address)
-	check(b, err)
 	cmd := exec.CommandContext(b.Context(), "ssh", "-q", "-i", h.Key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-		"-o", "BatchMode=yes", "root@"+host, "cat > /run/stream && chmod +x /run/stream")
+		"-o", "BatchMode=yes", "root@"+host, "cat > "+place+" && chmod +x "+place)
 	cmd.Stdin = f
 	if out, err := cmd.CombinedOutput(); err != nil {
 		b.Fatalf("copy a program into the guest: %v\n%s", err, out)
 	}
-	h.SSH("alice", "systemd-run", "--quiet", "/run/stream", ":"+streamPort)
-	h.Eventually("the program in the guest listens", func() bool {
-		return strings.Contains(h.SSH("alice", "ss -Hltn"), ":"+streamPort)
-	})
 }
 
 // dial reports a failure and returns nil: it runs outside of the benchmark's

@@ -181,8 +181,9 @@ func hostfsRefused(t *testing.T, h *lab.Host, guest string) {
 	}
 }
 
-// lockedModules shows what docs/adr/0010-modules.md promises: a guest's root
-// can lock its kernel, and its firewall still works.
+// lockedModules locks a guest's modules as a program of its own may, and its
+// firewall still works. What makes such a lock hold against the guest's root is
+// in TestModules.
 func lockedModules(t *testing.T, h *lab.Host, guest string) {
 	t.Helper()
 	h.SSH(guest, "modprobe -a iptable_filter xt_tcpudp && sysctl -q kernel.modules_disabled=1")

@@ -1,0 +1,115 @@
+//go:build linux
+
+package uml
+
+import (
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"sublet/internal/guest"
+	"sublet/internal/guest/guesttest"
+	"sublet/internal/vps"
+)
+
+// TestCrowd has a guest that uses all that it may have at once: it starts
+// processes until the host refuses one more, and then eats its memory. Both
+// are its own business: the first is an error of fork inside, the second ends
+// in the guest's kernel killing who eats, and the host's kernel kills nobody.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	m := b.machine(t)
+	// Room for more of them than it may have, in the guest's own kernel too.
+	m.Memory, m.Resources.Processes = 192*vps.MiB, 500
+	d, in := b.booted(t, m)
+	s := guesttest.Join(t, d, in, guest.ConsoleOptions{Write: true, NoReplay: true})
+	s.Type(t, "i=0; while [ $i -lt 1000 ]; do busybox sleep 100000 & i=$((i+1)); done\n")
+	s.Until(t, "can't fork")
+	bounds := boundsOf(t, m)
+	if n := bounds.count(t, "pids", "pids.current"); n < int64(m.Resources.Processes) {
+		t.Errorf("refused with %d processes", n)
+	}
+	// Room for some of them to eat, one after the other.
+	s.Type(t, "kill %1 %2 %3 %4; wait %1 %2 %3 %4\n")
+	for range 3 {
+		s.Type(t, "busybox tail /dev/zero; echo ate''-$?\n")
+		s.Until(t, "Out of memory: Killed process")
+		s.Until(t, "ate-137")
+	}
+	if usage := vps.Bytes(bounds.count(t, "memory", "memory.usage_in_bytes", "memory.current")); usage >= bounds.Memory {
+		t.Errorf("its processes take %s, which is all of the %s that they may", usage, bounds.Memory)
+	}
+	if n := bounds.oomKills(t); n != 0 {
+		t.Errorf("the host's kernel killed %d of the guest's processes", n)
+	}
+	s.Type(t, "kill $(jobs -p); wait; echo all''-gone\n")
+	s.Until(t, "all-gone")
+	if _, err := d.Inspect(t.Context(), in); err != nil {
+		t.Errorf("the guest does not run any more: %v", err)
+	}
+}
+
+// bounds are the control groups of a guest, as its keeper wrote them down.
+type bounds struct {
+	Group struct {
+		V2 string            `json:"v2"`
+		V1 map[string]string `json:"v1"`
+	} `json:"group"`
+	Memory vps.Bytes `json:"memory"`
+}
+
+func boundsOf(t *testing.T, m vps.Machine) *bounds {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(m.RunDir, "cgroups.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &bounds{}
+	if err := json.Unmarshal(text, g); err != nil {
+		t.Fatal(err)
+	}
+	return g
+}
+
+// read returns a file of the group of a controller: in version 1 the first
+// that is named, in version 2 the last.
+func (g *bounds) read(t *testing.T, controller string, names ...string) string {
+	t.Helper()
+	dir, name := g.Group.V1[controller], names[0]
+	if dir == "" {
+		dir, name = g.Group.V2, names[len(names)-1]
+	}
+	text, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func (g *bounds) count(t *testing.T, controller string, names ...string) int64 {
+	t.Helper()
+	n, err := strconv.ParseInt(g.read(t, controller, names...), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func (g *bounds) oomKills(t *testing.T) int {
+	t.Helper()
+	for line := range strings.Lines(g.read(t, "memory", "memory.oom_control", "memory.events")) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
+			kills, err := strconv.Atoi(n)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return kills
+		}
+	}
+	t.Fatal("the group does not tell of its out-of-memory kills")
+	return 0
+}
