@@ -284,7 +284,7 @@ func disk(t *testing.T) string {
 	}
 	device := strings.TrimSpace(string(out))
 	t.Cleanup(func() {
-		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil { //nolint:usetesting // the test is over
+		if out, err := exec.Command("losetup", "--detach", device).CombinedOutput(); err != nil {
 			t.Errorf("losetup: %v\n%s", err, out)
 		}
 	})
