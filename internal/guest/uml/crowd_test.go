@@ -30,8 +30,10 @@ func TestCrowd(t *testing.T) {
 	s.Type(t, "i=0; while [ $i -lt 1000 ]; do busybox sleep 100000 & i=$((i+1)); done\n")
 	s.Until(t, "can't fork")
 	bounds := boundsOf(t, m)
-	if n := bounds.count(t, "pids", "pids.current"); n < int64(m.Resources.Processes) {
-		t.Errorf("refused with %d processes", n)
+	// Not the number of processes: a child of the kernel's own may have ended
+	// since, such as the one that writes to its terminal.
+	if bounds.event(t, "max", "pids", "pids.events") == 0 {
+		t.Error("it was not the limit of the host that refused")
 	}
 	// Room for some of them to eat, one after the other.
 	s.Type(t, "kill %1 %2 %3 %4; wait %1 %2 %3 %4\n")
@@ -43,7 +45,7 @@ func TestCrowd(t *testing.T) {
 	if usage := vps.Bytes(bounds.count(t, "memory", "memory.usage_in_bytes", "memory.current")); usage >= bounds.Memory {
 		t.Errorf("its processes take %s, which is all of the %s that they may", usage, bounds.Memory)
 	}
-	if n := bounds.oomKills(t); n != 0 {
+	if n := bounds.event(t, "oom_kill", "memory", "memory.oom_control", "memory.events"); n != 0 {
 		t.Errorf("the host's kernel killed %d of the guest's processes", n)
 	}
 	s.Type(t, "kill $(jobs -p); wait; echo all''-gone\n")
@@ -99,17 +101,18 @@ func (g *bounds) count(t *testing.T, controller string, names ...string) int64 {
 	return n
 }
 
-func (g *bounds) oomKills(t *testing.T) int {
+// event returns a counter of a file that holds one in each line.
+func (g *bounds) event(t *testing.T, event, controller string, names ...string) int {
 	t.Helper()
-	for line := range strings.Lines(g.read(t, "memory", "memory.oom_control", "memory.events")) {
-		if n, ok := strings.CutPrefix(strings.TrimSpace(line), "oom_kill "); ok {
-			kills, err := strconv.Atoi(n)
+	for line := range strings.Lines(g.read(t, controller, names...)) {
+		if n, ok := strings.CutPrefix(strings.TrimSpace(line), event+" "); ok {
+			count, err := strconv.Atoi(n)
 			if err != nil {
 				t.Fatal(err)
 			}
-			return kills
+			return count
 		}
 	}
-	t.Fatal("the group does not tell of its out-of-memory kills")
+	t.Fatalf("the group does not tell its %s", event)
 	return 0
 }
