@@ -91,7 +91,12 @@ func lockFolder(path string) (unlock func(), err error) {
 		closeQuietly(dir)
 		return nil, vps.Wrap(vps.CodeInternal, err, "the folder %s cannot be locked", path)
 	}
-	return func() { closeQuietly(dir) }, nil // closing unlocks
+	return func() {
+		// Closing is not enough: a child that is being started has a copy of the
+		// descriptor until its exec, and the lock would last as long.
+		_ = unix.Flock(int(dir.Fd()), unix.LOCK_UN)
+		closeQuietly(dir)
+	}, nil
 }
 
 func removeStale(ctx context.Context, path string) error {

@@ -336,5 +336,10 @@ func lock(home, name string) (unlock func(), err error) {
 		}
 		return nil, vps.Wrap(vps.CodeInternal, err, "image %s cannot be locked", name)
 	}
-	return func() { _ = f.Close() }, nil // closing unlocks; nothing was written
+	return func() {
+		// Closing is not enough: a child that is being started has a copy of the
+		// descriptor until its exec, and the lock would last as long.
+		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
+		_ = f.Close() // nothing was written
+	}, nil
 }

@@ -44,7 +44,12 @@ func (c *Catalog) lock(ctx context.Context) (unlock func(), err error) {
 		}
 	}
 	c.sweep(ctx)
-	return func() { _ = dir.Close() }, nil
+	return func() {
+		// Closing is not enough: a child that is being started has a copy of the
+		// descriptor until its exec, and the lock would last as long.
+		_ = unix.Flock(int(dir.Fd()), unix.LOCK_UN)
+		_ = dir.Close()
+	}, nil
 }
 
 func (c *Catalog) sweep(ctx context.Context) {

@@ -188,7 +188,9 @@ func (db *DB) closeFiles() error {
 			errs = append(errs, pool.Close())
 		}
 	}
-	errs = append(errs, db.lock.Close())
+	// Closing the lock is not enough: a child that is being started has a copy
+	// of the descriptor until its exec, and the lock would last as long.
+	errs = append(errs, unix.Flock(int(db.lock.Fd()), unix.LOCK_UN), db.lock.Close())
 	if err := errors.Join(errs...); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the state database %s could not be closed cleanly; nothing is lost", db.path)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/store"
 	"sublet/internal/store/storetest"
@@ -135,6 +136,22 @@ func TestOpenTwice(t *testing.T) {
 	_, err := Open(t.Context(), db.path, nil)
 	wantError(t, err, vps.CodeConflict, "another sublet", db.path)
 	mustCommit(t, db, store.Write{Key: "a"})
+}
+
+// TestOpenBesideFork: a program that is being started has a copy of every
+// descriptor until its exec, which is when closing alone unlocks nothing.
+func TestOpenBesideFork(t *testing.T) {
+	t.Parallel()
+	db := openNew(t)
+	fork, err := unix.FcntlInt(db.lock.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = unix.Close(fork) }()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openAt(t, db.path)
 }
 
 func TestOpenRefuses(t *testing.T) {
