@@ -238,7 +238,7 @@ func TestReflink(t *testing.T) {
 			t.Fatalf("%v (package btrfs-progs): %v\n%s", args, err, out)
 		}
 	}
-	defer func() { _ = unix.Unmount(mnt, 0) }()
+	defer func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }()
 	img := makeImage(t, mnt, 64*vps.GiB)
 	s := New(filepath.Join(mnt, "volumes"), nil)
 	v := mustCreate(t, s, "g1", img, 100*vps.GiB)
@@ -267,7 +267,8 @@ func TestFullDisk(t *testing.T) {
 	if err := unix.Mount("tmpfs", mnt, "tmpfs", 0, "size=64k"); err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = unix.Unmount(mnt, 0) }()
+	// A child that is being started may still have a file of it open.
+	defer func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }()
 	s := newOverlayStore(filepath.Join(mnt, "volumes"))
 	_, err := s.Create(t.Context(), "big", img, 64*vps.MiB, testUID)
 	wantCode(t, err, vps.CodeDenied, mnt, "full", "needed", "free")

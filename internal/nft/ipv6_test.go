@@ -413,7 +413,7 @@ func TestConnections6(t *testing.T) {
 		{"between peers", func(n *vps.Network) { n.Guests[0].Peers, n.Guests[1].Peers = "team", "team" }, none, "alice", at(bob, 22), "bob:22 sees " + alice, ""},
 		{"between groups", func(n *vps.Network) { n.Guests[0].Peers, n.Guests[1].Peers = "team", "other" }, none, "alice", at(bob, 22), "", vps.DropBetween},
 		{"to the host", nil, none, "alice", at(public6, 80), "", vps.DropToHost},
-		{"to the host by its gateway", nil, none, "alice", at("fe80::1%eth0", 80), "", vps.DropToHost},
+		{"to the host by its gateway", nil, none, "alice", at("fe80::1%"+w.zone("alice"), 80), "", vps.DropToHost},
 		{"a service", func(n *vps.Network) { n.Services = []vps.Service{{Port: 80, Protocol: vps.ProtoTCP}} }, none, "alice", at(public6, 80), "host:80 sees " + alice, ""},
 		{"another service", func(n *vps.Network) { n.Services = []vps.Service{{Port: 80, Protocol: vps.ProtoUDP}} }, none, "alice", at(public6, 80), "", vps.DropToHost},
 		{"the host by rule", nil, []string{"allow out host 80/tcp"}, "alice", at(public6, 80), "host:80 sees " + alice, ""},

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -216,6 +217,22 @@ func TestWhatPasses(t *testing.T) {
 	}
 }
 
+// zone returns the number of a guest's link, to say which link an address is
+// of. A name will not do: package net remembers for a minute which number a
+// name has, whatever the namespace.
+func (w *world) zone(guest string) (index string) {
+	w.t.Helper()
+	w.place(guest).Do(func() {
+		link, err := net.InterfaceByName("eth0")
+		if err != nil {
+			w.t.Error(err)
+			return
+		}
+		index = strconv.Itoa(link.Index)
+	})
+	return index
+}
+
 func (w *world) place(name string) *nstest.NS {
 	switch name {
 	case "host":
@@ -282,8 +299,9 @@ func TestWhatIsDropped(t *testing.T) {
 	t.Run("IPv6", func(t *testing.T) {
 		before := w.count(vps.DropSpoofed)
 		alice.Exec("ip", "-6", "addr", "add", "fe80::99/64", "dev", "eth0", "nodad")
+		zone := w.zone("alice")
 		alice.Do(func() {
-			conn, err := net.Dial("udp6", "[ff02::1%eth0]:9")
+			conn, err := net.Dial("udp6", "[ff02::1%"+zone+"]:9")
 			if err != nil {
 				t.Error(err)
 				return
