@@ -327,26 +327,13 @@ func (s *stage) fragments6() []scene {
 	return scenes
 }
 
-// serve6 answers every line on a port of TCP with who it is and whom it sees.
+// serve6 greets who connects to a port of TCP with who it is and whom it sees.
 func (w *world) serve6(ns *nstest.NS, name string, port int) {
 	w.t.Helper()
 	ns.Do(func() {
-		listener, err := net.Listen("tcp6", fmt.Sprintf("[::]:%d", port))
-		if err != nil {
-			w.t.Error(err)
-			return
-		}
-		w.t.Cleanup(func() { _ = listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = fmt.Fprintf(conn, "%s:%d sees %s\n", name, port, conn.RemoteAddr().(*net.TCPAddr).IP)
-				_ = conn.Close()
-			}
-		}()
+		w.accept("tcp6", fmt.Sprintf("[::]:%d", port), func(conn net.Conn) {
+			_, _ = fmt.Fprintf(conn, "%s:%d sees %s\n", name, port, conn.RemoteAddr().(*net.TCPAddr).IP)
+		})
 	})
 }
 

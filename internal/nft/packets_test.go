@@ -97,32 +97,41 @@ func (w *world) apply() {
 	}
 }
 
+// accept listens in the namespace of the calling thread, and answers each
+// connection before it closes it.
+func (w *world) accept(network, address string, answer func(net.Conn)) {
+	w.t.Helper()
+	listener, err := net.Listen(network, address)
+	if err != nil {
+		w.t.Error(err)
+		return
+	}
+	w.t.Cleanup(func() { _ = listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer func() { _ = conn.Close() }()
+				answer(conn)
+			}()
+		}
+	}()
+}
+
 // serve answers every line on a port, TCP and UDP, with who it is, which port
 // that is, and whom it sees.
 func (w *world) serve(ns *nstest.NS, name string, port int) {
 	w.t.Helper()
 	address := fmt.Sprintf("0.0.0.0:%d", port)
 	ns.Do(func() {
-		listener, err := net.Listen("tcp4", address)
-		if err != nil {
-			w.t.Error(err)
-			return
-		}
-		w.t.Cleanup(func() { _ = listener.Close() })
-		go func() {
-			for {
-				conn, err := listener.Accept()
-				if err != nil {
-					return
-				}
-				go func() {
-					defer func() { _ = conn.Close() }()
-					for lines := bufio.NewScanner(conn); lines.Scan(); {
-						_, _ = fmt.Fprintf(conn, "%s:%d sees %s\n", name, port, conn.RemoteAddr().(*net.TCPAddr).IP)
-					}
-				}()
+		w.accept("tcp4", address, func(conn net.Conn) {
+			for lines := bufio.NewScanner(conn); lines.Scan(); {
+				_, _ = fmt.Fprintf(conn, "%s:%d sees %s\n", name, port, conn.RemoteAddr().(*net.TCPAddr).IP)
 			}
-		}()
+		})
 		packets, err := net.ListenPacket("udp4", address)
 		if err != nil {
 			w.t.Error(err)

@@ -93,32 +93,7 @@ const bridgeChains = `
 		frag frag-off != 0 accept
 		meta l4proto != { tcp, udp } goto drop-fragment
 	}
-
-	chain neighbour {
-		ip6 nexthdr != icmpv6 goto drop-neighbour
-		icmpv6 type nd-router-solicit goto solicitor
-		icmpv6 type nd-neighbor-solicit goto linklayer
-		iifname . @th,64,128 @targets goto linklayer
-		iifname . @th,64,128 @targets6 goto linklayer
-		goto drop-neighbour
-	}
-
-	chain solicitor {
-		ip6 length 8 return
-		ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @linklayers return
-		goto drop-neighbour
-	}
-
-	chain linklayer {
-		ip6 length 24 return
-		ip6 length != 32 goto drop-neighbour
-		ip6 saddr :: @th,192,16 0x0e01 return
-		icmpv6 type nd-neighbor-solicit @th,192,16 != 0x0101 goto drop-neighbour
-		icmpv6 type nd-neighbor-advert @th,192,16 != 0x0201 goto drop-neighbour
-		iifname . @th,208,48 @linklayers return
-		goto drop-neighbour
-	}
-
+` + neighbourChains + `
 	chain forward {
 		type filter hook forward priority -200; policy accept;
 		iifname ` + links + ` oifname ` + links + ` jump between

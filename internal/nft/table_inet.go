@@ -53,32 +53,7 @@ const inetChains = `
 		icmp type router-advertisement goto drop-router-advert
 		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } goto neighbour
 	}
-
-	chain neighbour {
-		ip6 nexthdr != icmpv6 goto drop-neighbour
-		icmpv6 type nd-router-solicit goto solicitor
-		icmpv6 type nd-neighbor-solicit goto linklayer
-		iifname . @th,64,128 @targets goto linklayer
-		iifname . @th,64,128 @targets6 goto linklayer
-		goto drop-neighbour
-	}
-
-	chain solicitor {
-		ip6 length 8 return
-		ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @linklayers return
-		goto drop-neighbour
-	}
-
-	chain linklayer {
-		ip6 length 24 return
-		ip6 length != 32 goto drop-neighbour
-		ip6 saddr :: @th,192,16 0x0e01 return
-		icmpv6 type nd-neighbor-solicit @th,192,16 != 0x0101 goto drop-neighbour
-		icmpv6 type nd-neighbor-advert @th,192,16 != 0x0201 goto drop-neighbour
-		iifname . @th,208,48 @linklayers return
-		goto drop-neighbour
-	}
-
+` + neighbourChains + `
 	chain prerouting_nat {
 		type nat hook prerouting priority dstnat; policy accept;
 		fib daddr type local jump ports
@@ -178,5 +153,35 @@ const inetChains = `
 	chain output {
 		type filter hook output priority filter; policy accept;
 		meta skuid @uids goto drop-socket
+	}
+`
+
+// neighbourChains are the same in both tables: what a guest may say of itself
+// to its neighbours, and of its hardware address to routers (RFC 4861). The
+// table has the sets targets, targets6 and linklayers.
+const neighbourChains = `
+	chain neighbour {
+		ip6 nexthdr != icmpv6 goto drop-neighbour
+		icmpv6 type nd-router-solicit goto solicitor
+		icmpv6 type nd-neighbor-solicit goto linklayer
+		iifname . @th,64,128 @targets goto linklayer
+		iifname . @th,64,128 @targets6 goto linklayer
+		goto drop-neighbour
+	}
+
+	chain solicitor {
+		ip6 length 8 return
+		ip6 length 16 @th,64,16 0x0101 iifname . @th,80,48 @linklayers return
+		goto drop-neighbour
+	}
+
+	chain linklayer {
+		ip6 length 24 return
+		ip6 length != 32 goto drop-neighbour
+		ip6 saddr :: @th,192,16 0x0e01 return
+		icmpv6 type nd-neighbor-solicit @th,192,16 != 0x0101 goto drop-neighbour
+		icmpv6 type nd-neighbor-advert @th,192,16 != 0x0201 goto drop-neighbour
+		iifname . @th,208,48 @linklayers return
+		goto drop-neighbour
 	}
 `
