@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -125,14 +126,11 @@ func buildIn(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", err
 	}
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err := Lock(dir)
 	if err != nil {
 		return "", err
 	}
-	defer lock.Close() //nolint:errcheck // only a lock
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return "", err
-	}
+	defer unlock()
 	store := image.New(dir, image.Options{CacheDir: filepath.Join(filepath.Dir(dir), "packages")})
 	ctx := context.Background()
 	if _, err := store.Get(ctx, vps.DefaultImage); err == nil {
@@ -142,6 +140,19 @@ func buildIn(dir string) (string, error) {
 		return "", fmt.Errorf("build the image for the tests: %w", err)
 	}
 	return dir, nil
+}
+
+// Lock waits until no other process makes what is kept in a folder, which
+// need not be there yet.
+func Lock(dir string) (unlock func(), err error) {
+	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return func() { _ = lock.Close() }, nil
 }
 
 // recipeHash changes with the code that makes an image.

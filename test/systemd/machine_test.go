@@ -80,14 +80,11 @@ func base(t testing.TB) string {
 	}
 	sum := sha256.Sum256([]byte(packages + string(sources)))
 	dir := filepath.Join(filepath.Dir(images), "systemd-"+hex.EncodeToString(sum[:8]))
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err := lab.Lock(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Close() //nolint:errcheck // only a lock
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	defer unlock()
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	}

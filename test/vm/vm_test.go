@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -113,14 +112,11 @@ func kernel(t *testing.T) string {
 	}
 	cache := filepath.Dir(lab.Images(t))
 	dir := filepath.Join(cache, name)
-	lock, err := os.OpenFile(dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	unlock, err := lab.Lock(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer lock.Close() //nolint:errcheck // only a lock
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
+	defer unlock()
 	if _, err := os.Stat(dir); err == nil {
 		return dir
 	} else if !errors.Is(err, fs.ErrNotExist) {
