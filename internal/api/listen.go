@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/flock"
 	"sublet/internal/vps"
 )
 
@@ -91,12 +92,7 @@ func lockFolder(path string) (unlock func(), err error) {
 		closeQuietly(dir)
 		return nil, vps.Wrap(vps.CodeInternal, err, "the folder %s cannot be locked", path)
 	}
-	return func() {
-		// Closing is not enough: a child that is being started has a copy of the
-		// descriptor until its exec, and the lock would last as long.
-		_ = unix.Flock(int(dir.Fd()), unix.LOCK_UN)
-		closeQuietly(dir)
-	}, nil
+	return func() { _ = flock.Release(dir) }, nil // nothing was written
 }
 
 func removeStale(ctx context.Context, path string) error {

@@ -20,6 +20,7 @@ import (
 	"sublet/internal/desired"
 	"sublet/internal/disk"
 	"sublet/internal/door"
+	"sublet/internal/flock"
 	"sublet/internal/guest/uml"
 	"sublet/internal/hostnet"
 	"sublet/internal/image"
@@ -132,12 +133,7 @@ func prepare(c Config) (unlock func(), err error) {
 	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		return nil, errors.Join(vps.Wrap(vps.CodeConflict, err, "another daemon already works in %s; stop it first, or name another folder with --state-dir", c.StateDir), file.Close())
 	}
-	return func() {
-		// Closing is not enough: a child that is being started has a copy of the
-		// descriptor until its exec, and the lock would last as long.
-		_ = unix.Flock(int(file.Fd()), unix.LOCK_UN)
-		_ = file.Close()
-	}, nil
+	return func() { _ = flock.Release(file) }, nil // nothing was written
 }
 
 // build opens every room. Nothing on the host's network changes yet.

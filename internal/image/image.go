@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/flock"
 	"sublet/internal/vps"
 )
 
@@ -336,10 +337,5 @@ func lock(home, name string) (unlock func(), err error) {
 		}
 		return nil, vps.Wrap(vps.CodeInternal, err, "image %s cannot be locked", name)
 	}
-	return func() {
-		// Closing is not enough: a child that is being started has a copy of the
-		// descriptor until its exec, and the lock would last as long.
-		_ = unix.Flock(int(f.Fd()), unix.LOCK_UN)
-		_ = f.Close() // nothing was written
-	}, nil
+	return func() { _ = flock.Release(f) }, nil // nothing was written
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/flock"
 	"sublet/internal/vps"
 )
 
@@ -44,12 +45,7 @@ func (c *Catalog) lock(ctx context.Context) (unlock func(), err error) {
 		}
 	}
 	c.sweep(ctx)
-	return func() {
-		// Closing is not enough: a child that is being started has a copy of the
-		// descriptor until its exec, and the lock would last as long.
-		_ = unix.Flock(int(dir.Fd()), unix.LOCK_UN)
-		_ = dir.Close()
-	}, nil
+	return func() { _ = flock.Release(dir) }, nil // nothing was written
 }
 
 func (c *Catalog) sweep(ctx context.Context) {

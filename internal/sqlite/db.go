@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the driver registers itself with database/sql
 
+	"sublet/internal/flock"
 	"sublet/internal/store"
 	"sublet/internal/vps"
 )
@@ -188,9 +189,7 @@ func (db *DB) closeFiles() error {
 			errs = append(errs, pool.Close())
 		}
 	}
-	// Closing the lock is not enough: a child that is being started has a copy
-	// of the descriptor until its exec, and the lock would last as long.
-	errs = append(errs, unix.Flock(int(db.lock.Fd()), unix.LOCK_UN), db.lock.Close())
+	errs = append(errs, flock.Release(db.lock))
 	if err := errors.Join(errs...); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the state database %s could not be closed cleanly; nothing is lost", db.path)
 	}
