@@ -47,6 +47,12 @@ type CreateGuest struct {
 	Image            *string            `json:"image,omitempty" doc:"What its disk is cloned from, as distribution/release."`
 	Memory           *vps.Bytes         `json:"memory,omitempty" doc:"Memory in bytes, a multiple of 4096."`
 	Disk             *vps.Bytes         `json:"disk,omitempty" doc:"Size of its disk in bytes, a multiple of 1048576."`
+	Disks            []vps.DataDisk     `json:"disks,omitempty" doc:"Extra disks, at most 8, in the order in which it has them."`
+	Storage          *string            `json:"storage,omitempty" doc:"Where its disks lie, for life: file, lvm:GROUP or lvm:GROUP/POOL; left out: file."`
+	Swap             *vps.Bytes         `json:"swap,omitempty" doc:"Size of a swap file in the guest, in bytes; left out: none."`
+	Kernel           *string            `json:"kernel,omitempty" doc:"Name of the kernel that it boots; left out or empty: the host's default."`
+	Isolation        *vps.Isolation     `json:"isolation,omitempty" doc:"strict or fast; left out: strict."`
+	CPUs             *int               `json:"cpus,omitempty" doc:"Virtual processors; more than 1 need the isolation fast."`
 	Power            *vps.Power         `json:"power,omitempty" doc:"Whether it is to run; left out: running."`
 	Hostname         *string            `json:"hostname,omitempty" doc:"Its host name; left out: its name."`
 	Locale           *string            `json:"locale,omitempty" doc:"For example C.UTF-8."`
@@ -76,6 +82,11 @@ type UpdateGuest struct {
 	Tenant           *string            `json:"tenant,omitempty" doc:"Who it belongs to."`
 	Memory           *vps.Bytes         `json:"memory,omitempty" doc:"Memory in bytes, at the next boot."`
 	Disk             *vps.Bytes         `json:"disk,omitempty" doc:"Size of its disk in bytes, at the next boot; it can only grow."`
+	Disks            *[]vps.DataDisk    `json:"disks,omitempty" doc:"All its extra disks: those that it has, in their order, as large or larger, and new ones behind them."`
+	Swap             *vps.Bytes         `json:"swap,omitempty" doc:"Size of a swap file in the guest, at the next boot; 0 for none."`
+	Kernel           *string            `json:"kernel,omitempty" doc:"Name of the kernel that it boots, at the next boot; empty: the host's default."`
+	Isolation        *vps.Isolation     `json:"isolation,omitempty" doc:"strict or fast, at the next boot."`
+	CPUs             *int               `json:"cpus,omitempty" doc:"Virtual processors, at the next boot; more than 1 need the isolation fast."`
 	Hostname         *string            `json:"hostname,omitempty" doc:"Its host name, at the next boot."`
 	Locale           *string            `json:"locale,omitempty" doc:"Its locale, at the next boot."`
 	Timezone         *string            `json:"timezone,omitempty" doc:"Its time zone, at the next boot."`

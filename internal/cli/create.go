@@ -29,6 +29,7 @@ type guestFlags struct {
 	askPassword                                 bool
 	passwordFile                                string
 	wall                                        wallFlags
+	machine                                     machineFlags
 }
 
 func (f *guestFlags) add(a *app, cmd *cobra.Command) {
@@ -50,6 +51,7 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.BoolVar(&f.askPassword, "root-password", false, "ask for a root password; only its hash is sent")
 	fs.StringVar(&f.passwordFile, "root-password-file", "", "take the root password from the first line of a `file`, - for standard input")
 	f.wall.add(cmd)
+	f.machine.add(cmd)
 	fixedCompletion(cmd, "restart", string(vps.RestartAlways), string(vps.RestartOnFailure), string(vps.RestartNever))
 	a.tenantCompletion(cmd, "tenant")
 	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "stop-timeout"} {
@@ -88,6 +90,9 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 	if err := f.wall.read(cmd, &u); err != nil {
 		return u, err
 	}
+	if err := f.machine.read(cmd, &u); err != nil {
+		return u, err
+	}
 	if cmd.Flags().Changed("dns") {
 		servers, err := parseAddresses("--dns", f.dns)
 		if err != nil {
@@ -116,7 +121,7 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 
 func (a *app) createCmd() *cobra.Command {
 	var f guestFlags
-	var image, ports, addr string
+	var image, ports, addr, storage string
 	var stopped bool
 	cmd := &cobra.Command{
 		Use:   "create NAME",
@@ -137,9 +142,11 @@ something stands in the way, no guest is left.`,
 	fs.StringVar(&image, "image", "", "image to clone the disk from, for example debian/12")
 	fs.StringVar(&ports, "ports", "", "how many host `ports` belong to the guest, as 20, or which, as 20000-20019")
 	fs.StringVar(&addr, "address", "", "the guest's address in the host's subnet; left out, the next free one")
+	fs.StringVar(&storage, "storage", "", "where its disks lie, for life: file, lvm:GROUP, or lvm:GROUP/POOL for thin volumes")
 	fs.BoolVar(&stopped, "stopped", false, "create the guest without starting it")
 	a.imageCompletion(cmd, "image")
 	fixedCompletion(cmd, "ports")
+	fixedCompletion(cmd, "storage", vps.StorageFile)
 	fixedCompletion(cmd, "address")
 	dryRun := addDryRun(cmd)
 	wait := addWait(cmd)
@@ -163,7 +170,7 @@ something stands in the way, no guest is left.`,
 		if err != nil {
 			return err
 		}
-		req.Image = given(cmd, "image", image)
+		req.Image, req.Storage = given(cmd, "image", image), given(cmd, "storage", storage)
 		if req.Ports, err = parsePorts(cmd, ports); err != nil {
 			return err
 		}
@@ -192,6 +199,7 @@ func createRequest(cmd *cobra.Command, a *app, f *guestFlags, name string) (api.
 		Name: name, Tenant: u.Tenant, Memory: u.Memory, Disk: u.Disk,
 		Hostname: u.Hostname, Locale: u.Locale, Timezone: u.Timezone,
 		RootPasswordHash: u.RootPasswordHash, Restart: u.Restart, Autostart: u.Autostart, StopTimeout: u.StopTimeout,
+		Swap: u.Swap, Kernel: u.Kernel, Isolation: u.Isolation, CPUs: u.CPUs,
 		IPv6: u.IPv6, NetworkPeer: u.NetworkPeer, SMTP: u.SMTP, Bandwidth: u.Bandwidth, Limits: u.Limits, Resources: u.Resources,
 	}
 	if u.SSHKeys != nil {
@@ -199,6 +207,9 @@ func createRequest(cmd *cobra.Command, a *app, f *guestFlags, name string) (api.
 	}
 	if u.Rules != nil {
 		req.Rules = *u.Rules
+	}
+	if u.Disks != nil {
+		req.Disks = *u.Disks
 	}
 	if u.DNS != nil {
 		req.DNS = *u.DNS

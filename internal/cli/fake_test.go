@@ -144,7 +144,7 @@ func (f *fake) CreateGuest(_ context.Context, c api.CreateGuest, dryRun bool) (a
 	g := &api.Guest{Schema: api.SchemaVersion, ID: fmt.Sprintf("g-%d", f.next), ImageID: "img-1", UID: 721300 + uint32(f.next), Created: now}
 	g.Spec = vps.GuestSpec{
 		Name: c.Name, Tenant: vps.DefaultTenant, Driver: vps.DefaultDriver, Image: vps.DefaultImage, Memory: vps.DefaultMemory,
-		Disk: vps.DefaultDisk, Power: vps.PowerRunning, Hostname: c.Name, Locale: "C.UTF-8", Timezone: "Etc/UTC", SSHKeys: c.SSHKeys,
+		Disk: vps.DefaultDisk, Storage: vps.StorageFile, Isolation: vps.IsolationStrict, CPUs: 1, Power: vps.PowerRunning, Hostname: c.Name, Locale: "C.UTF-8", Timezone: "Etc/UTC", SSHKeys: c.SSHKeys,
 		Address: addr, DNS: c.DNS, Forwards: c.Forwards, Ports: vps.PortBlock{First: 19980 + 20*uint16(f.next), Count: 20},
 		Restart: vps.RestartOnFailure, Autostart: true, StopTimeout: vps.DefaultStopTimeout,
 	}

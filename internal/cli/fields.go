@@ -25,6 +25,8 @@ func flagOf(field string) string {
 	switch key {
 	case "smtp":
 		return "allow-smtp"
+	case "disks":
+		return "data-disk"
 	case "power":
 		return "stopped"
 	case "ssh_keys":
@@ -35,7 +37,7 @@ func flagOf(field string) string {
 		return "rule"
 	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
 		return "root-password"
-	case "tenant", "image", "memory", "disk", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
+	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
 		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "note":
 		return dashed(key)
 	}

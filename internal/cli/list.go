@@ -147,6 +147,7 @@ func (a *app) guestPage(g api.Guest) []field {
 		{"memory", joined(s.Memory.String(), used(st.MemoryUsed))},
 		{"disk", joined(s.Disk.String(), used(st.DiskUsed))},
 	}
+	fields = append(fields, machineFields(s)...)
 	fields = append(fields, resourceFields(s.Resources)...)
 	fields = append(
 		fields,

@@ -50,9 +50,8 @@ func TestHashPassword(t *testing.T) {
 		t.Errorf("%s and %s: want two different SHA-512 hashes", one, two)
 	}
 	// The daemon has to take it.
-	s := vps.GuestSpec{Hostname: "x", RootPassword: one}
-	s.Name, s.Tenant, s.Driver, s.Image = "x", "x", vps.DefaultDriver, vps.DefaultImage
-	s.Memory, s.Disk, s.Power, s.Restart, s.StopTimeout = vps.DefaultMemory, vps.DefaultDisk, vps.PowerRunning, vps.RestartNever, vps.DefaultStopTimeout
+	s := vps.NewGuestSpec("x")
+	s.RootPassword = one
 	if err := s.Validate(); err != nil {
 		t.Error(err)
 	}

@@ -33,7 +33,7 @@ func TestEveryFieldArrives(t *testing.T) {
 	for _, sample := range []any{
 		"new", false, vps.Bytes(77), vps.PowerStopped, vps.RestartNever, vps.Duration(77), netip.MustParseAddr("10.9.9.9"),
 		vps.PortBlock{First: 7, Count: 7},
-		vps.Mbit, netip.MustParsePrefix("fd00::7/128"),
+		7, vps.IsolationFast, vps.Mbit, netip.MustParsePrefix("fd00::7/128"),
 		api.SetLimits{Packets: new(7)},
 		api.SetResources{CPUQuota: new(7)},
 		api.Expect{},

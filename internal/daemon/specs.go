@@ -12,6 +12,11 @@ func createSpec(s vps.GuestSpec, c api.CreateGuest) vps.GuestSpec {
 	set(&s.Image, c.Image)
 	set(&s.Memory, c.Memory)
 	set(&s.Disk, c.Disk)
+	set(&s.Storage, c.Storage)
+	set(&s.Swap, c.Swap)
+	set(&s.Kernel, c.Kernel)
+	set(&s.Isolation, c.Isolation)
+	set(&s.CPUs, c.CPUs)
 	set(&s.Power, c.Power)
 	set(&s.Hostname, c.Hostname)
 	set(&s.Locale, c.Locale)
@@ -27,7 +32,7 @@ func createSpec(s vps.GuestSpec, c api.CreateGuest) vps.GuestSpec {
 	set(&s.SMTP, c.SMTP)
 	set(&s.Bandwidth, c.Bandwidth)
 	s.Limits, s.Resources = c.Limits.Apply(s.Limits), c.Resources.Apply(s.Resources)
-	s.SSHKeys, s.DNS, s.Forwards, s.Rules = c.SSHKeys, c.DNS, c.Forwards, c.Rules
+	s.SSHKeys, s.DNS, s.Forwards, s.Rules, s.Disks = c.SSHKeys, c.DNS, c.Forwards, c.Rules, c.Disks
 	return s
 }
 
@@ -36,6 +41,11 @@ func updateSpec(s vps.GuestSpec, u api.UpdateGuest) vps.GuestSpec {
 	set(&s.Tenant, u.Tenant)
 	set(&s.Memory, u.Memory)
 	set(&s.Disk, u.Disk)
+	set(&s.Disks, u.Disks)
+	set(&s.Swap, u.Swap)
+	set(&s.Kernel, u.Kernel)
+	set(&s.Isolation, u.Isolation)
+	set(&s.CPUs, u.CPUs)
 	set(&s.Hostname, u.Hostname)
 	set(&s.Locale, u.Locale)
 	set(&s.Timezone, u.Timezone)

@@ -116,7 +116,9 @@ func (s *State) load(ctx context.Context) (contents, error) {
 				c.host.Tenants = append(c.host.Tenants, t)
 			}
 		case strings.HasPrefix(e.Key, prefixGuest):
-			var g vps.Guest
+			// What a record does not say, because it is older than the field, has
+			// the default of a new guest.
+			g := vps.Guest{Spec: vps.NewGuestSpec("")}
 			err = json.Unmarshal(e.Value, &g)
 			c.host.Guests = append(c.host.Guests, g)
 		}
@@ -249,6 +251,7 @@ func clone(h vps.Host) vps.Host {
 		g.DNS = slices.Clone(g.DNS)
 		g.Forwards = slices.Clone(g.Forwards)
 		g.Rules = slices.Clone(g.Rules)
+		g.Disks = slices.Clone(g.Disks)
 	}
 	return h
 }

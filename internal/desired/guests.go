@@ -90,8 +90,13 @@ func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape sh
 		return vps.Errorf(vps.CodeConflict, forLife, "the address", was.Address, spec.Address, was.Name)
 	case spec.Ports != was.Ports:
 		return vps.Errorf(vps.CodeConflict, forLife, "the port block", was.Ports, spec.Ports, was.Name)
+	case spec.Storage != was.Storage:
+		return vps.Errorf(vps.CodeConflict, forLife, "the place of the disks", was.Storage, spec.Storage, was.Name)
 	case spec.Disk < was.Disk:
 		return vps.Invalid("disk", "the disk of %s cannot shrink from %s to %s; a filesystem only grows", was.Name, was.Disk, spec.Disk)
+	}
+	if err := keepsData(was, spec); err != nil {
+		return err
 	}
 	if spec.Disk > was.Disk {
 		if err := s.facts.Disk(ctx, g.ID, spec.Disk); err != nil {
@@ -116,6 +121,20 @@ func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape sh
 	return nil
 }
 
+// keepsData refuses a spec that would lose what lies on an extra disk: disks
+// are removed by an order of their own.
+func keepsData(was, spec vps.GuestSpec) error {
+	for i, old := range was.Disks {
+		if i >= len(spec.Disks) || spec.Disks[i].Name != old.Name {
+			return vps.Invalid("disks", "the disk %s of %s would be lost, or become another device in the guest; name all disks that it has, in their order and new ones behind them, or remove it with `sublet disk remove %s %s`", old.Name, was.Name, was.Name, old.Name)
+		}
+		if now := spec.Disks[i].Size; now < old.Size {
+			return vps.Invalid("disks", "the disk %s of %s cannot shrink from %s to %s", old.Name, was.Name, old.Size, now)
+		}
+	}
+	return nil
+}
+
 // normalize makes specs that mean the same also equal.
 func normalize(s vps.GuestSpec) vps.GuestSpec {
 	if len(s.SSHKeys) == 0 {
@@ -129,6 +148,9 @@ func normalize(s vps.GuestSpec) vps.GuestSpec {
 	}
 	if len(s.Rules) == 0 {
 		s.Rules = nil
+	}
+	if len(s.Disks) == 0 {
+		s.Disks = nil
 	}
 	if s.Ports.Count == 0 {
 		s.Ports = vps.PortBlock{}

@@ -46,6 +46,7 @@ type Settings struct {
 	DNS              *[]netip.Addr
 	Locale           *string
 	Timezone         *string
+	Kernel           *string
 	MemoryOvercommit *int
 	FirstUID         *uint32
 	Subnet6          *netip.Prefix // the zero prefix: guests have no IPv6
@@ -84,6 +85,12 @@ type Guest struct {
 	Image        *string
 	Memory       *vps.Bytes
 	Disk         *vps.Bytes
+	Disks        *[]vps.DataDisk
+	Storage      *string
+	Swap         *vps.Bytes
+	Kernel       *string
+	Isolation    *vps.Isolation
+	CPUs         *int
 	Power        *vps.Power
 	Hostname     *string
 	Locale       *string
@@ -120,6 +127,7 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	setList(&s.DNS, f.Settings.DNS)
 	set(&s.Locale, f.Settings.Locale)
 	set(&s.Timezone, f.Settings.Timezone)
+	set(&s.Kernel, f.Settings.Kernel)
 	set(&s.MemoryOvercommit, f.Settings.MemoryOvercommit)
 	set(&s.FirstUID, f.Settings.FirstUID)
 	set(&s.Subnet6, f.Settings.Subnet6)
@@ -168,6 +176,12 @@ func (g Guest) Merge(s vps.GuestSpec) (vps.GuestSpec, error) {
 	set(&s.Image, g.Image)
 	set(&s.Memory, g.Memory)
 	set(&s.Disk, g.Disk)
+	setList(&s.Disks, g.Disks)
+	set(&s.Storage, g.Storage)
+	set(&s.Swap, g.Swap)
+	set(&s.Kernel, g.Kernel)
+	set(&s.Isolation, g.Isolation)
+	set(&s.CPUs, g.CPUs)
 	set(&s.Power, g.Power)
 	set(&s.Hostname, g.Hostname)
 	set(&s.Locale, g.Locale)

@@ -39,6 +39,7 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"dns":            scalars(d, &s.DNS, "an address", parseAddress),
 		"locale":         d.text(&s.Locale),
 		"timezone":       d.text(&s.Timezone),
+		"kernel":         d.text(&s.Kernel),
 		"memory_overcommit": scalar(d, &s.MemoryOvercommit, "a number of percent", func(s string) (int, error) {
 			return parseNumber[int](s, 100_000)
 		}),
@@ -115,6 +116,12 @@ func (d decoder) guestKeys(g *Guest, name **string) map[string]field {
 		"image":        d.text(&g.Image),
 		"memory":       scalar(d, &g.Memory, "a size", parseSize),
 		"disk":         scalar(d, &g.Disk, "a size", parseSize),
+		"disks":        scalars(d, &g.Disks, "a disk in quotes, such as \"data=10GiB\"", parseDisk),
+		"storage":      d.text(&g.Storage),
+		"swap":         scalar(d, &g.Swap, "a size", parseSize),
+		"kernel":       d.text(&g.Kernel),
+		"isolation":    scalar(d, &g.Isolation, "strict or fast", oneOf(vps.IsolationStrict, vps.IsolationFast)),
+		"cpus":         scalar(d, &g.CPUs, "a number", parseCount),
 		"power":        scalar(d, &g.Power, "running or stopped", oneOf(vps.PowerRunning, vps.PowerStopped)),
 		"hostname":     d.text(&g.Hostname),
 		"locale":       d.text(&g.Locale),
@@ -218,6 +225,14 @@ func parseForward(s string) (vps.Forward, error) {
 		return vps.Forward{}, vps.Invalid("", "%s is not a forward; write HOST:GUEST/PROTOCOL, for example \"8443:443/tcp\"", quote(s))
 	}
 	return f, nil
+}
+
+func parseDisk(s string) (vps.DataDisk, error) {
+	v, err := vps.ParseDataDisk(s)
+	if err != nil && len(s) > maxQuoted {
+		return vps.DataDisk{}, vps.Invalid("", "%s is not a disk; write NAME=SIZE, for example \"data=10GiB\"", quote(s))
+	}
+	return v, err
 }
 
 func parseRule(s string) (vps.Rule, error) {

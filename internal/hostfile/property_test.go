@@ -122,6 +122,10 @@ func drawHost(t *rapid.T) vps.Host {
 func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 	s := vps.GuestSpec{
 		Name: name, Driver: vps.DefaultDriver,
+		Storage:     rapid.SampledFrom([]string{vps.StorageFile, "lvm:vg0", "lvm:a.b-c/pool_1", "lvm:0x1/1e3"}).Draw(t, "storage"),
+		Kernel:      rapid.SampledFrom([]string{"", "uml/6.1.176", "uml/6.12.74-1a2b3c4d5e6f", "xen/1e3"}).Draw(t, "kernel"),
+		Isolation:   vps.IsolationStrict,
+		CPUs:        1,
 		Image:       rapid.SampledFrom([]string{"debian/12", "1.0/1e3", "a/b"}).Draw(t, "image"),
 		Memory:      vps.Bytes(rapid.Int64Range(1<<14, 1<<22).Draw(t, "memory")) * 4 * vps.KiB,
 		Disk:        vps.Bytes(rapid.Int64Range(256, 1<<24).Draw(t, "disk")) * vps.MiB,
@@ -133,6 +137,17 @@ func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 		Restart:     rapid.SampledFrom([]vps.RestartPolicy{vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever}).Draw(t, "restart"),
 		Autostart:   rapid.Bool().Draw(t, "autostart"),
 		StopTimeout: vps.Duration(rapid.Int64Range(int64(time.Second), int64(time.Hour)).Draw(t, "timeout")),
+	}
+	if rapid.Bool().Draw(t, "fast") {
+		s.Isolation, s.CPUs = vps.IsolationFast, rapid.IntRange(1, vps.MaxCPUs).Draw(t, "processors")
+	}
+	if most := min(s.Disk/2, vps.MaxSwap); rapid.Bool().Draw(t, "swaps") {
+		s.Swap = vps.Bytes(rapid.Int64Range(int64(vps.MinSwap/vps.MiB), int64(most/vps.MiB)).Draw(t, "swap")) * vps.MiB
+	}
+	for _, n := range rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z]([a-z0-9-]{0,10}[a-z0-9])?`), 0, vps.MaxDataDisks, rapid.ID[string]).Draw(t, "disks") {
+		if n != "root" {
+			s.Disks = append(s.Disks, vps.DataDisk{Name: n, Size: vps.Bytes(rapid.Int64Range(1, 1<<24).Draw(t, "size")) * vps.MiB})
+		}
 	}
 	s.NetworkPeer, s.SMTP = rapid.Bool().Draw(t, "peer"), rapid.Bool().Draw(t, "smtp")
 	s.Bandwidth = rapid.OneOf(rapid.Just(vps.BitRate(0)), rapid.Custom(func(t *rapid.T) vps.BitRate {

@@ -63,11 +63,27 @@ type Seed struct {
 	Timezone string `json:"timezone,omitempty"`
 	// DiskSize is what the root filesystem is grown to; 0 leaves it alone.
 	DiskSize vps.Bytes `json:"disk_size,omitempty"`
+	// Driver is what runs the guest, "uml"; empty when that is not known.
+	Driver string `json:"driver,omitempty"`
+	// Swap is the size of the swap file that the guest is to have; 0 for none.
+	Swap vps.Bytes `json:"swap,omitempty"`
+	// Disks are the guest's extra disks, with the device that each is.
+	Disks []Disk `json:"disks,omitempty"`
 	// Probe makes the guest one of the throw-away ones that attack their host
 	// (package probe); empty for everybody else.
 	Probe string `json:"probe,omitempty"`
 	// KernelRelease is what uname -r will say, and the modules disk is for.
 	KernelRelease string `json:"kernel_release,omitempty"`
+}
+
+// Disk is an extra disk of a guest.
+type Disk struct {
+	// Name is what it is called on the host.
+	Name string `json:"name"`
+	// Device is its path in the guest, "/dev/ubdd".
+	Device string `json:"device"`
+	// Size in bytes.
+	Size vps.Bytes `json:"size"`
 }
 
 // MAC is a hardware address of 6 bytes, as text in JSON: "02:53:4c:d5:00:02".
@@ -110,10 +126,15 @@ func For(host vps.Settings, g vps.Guest, release string, fallbackDNS []netip.Add
 		Locale:        first(g.Spec.Locale, host.Locale),
 		Timezone:      first(g.Spec.Timezone, host.Timezone),
 		DiskSize:      g.Spec.Disk,
+		Driver:        g.Spec.Driver,
+		Swap:          g.Spec.Swap,
 		Probe:         g.Spec.Probe,
 		KernelRelease: release,
 	}
 	copy(s.MAC[:], g.Spec.MAC())
+	for i, d := range g.Spec.Disks {
+		s.Disks = append(s.Disks, Disk{Name: d.Name, Device: vps.DataDevice(g.Spec.Driver, i), Size: d.Size})
+	}
 	if p := host.Prefix6(&g.Spec); p.IsValid() {
 		s.Address6, s.Gateway6 = vps.Address6(p), vps.Gateway6
 	}

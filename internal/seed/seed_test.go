@@ -93,6 +93,9 @@ func TestBytesRefusesBadFields(t *testing.T) {
 		"timezone":       func(s *Seed) { s.Timezone = "../../etc/shadow" },
 		"mtu":            func(s *Seed) { s.MTU = 10 },
 		"disk":           func(s *Seed) { s.DiskSize = -1 },
+		"driver":         func(s *Seed) { s.Driver = "../uml" },
+		"swap":           func(s *Seed) { s.Swap = -1 },
+		"disks":          func(s *Seed) { s.Disks = []Disk{{Name: "data", Device: "/dev/../etc/passwd", Size: 1}} },
 		"kernel_release": func(s *Seed) { s.KernelRelease = "6.1/../.." },
 		"address6":       func(s *Seed) { s.Address6 = netip.MustParseAddr("2001:db8::2") },
 		"gateway6": func(s *Seed) {
@@ -135,6 +138,10 @@ func TestFor(t *testing.T) {
 	host.Subnet6, want.Address6, want.Gateway6 = netip.Prefix{}, netip.Addr{}, netip.Addr{}
 	g.Spec.Hostname, g.Spec.Locale, g.Spec.Timezone = "web", "de_DE.UTF-8", "Asia/Tokyo"
 	want.DNS, want.Hostname, want.Locale, want.Timezone = g.Spec.DNS, "web", "de_DE.UTF-8", "Asia/Tokyo"
+	g.Spec.Driver, g.Spec.Swap = "uml", 64*vps.MiB
+	g.Spec.Disks = []vps.DataDisk{{Name: "data", Size: vps.GiB}, {Name: "more", Size: vps.MiB}}
+	want.Driver, want.Swap = "uml", 64*vps.MiB
+	want.Disks = []Disk{{Name: "data", Device: "/dev/ubdd", Size: vps.GiB}, {Name: "more", Device: "/dev/ubde", Size: vps.MiB}}
 	if diff := cmp.Diff(want, For(host, g, "6.1.176", fallback), compareAddr); diff != "" {
 		t.Error("guest's own values: ", diff)
 	}

@@ -32,6 +32,17 @@ func (s Seed) validate() error {
 		return vps.Invalid("probe", "%q is not a probe", s.Probe)
 	case !path(s.KernelRelease, "._+~-"):
 		return vps.Invalid("kernel_release", "%q is not a kernel's release", s.KernelRelease)
+	case !path(s.Driver, ""):
+		return vps.Invalid("driver", "%q is not a driver", s.Driver)
+	case s.Swap < 0:
+		return vps.Invalid("swap", "%d is not a size", int64(s.Swap))
+	case len(s.Disks) > vps.MaxDataDisks:
+		return vps.Invalid("disks", "%d disks are more than %d", len(s.Disks), vps.MaxDataDisks)
+	}
+	for _, d := range s.Disks {
+		if vps.ValidName("disks", d.Name) != nil || d.Size <= 0 || !strings.HasPrefix(d.Device, "/dev/") || !path(d.Device[1:], "/") {
+			return vps.Invalid("disks", "%q, %q is not a disk", d.Name, d.Device)
+		}
 	}
 	for _, key := range s.SSHKeys {
 		if strings.TrimSpace(key) == "" || !printable(key) {

@@ -10,7 +10,8 @@ import (
 func NewGuestSpec(name string) GuestSpec {
 	return GuestSpec{
 		Name: name, Tenant: DefaultTenant, Driver: DefaultDriver, Image: DefaultImage,
-		Memory: DefaultMemory, Disk: DefaultDisk, Power: PowerRunning, Hostname: name,
+		Memory: DefaultMemory, Disk: DefaultDisk, Storage: StorageFile, Isolation: IsolationStrict, CPUs: 1,
+		Power: PowerRunning, Hostname: name,
 		Ports: PortBlock{Count: DefaultPorts}, Restart: RestartOnFailure, Autostart: true,
 		StopTimeout: DefaultStopTimeout,
 	}

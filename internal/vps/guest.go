@@ -75,12 +75,25 @@ type Forward struct {
 // Addresses and the port block are given out when the guest is created and
 // then stay with it.
 type GuestSpec struct {
-	Name     string   `json:"name"`
-	Tenant   string   `json:"tenant"`
-	Driver   string   `json:"driver"`
-	Image    string   `json:"image"`
-	Memory   Bytes    `json:"memory"`
-	Disk     Bytes    `json:"disk"`
+	Name   string `json:"name"`
+	Tenant string `json:"tenant"`
+	Driver string `json:"driver"`
+	Image  string `json:"image"`
+	Memory Bytes  `json:"memory"`
+	Disk   Bytes  `json:"disk"`
+	// Disks are extra ones, in the order in which the guest has them.
+	Disks []DataDisk `json:"disks,omitempty"`
+	// Storage is where the guest's disks lie, for life: StorageFile, or
+	// "lvm:GROUP" and "lvm:GROUP/POOL" for volumes of LVM, thick and thin.
+	Storage string `json:"storage"`
+	// Swap is the size of a swap file in the guest; 0 means none.
+	Swap Bytes `json:"swap"`
+	// Kernel is the name of the kernel that it boots; empty means the host's
+	// default at the time of the boot.
+	Kernel    string    `json:"kernel"`
+	Isolation Isolation `json:"isolation"`
+	// CPUs is the number of virtual processors.
+	CPUs     int      `json:"cpus"`
 	Power    Power    `json:"power"`
 	Hostname string   `json:"hostname"`
 	Locale   string   `json:"locale"`

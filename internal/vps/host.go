@@ -23,6 +23,9 @@ type Settings struct {
 	DNS      []netip.Addr `json:"dns"`
 	Locale   string       `json:"locale"`
 	Timezone string       `json:"timezone"`
+	// Kernel is the name of the kernel that guests boot which name none; empty
+	// means the newest that is installed as a package.
+	Kernel string `json:"kernel"`
 	// MemoryOvercommit is how much of the host's memory may be promised to
 	// running guests, in percent.
 	MemoryOvercommit int `json:"memory_overcommit"`

@@ -39,6 +39,8 @@ type Machine struct {
 	Memory Bytes  `json:"memory"`
 	Root   Disk   `json:"root"`
 	Seed   Disk   `json:"seed"`
+	// Data are the extra disks, in the guest's order.
+	Data []Disk `json:"data,omitempty"`
 	// DiskLimit bounds how far any file of the guest may grow, in bytes.
 	DiskLimit Bytes `json:"disk_limit"`
 	// Resources bound the guest's processes; zero values mean the defaults.

@@ -89,11 +89,11 @@ func (s *GuestSpec) Validate() error {
 	if s.Memory%(4*KiB) != 0 {
 		return Invalid("memory", "%s is not a multiple of 4KiB", s.Memory.Exact())
 	}
-	if err := sizeBetween("disk", s.Disk, MinDisk, MaxDisk); err != nil {
+	if err := s.validateDisks(); err != nil {
 		return err
 	}
-	if s.Disk%MiB != 0 {
-		return Invalid("disk", "%s is not a whole number of MiB", s.Disk.Exact())
+	if err := s.validateKernel(); err != nil {
+		return err
 	}
 	if s.Power != PowerRunning && s.Power != PowerStopped {
 		return Invalid("power", "%q is neither %s nor %s", s.Power, PowerRunning, PowerStopped)
@@ -373,6 +373,11 @@ func (s *Settings) Validate() error {
 		return Invalid("settings.memory_overcommit", "%d%% is out of range; use 50 to 1000", s.MemoryOvercommit)
 	case s.FirstUID < 1000 || s.FirstUID > 1<<31:
 		return Invalid("settings.first_uid", "%d is out of range; use 1000 to %d", s.FirstUID, 1<<31)
+	}
+	if s.Kernel != "" {
+		if err := ValidKernelName("settings.kernel", s.Kernel); err != nil {
+			return err
+		}
 	}
 	if err := s.validateWall(); err != nil {
 		return err

@@ -42,13 +42,16 @@ func args(m vps.Machine) []string {
 		"umid=" + m.Name,
 		"uml_dir=" + umlDir + "/",
 		"root=/dev/ubda", "rw",
-		rootDisk(m.Root),
+		diskArg(0, m.Root),
 	}
 	if m.Seed.Path != "" {
 		a = append(a, "ubd1rd="+m.Seed.Path)
 	}
 	if m.Kernel.Modules != "" {
 		a = append(a, "ubd2rd="+m.Kernel.Modules)
+	}
+	for i, d := range m.Data {
+		a = append(a, diskArg(firstData+i, d))
 	}
 	if m.Kernel.Initrd != "" {
 		a = append(a, "initrd="+m.Kernel.Initrd)
@@ -75,19 +78,24 @@ func args(m vps.Machine) []string {
 	)
 }
 
-// rootDisk is the argument for the root disk. The flag d keeps the kernel from
+// firstData is the number of a guest's first data disk, behind the root, the
+// seed and the modules.
+const firstData = 3
+
+// diskArg is the argument for a disk of the guest's own. The flag d keeps the kernel from
 // looking for an overlay's header in a disk that stands alone: the guest's
 // root could write one there that names another file of the host. A disk with
 // a backing file is named with it, so nothing is guessed there either.
-func rootDisk(d vps.Disk) string {
+func diskArg(number int, d vps.Disk) string {
+	name := "ubd" + strconv.Itoa(number)
 	flags := ""
 	if d.ReadOnly {
 		flags = "r"
 	}
 	if d.Backing != "" {
-		return "ubd0" + flags + "=" + d.Path + "," + d.Backing
+		return name + flags + "=" + d.Path + "," + d.Backing
 	}
-	return "ubd0" + flags + "d=" + d.Path
+	return name + flags + "d=" + d.Path
 }
 
 // env is the guest's whole environment. Memory is made as a file in TMPDIR.
@@ -120,7 +128,14 @@ func checkMachine(m vps.Machine) error {
 	case m.Tap != "" && (strings.ContainsAny(m.Tap, unsafeInPath+"/=") || len(m.MAC) != macLength):
 		return vps.Invalid("tap", "the guest's link %q or its hardware address %q is not valid", m.Tap, m.MAC)
 	}
-	for _, p := range []string{m.Kernel.Path, m.Kernel.Initrd, m.Kernel.Modules, m.Root.Path, m.Root.Backing, m.Seed.Path, m.RunDir} {
+	paths := []string{m.Kernel.Path, m.Kernel.Initrd, m.Kernel.Modules, m.Root.Path, m.Root.Backing, m.Seed.Path, m.RunDir}
+	for i, d := range m.Data {
+		if d.Path == "" {
+			return vps.Invalid("data", "the guest's data disk %d has no path", i+1)
+		}
+		paths = append(paths, d.Path, d.Backing)
+	}
+	for _, p := range paths {
 		if strings.ContainsAny(p, unsafeInPath) {
 			return vps.Invalid("", "the path %q has a space, comma, colon or quote in it, which User Mode Linux cannot take; move it", p)
 		}

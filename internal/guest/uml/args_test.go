@@ -49,6 +49,26 @@ hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 pty.legacy_count=0
 quiet`},
+		"data disks": {func(m *vps.Machine) {
+			m.Kernel.Modules, m.Kernel.Initrd, m.Seed, m.Tap = "", "", vps.Disk{}, ""
+			m.Data = []vps.Disk{{Path: "/v/data.img"}, {Path: "/dev/vg0/x", ReadOnly: true}, {Path: "/v/y.cow", Backing: "/v/y"}}
+		}, `/usr/bin/linux.uml
+mem=524288K
+umid=alice
+uml_dir=uml/
+root=/dev/ubda
+rw
+ubd0=/v/alice.cow,/i/debian.img
+ubd3d=/v/data.img
+ubd4rd=/dev/vg0/x
+ubd5=/v/y.cow,/v/y
+con=null
+con0=fd:0,fd:1
+ssl=null
+hostfs=/run/sublet/guests/alice/none
+random.trust_cpu=on
+pty.legacy_count=0
+quiet`},
 		"bare": {func(m *vps.Machine) {
 			m.Root, m.Seed, m.Tap = vps.Disk{Path: "/v/raw.img"}, vps.Disk{}, ""
 			m.Kernel.Initrd, m.Kernel.Modules = "", ""
@@ -140,8 +160,8 @@ func FuzzArgs(f *testing.F) {
 				t.Errorf("%q is not one word", a)
 			}
 		}
-		if n := strings.Count(rootDisk(m.Root), ","); n > 1 || (n == 1) != (backing != "") {
-			t.Errorf("the disk %q", rootDisk(m.Root))
+		if n := strings.Count(diskArg(0, m.Root), ","); n > 1 || (n == 1) != (backing != "") {
+			t.Errorf("the disk %q", diskArg(0, m.Root))
 		}
 	})
 }

@@ -21,16 +21,21 @@ func (d *Driver) preflight(m vps.Machine) error {
 	if err := d.checkKernel(m); err != nil {
 		return err
 	}
-	for _, f := range []struct {
+	type file struct {
 		what, path string
 		write      bool
-	}{
+	}
+	files := []file{
 		{"the kernel's initial ram disk", m.Kernel.Initrd, false},
 		{"the kernel's modules", m.Kernel.Modules, false},
 		{"the image that the disk is an overlay of", m.Root.Backing, false},
 		{"the disk", m.Root.Path, !m.Root.ReadOnly},
 		{"the seed", m.Seed.Path, false},
-	} {
+	}
+	for _, d := range m.Data {
+		files = append(files, file{"a data disk", d.Path, !d.ReadOnly}, file{"the base of a data disk", d.Backing, false})
+	}
+	for _, f := range files {
 		if f.path == "" {
 			continue
 		}

@@ -118,12 +118,15 @@ func (d *Driver) config(m vps.Machine) keeper.Config {
 // filesOf are the files that the guest's kernel opens: those that it only
 // reads, and those that it writes to.
 func filesOf(m vps.Machine) (files, disks []string) {
-	for _, path := range []string{m.Kernel.Initrd, m.Kernel.Modules, m.Root.Backing} {
+	for _, path := range []string{m.Kernel.Initrd, m.Kernel.Modules} {
 		if path != "" {
 			files = append(files, path)
 		}
 	}
-	for _, d := range []vps.Disk{m.Root, m.Seed} {
+	for _, d := range append([]vps.Disk{m.Root, m.Seed}, m.Data...) {
+		if d.Backing != "" {
+			files = append(files, d.Backing)
+		}
 		switch {
 		case d.Path == "":
 		case d.ReadOnly:
