@@ -89,8 +89,11 @@ func (b *booter) boot(ctx context.Context) (err error) {
 	b.attempt(ctx, step{"take Ctrl-Alt-Del", func(context.Context) error { return takeCtrlAltDel("/proc") }})
 	b.attempt(ctx, step{"turn the kernel's hotplug program off", func(context.Context) error { return hotplugOff("/proc") }})
 	b.attempt(ctx, step{"read the seed", b.readSeed})
-	if b.seeded && b.seed.Probe == probe.Frames {
+	switch {
+	case b.seeded && b.seed.Probe == probe.Frames:
 		return b.probe(ctx)
+	case b.seeded && b.seed.Probe == seed.Appliance:
+		return b.appliance(ctx)
 	}
 	if err := b.mountRoot(ctx); err != nil {
 		return err

@@ -65,6 +65,11 @@ type Config struct {
 	// keeper itself is asked to end, as on a shutdown of the host; 0 means
 	// vps.DefaultStopTimeout.
 	StopTimeout vps.Duration `json:"stop_timeout"`
+	// Leash kills the guest when the writer of its console leaves, and Lifetime
+	// when it has run for so long; zero is never. Whoever started such a guest
+	// may be killed at any instant without leaving it behind.
+	Leash    bool         `json:"leash,omitempty"`
+	Lifetime vps.Duration `json:"lifetime,omitzero"`
 	// LogPath is the console's log. LogSize is how long one file of it may
 	// get, in bytes, LogFiles how many files there are with the current one; 0
 	// means 1 MiB and 3.

@@ -26,6 +26,8 @@ type hub struct {
 	closed  bool
 	input   chan []byte
 	resize  func(rows, cols uint16)
+	// deserted, when set, is called when the writer leaves.
+	deserted func()
 }
 
 // reader is one caller on the console. Its fields belong to the hub's lock.
@@ -96,6 +98,9 @@ func (h *hub) leave(r *reader) {
 	delete(h.readers, r)
 	if h.writer == r {
 		h.writer = nil
+		if h.deserted != nil {
+			h.deserted()
+		}
 	}
 }
 

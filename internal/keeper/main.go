@@ -168,6 +168,9 @@ func (k *keeper) start(lock *os.File) error {
 		return vps.Wrap(vps.CodeInternal, err, "cannot start guest %s", k.cfg.Name)
 	}
 	k.hub = newHub(c.setSize)
+	if k.cfg.Leash {
+		k.hub.deserted = k.kill
+	}
 	return nil
 }
 
@@ -178,6 +181,7 @@ func (k *keeper) attend(ctx context.Context, ln net.Listener) error {
 	go s.serve()
 	go k.obey(ctx)
 	go k.feed()
+	go k.outlive()
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
@@ -255,6 +259,21 @@ func (k *keeper) feed() {
 				return
 			}
 		}
+	}
+}
+
+// outlive kills a guest whose time is over.
+func (k *keeper) outlive() {
+	if k.cfg.Lifetime <= 0 {
+		return
+	}
+	late := time.NewTimer(time.Duration(k.cfg.Lifetime))
+	defer late.Stop()
+	select {
+	case <-k.over:
+	case <-late.C:
+		k.log.Warn("the guest's lifetime is over; killing it", "guest", k.cfg.Name, "lifetime", k.cfg.Lifetime.String())
+		k.kill()
 	}
 }
 

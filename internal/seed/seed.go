@@ -28,6 +28,10 @@ const (
 	maxJSON = 1 << 20
 )
 
+// Appliance is the Probe of a guest of our own that works on others' disks,
+// and has no network.
+const Appliance = "appliance"
+
 // Seed is everything a guest is told at boot. The zero value of an optional
 // field means that the guest keeps what its image has.
 type Seed struct {
@@ -70,7 +74,8 @@ type Seed struct {
 	// Disks are the guest's extra disks, with the device that each is.
 	Disks []Disk `json:"disks,omitempty"`
 	// Probe makes the guest one of the throw-away ones that attack their host
-	// (package probe); empty for everybody else.
+	// (package probe), or an appliance (Appliance), which has no
+	// address; empty for everybody else.
 	Probe string `json:"probe,omitempty"`
 	// KernelRelease is what uname -r will say, and the modules disk is for.
 	KernelRelease string `json:"kernel_release,omitempty"`

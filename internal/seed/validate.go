@@ -53,6 +53,9 @@ func (s Seed) validate() error {
 }
 
 func (s Seed) validateAddresses() error {
+	if s.Probe == Appliance && s.Address == (netip.Addr{}) && s.Gateway == (netip.Addr{}) && s.MAC == (MAC{}) {
+		return nil // it has no network
+	}
 	if !usable(s.Address) {
 		return vps.Invalid("address", "%q is not an address for a guest", s.Address)
 	}

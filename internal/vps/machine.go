@@ -37,8 +37,9 @@ type Machine struct {
 	UID    uint32 `json:"uid"`
 	Kernel Kernel `json:"kernel"`
 	Memory Bytes  `json:"memory"`
-	Root   Disk   `json:"root"`
-	Seed   Disk   `json:"seed"`
+	// Root is the disk that it boots from; without one it stays in its initrd.
+	Root Disk `json:"root"`
+	Seed Disk `json:"seed"`
 	// Data are the extra disks, in the guest's order.
 	Data []Disk `json:"data,omitempty"`
 	// DiskLimit bounds how far any file of the guest may grow, in bytes.
@@ -47,6 +48,11 @@ type Machine struct {
 	Resources Resources        `json:"resources,omitzero"`
 	Tap       string           `json:"tap"`
 	MAC       net.HardwareAddr `json:"mac"`
+	// Leash ends the guest as soon as whoever writes on its console leaves, and
+	// Lifetime after so long at the latest; zero is never. Both are for guests
+	// that are nobody's server.
+	Leash    bool     `json:"leash,omitempty"`
+	Lifetime Duration `json:"lifetime,omitzero"`
 	// RunDir holds sockets and records of this guest; it is gone after a
 	// reboot of the host. LogPath is the console's log, which is not.
 	RunDir  string `json:"run_dir"`

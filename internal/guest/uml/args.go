@@ -41,8 +41,9 @@ func args(m vps.Machine) []string {
 		"mem=" + strconv.FormatInt(int64(m.Memory/vps.KiB), 10) + "K",
 		"umid=" + m.Name,
 		"uml_dir=" + umlDir + "/",
-		"root=/dev/ubda", "rw",
-		diskArg(0, m.Root),
+	}
+	if m.Root.Path != "" {
+		a = append(a, "root=/dev/ubda", "rw", diskArg(0, m.Root))
 	}
 	if m.Seed.Path != "" {
 		a = append(a, "ubd1rd="+m.Seed.Path)
@@ -123,8 +124,8 @@ func checkMachine(m vps.Machine) error {
 		return vps.Invalid("memory", "%s is too little for a guest; give it at least %s", m.Memory, minMemory)
 	case !filepath.IsAbs(m.RunDir):
 		return vps.Invalid("run_dir", "%q is not an absolute path", m.RunDir)
-	case m.Root.Path == "":
-		return vps.Invalid("root", "the guest has no root disk")
+	case m.Root.Path == "" && m.Kernel.Initrd == "":
+		return vps.Invalid("root", "the guest has neither a root disk nor an initial ram disk")
 	case m.Tap != "" && (strings.ContainsAny(m.Tap, unsafeInPath+"/=") || len(m.MAC) != macLength):
 		return vps.Invalid("tap", "the guest's link %q or its hardware address %q is not valid", m.Tap, m.MAC)
 	}
