@@ -7,16 +7,15 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
 	"sublet/internal/vps"
 )
 
-// Check makes sure that guest id can start from its volume; img is the image
-// version it was made from. It is called before each start, while the guest
-// does not run.
+// Check makes sure that guest id can start from its volume, as uid; img is the
+// image version it was made from. It is called before each start, while the
+// guest does not run.
 //
 // An overlay must lie on the very version it was made on: another id or
 // another length is CodeConflict and names both. The kernel also refuses an
@@ -24,20 +23,37 @@ import (
 // says nothing about the content here, as versions have ids of their own, so
 // a header that differs in the time or in the path (the image was touched,
 // restored from a backup, or moved) is repaired in place. A volume that
-// stands alone needs its file only; img is then not looked at.
-func (s *Store) Check(ctx context.Context, id string, img vps.Image) error {
+// stands alone needs its disks only; img is then not looked at.
+func (s *Store) Check(ctx context.Context, id string, img vps.Image, uid uint32) error {
 	unlock, err := s.lock(ctx, id)
 	if err != nil {
 		return err
 	}
 	defer unlock()
-	v, r, err := s.load(id)
+	_, r, err := s.load(ctx, id)
 	if err != nil {
 		return err
+	}
+	grown := false
+	for _, was := range r.parts() {
+		p := r.disk(was.Name)
+		if err := s.of(was).ready(ctx, s.folder(id), p, uid); err != nil {
+			return s.explain(err, smallest, "the disks of guest %s cannot be made ready", id)
+		}
+		grown = grown || p.Size != was.Size
+	}
+	if grown {
+		if err := r.write(s.folder(id)); err != nil {
+			return s.explain(err, smallest, "the disks of guest %s cannot be made ready", id)
+		}
 	}
 	if r.Method != methodOverlay {
 		return nil
 	}
+	return s.checkOverlay(ctx, id, r, img)
+}
+
+func (s *Store) checkOverlay(ctx context.Context, id string, r *record, img vps.Image) error {
 	if r.ImageID != img.ID {
 		return vps.Errorf(vps.CodeConflict, "the volume of guest %s was made from version %s of its image, not from %s; bring that version back, or create the guest anew", id, r.ImageID, img.ID)
 	}
@@ -55,13 +71,13 @@ func (s *Store) Check(ctx context.Context, id string, img vps.Image) error {
 	}
 	moved := r.Backing != base.Name()
 	r.Backing = base.Name()
-	repaired, err := repair(v.Disk.Path, id, r.header(info.ModTime().Unix()))
+	repaired, err := s.repair(ctx, id, &r.part, r.header(info.ModTime().Unix()))
 	if err != nil {
 		return err
 	}
 	if moved {
-		if err := r.write(filepath.Join(s.dir, id)); err != nil {
-			return s.explain(err, 64*vps.KiB, "the volume of guest %s could not be led to its moved image", id)
+		if err := r.write(s.folder(id)); err != nil {
+			return s.explain(err, smallest, "the volume of guest %s could not be led to its moved image", id)
 		}
 	}
 	if repaired || moved {
@@ -70,12 +86,12 @@ func (s *Store) Check(ctx context.Context, id string, img vps.Image) error {
 	return nil
 }
 
-// repair makes the file at path start with the header want and reports
-// whether it had to change it. Only the time and the path may differ.
-func repair(path, id string, want COWHeader) (bool, error) {
-	f, err := openData(path, id)
+// repair makes an overlay start with the header want and reports whether it
+// had to change it. Only the time and the path may differ.
+func (s *Store) repair(ctx context.Context, id string, p *part, want COWHeader) (bool, error) {
+	f, err := s.of(*p).open(ctx, s.folder(id), *p, os.O_RDWR)
 	if err != nil {
-		return false, err
+		return false, s.explain(err, smallest, "the volume of guest %s cannot be opened", id)
 	}
 	defer func() { _ = f.Close() }() // after a sync
 	b := make([]byte, cowLength)
@@ -91,7 +107,7 @@ func repair(path, id string, want COWHeader) (bool, error) {
 		}
 	}
 	if err != nil {
-		return false, vps.Wrap(vps.CodeConflict, err, "the start of %s, the disk of guest %s, does not fit its image; restore it from a backup, or create the guest anew", path, id)
+		return false, vps.Wrap(vps.CodeConflict, err, "the start of %s, the disk of guest %s, does not fit its image; restore it from a backup, or create the guest anew", f.Name(), id)
 	}
 	if have == want {
 		return false, nil
@@ -104,24 +120,6 @@ func repair(path, id string, want COWHeader) (bool, error) {
 		return false, vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be written", id)
 	}
 	return true, f.Sync()
-}
-
-// openData opens a volume's file for writing and refuses one that a running
-// guest holds: User Mode Linux takes a write lock on its disks (os_lock_file
-// in the kernel's arch/um/os-Linux/file.c).
-func openData(path, id string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be opened", id)
-	}
-	lock := unix.Flock_t{Type: unix.F_WRLCK, Whence: io.SeekStart}
-	if err := unix.FcntlFlock(f.Fd(), unix.F_GETLK, &lock); err != nil {
-		return nil, errors.Join(vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be checked for a lock", id), f.Close())
-	}
-	if lock.Type != unix.F_UNLCK {
-		return nil, errors.Join(vps.Errorf(vps.CodeConflict, "guest %s has its disk open (process %d); stop it first", id, lock.Pid), f.Close())
-	}
-	return f, nil
 }
 
 // openImage opens the image's file under its absolute path, which is the name

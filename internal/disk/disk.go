@@ -32,6 +32,7 @@ type Store struct {
 	log *slog.Logger
 	// reflink is ficlone; tests replace it to choose the method.
 	reflink func(dst, src *os.File) error
+	lvm     *lvm
 
 	mu   sync.Mutex
 	busy map[string]chan struct{} // closed when the guest is free again
@@ -43,69 +44,107 @@ func New(dir string, log *slog.Logger) *Store {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Store{dir: dir, log: log, reflink: ficlone, busy: map[string]chan struct{}{}}
+	return &Store{dir: dir, log: log, reflink: ficlone, lvm: newLVM(dir), busy: map[string]chan struct{}{}}
 }
 
-// Create makes the volume of guest id from img: size bytes that the guest may
-// use, in a file that belongs to uid. It takes constant time, whatever the
-// image's size, except where a full copy is needed: size is above img.Size
-// and the filesystem has no reflinks.
+// Create makes the volume of guest id from img: want.Size bytes that the guest
+// may use, on a disk that belongs to want.UID. As a file it takes constant
+// time, whatever the image's size, except where a full copy is needed: the size
+// is above img.Size and the filesystem has no reflinks. On LVM it is a copy.
 //
-// A volume that exists is returned as it is, whatever img and size say; one
-// that was left half-made is replaced. CodeInvalid: size is smaller than the
-// image's filesystem, or the id cannot name a folder. CodeDenied: the disk is
-// full. CodeNotFound: the image's file is missing. Nothing is left behind
-// after an error.
-func (s *Store) Create(ctx context.Context, id string, img vps.Image, size vps.Bytes, uid uint32) (vps.Volume, error) {
+// A volume that exists is returned as it is, whatever img and want say; one
+// that was left half-made is replaced. CodeInvalid: the size is smaller than
+// the image's filesystem, or the id cannot name a folder. CodeDenied: the disk
+// is full. CodeNotFound: the image's file, or LVM's group, is missing. Nothing
+// is left behind after an error.
+func (s *Store) Create(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
 	unlock, err := s.lock(ctx, id)
 	if err != nil {
 		return vps.Volume{}, err
 	}
 	defer unlock()
-	v, err := s.get(id)
+	v, err := s.get(ctx, id)
 	if vps.ErrorCode(err) != vps.CodeNotFound {
 		return v, err
 	}
-	base, err := openImage(img)
+	base, err := openBase(img, want)
 	if err != nil {
-		return vps.Volume{}, err
+		return vps.Volume{}, err // before anything is made
 	}
 	defer func() { _ = base.Close() }() // read only
-	if err := checkSize(base, img, size); err != nil {
+	r := &record{Version: recordVersion, GuestID: id}
+	if err := s.build(ctx, r, func(dir string) error { return s.makeRoot(ctx, dir, &r.part, base, img, want) }); err != nil {
 		return vps.Volume{}, err
 	}
-	r := &record{Version: recordVersion, GuestID: id, Size: size, ImageID: img.ID}
-	if err := s.build(ctx, r, base, uid); err != nil {
-		need := 64 * vps.KiB // a header, a record and two folders
-		if r.Method == methodCopy {
-			need += img.Content
-		}
-		return vps.Volume{}, s.explain(err, need, "the volume of guest %s could not be made", id)
-	}
-	s.log.InfoContext(ctx, "volume made", "guest_id", id, "method", r.Method, "size", int64(size), "image_id", img.ID)
-	return s.get(id)
+	s.log.InfoContext(ctx, "volume made", "guest_id", id, "method", r.Method, "size", int64(want.Size), "image_id", img.ID)
+	return s.get(ctx, id)
 }
 
-// build makes the volume beside its place and moves it there.
-func (s *Store) build(ctx context.Context, r *record, base *os.File, uid uint32) (err error) {
-	if err := os.MkdirAll(s.dir, 0o711); err != nil {
+// openBase opens the image that a disk is to be made from, and checks that it
+// fits.
+func openBase(img vps.Image, want vps.VolumeSpec) (*os.File, error) {
+	base, err := openImage(img)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSize(base, img, want.Size); err != nil {
+		return nil, errors.Join(err, base.Close())
+	}
+	return base, nil
+}
+
+// makeRoot makes the disk that a guest boots from in dir.
+func (s *Store) makeRoot(ctx context.Context, dir string, p *part, base *os.File, img vps.Image, want vps.VolumeSpec) error {
+	*p = part{Size: want.Size, ImageID: img.ID}
+	where, err := s.place(want.Storage, p)
+	if err != nil {
 		return err
 	}
+	if err := where.make(ctx, dir, p, base, want.UID); err != nil {
+		need := smallest
+		if p.Method == methodCopy {
+			need += img.Content
+		}
+		return s.explain(err, need, "a volume of %s from image %s could not be made", want.Size, img.Name)
+	}
+	return nil
+}
+
+// smallest is what an overlay takes: a header, a record and two folders.
+const smallest = 64 * vps.KiB
+
+// build makes a volume beside its place and moves it there. make makes its
+// disks in the folder that it is given.
+func (s *Store) build(ctx context.Context, r *record, make func(dir string) error) (err error) {
+	explain := func(err error) error {
+		if err == nil || vps.ErrorCode(err) != vps.CodeInternal {
+			return err
+		}
+		return s.explain(err, smallest, "the volume of guest %s could not be made", r.GuestID)
+	}
+	if err := os.MkdirAll(s.dir, 0o711); err != nil {
+		return explain(err)
+	}
 	if err := s.sweep(newPrefix + r.GuestID + idEnd); err != nil {
-		return err
+		return explain(err)
 	}
 	tmp, err := os.MkdirTemp(s.dir, newPrefix+r.GuestID+idEnd+"*")
 	if err != nil {
-		return err
+		return explain(err)
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.RemoveAll(tmp))
+			err = errors.Join(err, s.discard(ctx, tmp, r.parts()...), os.RemoveAll(tmp))
 		}
 	}()
-	if err := s.clone(ctx, tmp, base, r, uid); err != nil {
-		return err
+	if err := make(tmp); err != nil {
+		return explain(err)
 	}
+	return explain(s.settle(tmp, r))
+}
+
+// settle gives a finished volume its name.
+func (s *Store) settle(tmp string, r *record) error {
 	if err := r.write(tmp); err != nil {
 		return err
 	}
@@ -126,22 +165,35 @@ func (s *Store) build(ctx context.Context, r *record, base *os.File, uid uint32)
 	return syncDir(s.dir)
 }
 
+// discard removes disks that are in no record, or are not to be any more.
+// Parts that were never made are passed over.
+func (s *Store) discard(ctx context.Context, dir string, parts ...part) error {
+	var errs []error
+	for _, p := range parts {
+		if p.Method != "" && (p.Volume != "" || !p.onLVM()) {
+			// Not with a context that ended: what is left is in the way.
+			errs = append(errs, s.of(p).remove(context.WithoutCancel(ctx), dir, p))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Get describes the volume of guest id. CodeNotFound: it has none.
-func (s *Store) Get(_ context.Context, id string) (vps.Volume, error) {
+func (s *Store) Get(ctx context.Context, id string) (vps.Volume, error) {
 	if err := checkID(id); err != nil {
 		return vps.Volume{}, err
 	}
-	return s.get(id)
+	return s.get(ctx, id)
 }
 
-func (s *Store) get(id string) (vps.Volume, error) {
-	v, _, err := s.load(id)
+func (s *Store) get(ctx context.Context, id string) (vps.Volume, error) {
+	v, _, err := s.load(ctx, id)
 	return v, err
 }
 
 // load is get, with the record that the volume was read from.
-func (s *Store) load(id string) (vps.Volume, *record, error) {
-	dir := filepath.Join(s.dir, id)
+func (s *Store) load(ctx context.Context, id string) (vps.Volume, *record, error) {
+	dir := s.folder(id)
 	r, err := readRecord(dir, id)
 	if errors.Is(err, fs.ErrNotExist) {
 		names, dirErr := os.ReadDir(dir)
@@ -151,7 +203,7 @@ func (s *Store) load(id string) (vps.Volume, *record, error) {
 	}
 	var v vps.Volume
 	if err == nil {
-		v, err = r.volume(dir)
+		v, err = s.describe(ctx, dir, r)
 	}
 	if err != nil {
 		// There may be a guest's data in it, so it is not replaced.
@@ -159,6 +211,30 @@ func (s *Store) load(id string) (vps.Volume, *record, error) {
 			"the volume of guest %s in %s is damaged; restore that folder from a backup, or delete the guest", id, dir)
 	}
 	return v, r, nil
+}
+
+// folder is where the volume of guest id lies.
+func (s *Store) folder(id string) string { return filepath.Join(s.dir, id) }
+
+// describe looks at all disks of a volume.
+func (s *Store) describe(ctx context.Context, dir string, r *record) (vps.Volume, error) {
+	v := vps.Volume{GuestID: r.GuestID, Size: r.Size, ImageID: r.ImageID, Storage: r.storage()}
+	for _, p := range r.parts() {
+		d, used, err := s.of(p).describe(ctx, dir, p)
+		if err != nil {
+			return vps.Volume{}, err
+		}
+		v.Used += used
+		if !p.onLVM() { // a logical volume has an end of its own
+			v.Limit = max(v.Limit, p.limit())
+		}
+		if p.Name == "" {
+			v.Disk = d
+			continue
+		}
+		v.Data = append(v.Data, vps.DataVolume{Name: p.Name, Disk: d, Size: p.Size, Used: used})
+	}
+	return v, nil
 }
 
 // List describes all volumes, sorted by guest. Damaged ones are left out and
@@ -173,7 +249,7 @@ func (s *Store) List(ctx context.Context) ([]vps.Volume, error) {
 		if !e.IsDir() || checkID(e.Name()) != nil {
 			continue
 		}
-		v, err := s.get(e.Name())
+		v, err := s.get(ctx, e.Name())
 		switch {
 		case err == nil:
 			volumes = append(volumes, v)
@@ -182,67 +258,6 @@ func (s *Store) List(ctx context.Context) ([]vps.Volume, error) {
 		}
 	}
 	return volumes, nil
-}
-
-// Grow makes the volume of a stopped guest larger; the guest grows its
-// filesystem when it starts. The present size is success. CodeInvalid: size is
-// smaller than now, or above what an overlay's image can hold. CodeConflict:
-// the guest has the disk open.
-func (s *Store) Grow(ctx context.Context, id string, size vps.Bytes) error {
-	unlock, err := s.lock(ctx, id)
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	v, r, err := s.load(id)
-	if err != nil {
-		return err
-	}
-	if err := r.growable(size); err != nil || size == r.Size {
-		return err
-	}
-	f, err := openData(v.Disk.Path, id)
-	if err != nil {
-		return err
-	}
-	// A file longer than the record says does no harm, so it goes first.
-	r.Size = size
-	err = errors.Join(f.Truncate(int64(r.limit())), f.Sync(), f.Close())
-	if err == nil {
-		err = r.write(filepath.Join(s.dir, id))
-	}
-	if err != nil {
-		return s.explain(err, 64*vps.KiB, "the volume of guest %s could not be grown", id)
-	}
-	s.log.InfoContext(ctx, "volume grown", "guest_id", id, "size", int64(size))
-	return nil
-}
-
-// CanGrow tells whether Grow could give a volume this size, with the error that
-// Grow would return. A volume that does not exist can: it is yet to be made.
-func (s *Store) CanGrow(_ context.Context, id string, size vps.Bytes) error {
-	if err := checkID(id); err != nil {
-		return err
-	}
-	r, err := readRecord(filepath.Join(s.dir, id), id)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the volume of guest %s cannot be read", id)
-	}
-	return r.growable(size)
-}
-
-// growable tells whether the volume can have this size.
-func (r *record) growable(size vps.Bytes) error {
-	switch {
-	case size < r.Size:
-		return vps.Invalid("disk", "a disk cannot shrink: it has %s, and %s is less; name a larger size", r.Size, size)
-	case r.Method == methodOverlay && size > r.ImageSize:
-		return vps.Invalid("disk", "this disk lies on an image that holds at most %s; create a new guest for a disk of %s", r.ImageSize, size)
-	}
-	return nil
 }
 
 // Delete removes the volume of guest id and whatever was left half-made of
@@ -254,20 +269,25 @@ func (s *Store) Delete(ctx context.Context, id string) error {
 		return err
 	}
 	defer unlock()
-	if err := s.remove(id); err != nil {
+	if err := s.remove(ctx, id); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the volume of guest %s could not be removed from %s", id, s.dir)
 	}
 	return nil
 }
 
 // remove renames first, so that a kill leaves no half of a volume under its
-// own name.
-func (s *Store) remove(id string) error {
+// own name. What lies elsewhere, logical volumes, is found by Sweep if they are
+// not removed here.
+func (s *Store) remove(ctx context.Context, id string) error {
 	gone := gonePrefix + id + idEnd
 	if err := s.sweep(gone, newPrefix+id+idEnd); err != nil {
 		return err
 	}
-	err := os.Rename(filepath.Join(s.dir, id), filepath.Join(s.dir, gone))
+	elsewhere, err := s.elsewhere(id)
+	if err != nil {
+		return err
+	}
+	err = os.Rename(s.folder(id), filepath.Join(s.dir, gone))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -277,16 +297,79 @@ func (s *Store) remove(id string) error {
 	if err := syncDir(s.dir); err != nil {
 		return err
 	}
-	return s.sweep(gone)
+	return errors.Join(s.discard(ctx, s.folder(id), elsewhere...), s.sweep(gone))
+}
+
+// elsewhere returns the disks of a volume and its snapshots that do not lie in
+// its folder. A damaged record names none; Sweep finds them.
+func (s *Store) elsewhere(id string) ([]part, error) {
+	var all []part
+	if r, err := readRecord(s.folder(id), id); err == nil {
+		all = r.parts()
+	}
+	snapshots, err := s.snapshots(id)
+	for _, sn := range snapshots {
+		all = append(all, sn.parts()...)
+	}
+	return slices.DeleteFunc(all, func(p part) bool { return !p.onLVM() }), err
 }
 
 // Sweep removes what interrupted calls left behind. The daemon calls it when
 // it starts, before anything else uses the Store.
-func (s *Store) Sweep(context.Context) error {
-	if err := s.sweep(newPrefix, gonePrefix); err != nil {
+//
+// known tells of guests: a volume that was unpacked for one that was never
+// made goes as well. Nil keeps them all.
+func (s *Store) Sweep(ctx context.Context, known func(id string) bool) error {
+	err := errors.Join(s.sweep(newPrefix, gonePrefix), s.sweepVolumes(ctx, known))
+	if err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "left-overs in %s could not be removed", s.dir)
 	}
 	return nil
+}
+
+func (s *Store) sweepVolumes(ctx context.Context, known func(id string) bool) error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	used := map[string]bool{} // logical volumes, by GROUP/VOLUME
+	whole := true
+	for _, e := range entries {
+		id := e.Name()
+		if !e.IsDir() || checkID(id) != nil {
+			continue
+		}
+		r, err := readRecord(s.folder(id), id)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			whole = false // what it names must not be taken for a left-over
+			continue
+		}
+		switch {
+		case !r.Staged || known == nil:
+		case known(id):
+			r.Staged = false
+			errs = append(errs, r.write(s.folder(id)))
+		default:
+			errs = append(errs, s.remove(ctx, id))
+			continue
+		}
+		errs = append(errs, s.files().strays(s.folder(id), r), s.sweepSnapshots(id))
+		parts, err := s.elsewhere(id)
+		if whole = whole && err == nil; err != nil {
+			errs = append(errs, err)
+		}
+		for _, p := range parts {
+			used[p.Group+"/"+p.Volume] = true
+		}
+	}
+	if whole {
+		errs = append(errs, s.lvm.sweep(ctx, used))
+	}
+	return errors.Join(errs...)
 }
 
 // sweep removes the entries whose names start with one of the prefixes.
@@ -359,6 +442,12 @@ func checkID(id string) error {
 func (s *Store) explain(err error, need vps.Bytes, format string, args ...any) error {
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
+	}
+	if errors.Is(err, errHeld) {
+		return vps.Wrap(vps.CodeConflict, err, format+"; the guest has its disk open: stop it first", args...)
+	}
+	if vps.ErrorCode(err) != vps.CodeInternal {
+		return err // it says it better
 	}
 	full := errors.Is(err, unix.ENOSPC)
 	quota := errors.Is(err, unix.EDQUOT)

@@ -66,7 +66,7 @@ func newOverlayStore(dir string) *Store {
 
 func mustCreate(t *testing.T, s *Store, id string, img vps.Image, size vps.Bytes) vps.Volume {
 	t.Helper()
-	v, err := s.Create(t.Context(), id, img, size, testUID)
+	v, err := s.Create(t.Context(), id, img, vps.VolumeSpec{Size: size, UID: testUID})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +109,7 @@ func TestOverlay(t *testing.T) {
 	s := newOverlayStore(filepath.Join(dir, "volumes"))
 	v := mustCreate(t, s, "g1", img, 8*vps.GiB)
 	want := vps.Volume{
-		GuestID: "g1", Size: 8 * vps.GiB, Limit: 8*vps.GiB + 8192 + 16*vps.MiB, ImageID: "test-1", Used: v.Used,
+		GuestID: "g1", Size: 8 * vps.GiB, Limit: 8*vps.GiB + 8192 + 16*vps.MiB, ImageID: "test-1", Used: v.Used, Storage: "file",
 		Disk: vps.Disk{Path: filepath.Join(dir, "volumes/g1/disk.cow"), Backing: img.Path},
 	}
 	if diff := cmp.Diff(want, v); diff != "" {
@@ -129,7 +129,7 @@ func TestOverlay(t *testing.T) {
 	if info, err = os.Stat(filepath.Dir(v.Disk.Path)); err != nil || info.Mode().Perm() != 0o711 {
 		t.Errorf("folder: %v, %v", info.Mode(), err)
 	}
-	if err := s.Check(t.Context(), "g1", img); err != nil {
+	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Error(err)
 	}
 	// The reference tool reads the overlay and merges it with its base.
@@ -167,13 +167,13 @@ func TestCopy(t *testing.T) {
 		t.Errorf("volume is %+v", v)
 	}
 	checkClone(t, v, img)
-	if err := s.Check(t.Context(), "g1", vps.Image{}); err != nil {
+	if err := s.Check(t.Context(), "g1", vps.Image{}, testUID); err != nil {
 		t.Error(err)
 	}
 	// Stopped in the middle of the copy.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := s.Create(ctx, "g2", img, 10*vps.GiB, testUID); err == nil {
+	if _, err := s.Create(ctx, "g2", img, vps.VolumeSpec{Size: 10 * vps.GiB, UID: testUID}); err == nil {
 		t.Error("a cancelled copy succeeded")
 	}
 	if got, want := names(t, filepath.Join(dir, "volumes")), []string{"g1", "g1/disk.img", "g1/volume.json"}; !cmp.Equal(got, want) {
@@ -250,7 +250,7 @@ func TestReflink(t *testing.T) {
 		t.Errorf("limit is %s", v.Limit)
 	}
 	checkClone(t, v, img)
-	if err := s.Grow(t.Context(), "g2", 200*vps.GiB); err != nil {
+	if err := s.Grow(t.Context(), "g2", "", 200*vps.GiB); err != nil {
 		t.Error(err)
 	}
 }
@@ -270,7 +270,7 @@ func TestFullDisk(t *testing.T) {
 	// A child that is being started may still have a file of it open.
 	defer func() { _ = unix.Unmount(mnt, unix.MNT_DETACH) }()
 	s := newOverlayStore(filepath.Join(mnt, "volumes"))
-	_, err := s.Create(t.Context(), "big", img, 64*vps.MiB, testUID)
+	_, err := s.Create(t.Context(), "big", img, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID})
 	wantCode(t, err, vps.CodeDenied, mnt, "full", "needed", "free")
 	if got := names(t, mnt); !cmp.Equal(got, []string{"volumes"}) {
 		t.Errorf("left behind: %v", got)
@@ -287,7 +287,7 @@ func TestFullDisk(t *testing.T) {
 		_, err = f.Write(make([]byte, 4096))
 	}
 	_ = f.Close()
-	_, err = s.Create(t.Context(), "g2", img, 32*vps.MiB, testUID)
+	_, err = s.Create(t.Context(), "g2", img, vps.VolumeSpec{Size: 32 * vps.MiB, UID: testUID})
 	wantCode(t, err, vps.CodeDenied, mnt)
 	if again, err := s.Get(t.Context(), "g1"); err != nil || !cmp.Equal(again, v) {
 		t.Errorf("the other volume changed: %v, %v", again, err)

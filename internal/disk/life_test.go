@@ -34,7 +34,7 @@ func TestCreateAgain(t *testing.T) {
 	var all sync.WaitGroup
 	for range 8 {
 		all.Go(func() {
-			if _, err := s.Create(t.Context(), "g2", img, 64*vps.MiB, testUID); err != nil {
+			if _, err := s.Create(t.Context(), "g2", img, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -84,7 +84,7 @@ func TestHalfMade(t *testing.T) {
 	if err := s.Delete(t.Context(), "g1"); err != nil {
 		t.Error(err)
 	}
-	if err := s.Sweep(t.Context()); err != nil {
+	if err := s.Sweep(t.Context(), nil); err != nil {
 		t.Error(err)
 	}
 	if got := names(t, volumes); len(got) != 0 {
@@ -105,9 +105,9 @@ func TestDamagedRecord(t *testing.T) {
 		if err := os.WriteFile(record, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := s.Create(t.Context(), "g1", img, 64*vps.MiB, testUID)
+		_, err := s.Create(t.Context(), "g1", img, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID})
 		wantCode(t, err, vps.CodeInternal, "g1", "damaged", "backup")
-		wantCode(t, s.Grow(t.Context(), "g1", 128*vps.MiB), vps.CodeInternal, "g1")
+		wantCode(t, s.Grow(t.Context(), "g1", "", 128*vps.MiB), vps.CodeInternal, "g1")
 		if list, err := s.List(t.Context()); err != nil || len(list) != 0 {
 			t.Errorf("list: %v, %v", list, err)
 		}
@@ -115,7 +115,7 @@ func TestDamagedRecord(t *testing.T) {
 	if err := os.Remove(record); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.Create(t.Context(), "g1", img, 64*vps.MiB, testUID)
+	_, err := s.Create(t.Context(), "g1", img, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID})
 	wantCode(t, err, vps.CodeInternal, "damaged")
 	if err := s.Delete(t.Context(), "g1"); err != nil {
 		t.Error("a damaged volume cannot be deleted:", err)
@@ -127,15 +127,15 @@ func TestGrow(t *testing.T) {
 	dir := t.TempDir()
 	img := makeImage(t, dir, vps.GiB)
 	s := newOverlayStore(filepath.Join(dir, "volumes"))
-	wantCode(t, s.Grow(t.Context(), "g1", vps.GiB), vps.CodeNotFound, "g1")
+	wantCode(t, s.Grow(t.Context(), "g1", "", vps.GiB), vps.CodeNotFound, "g1")
 	v := mustCreate(t, s, "g1", img, 64*vps.MiB)
-	wantCode(t, s.Grow(t.Context(), "g1", 32*vps.MiB), vps.CodeInvalid, "shrink", "64MiB", "32MiB")
-	wantCode(t, s.Grow(t.Context(), "g1", 2*vps.GiB), vps.CodeInvalid, "1GiB", "2GiB")
+	wantCode(t, s.Grow(t.Context(), "g1", "", 32*vps.MiB), vps.CodeInvalid, "shrink", "64MiB", "32MiB")
+	wantCode(t, s.Grow(t.Context(), "g1", "", 2*vps.GiB), vps.CodeInvalid, "1GiB", "2GiB")
 	if again, err := s.Get(t.Context(), "g1"); err != nil || !cmp.Equal(v, again) {
 		t.Errorf("a refused grow changed %+v, %v", again, err)
 	}
 	for range 2 {
-		if err := s.Grow(t.Context(), "g1", vps.GiB); err != nil {
+		if err := s.Grow(t.Context(), "g1", "", vps.GiB); err != nil {
 			t.Error(err)
 		}
 	}
@@ -143,7 +143,7 @@ func TestGrow(t *testing.T) {
 	if err != nil || again.Size != vps.GiB || again.Limit-again.Size != v.Limit-v.Size {
 		t.Errorf("grown volume is %+v, %v", again, err)
 	}
-	if err := s.Check(t.Context(), "g1", img); err != nil {
+	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Error(err)
 	}
 }
@@ -173,14 +173,14 @@ func TestRunning(t *testing.T) {
 	if _, err := out.Read(make([]byte, 5)); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Grow(t.Context(), "g1", vps.GiB), vps.CodeConflict, "g1", "stop it")
+	wantCode(t, s.Grow(t.Context(), "g1", "", vps.GiB), vps.CodeConflict, "g1", "stop it")
 	touch(t, img.Path, 1)
-	wantCode(t, s.Check(t.Context(), "g1", img), vps.CodeConflict, "g1")
+	wantCode(t, s.Check(t.Context(), "g1", img, testUID), vps.CodeConflict, "g1")
 	_ = in.Close()
 	if err := holder.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Check(t.Context(), "g1", img); err != nil {
+	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Error(err)
 	}
 }
@@ -216,7 +216,7 @@ func TestCheck(t *testing.T) {
 
 	touch(t, img.Path, 1800000000) // touched
 	want.MTime = 1800000000
-	if err := s.Check(t.Context(), "g1", img); err != nil {
+	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Fatal(err)
 	}
 	if got := header(t, v.Disk.Path); got != want {
@@ -228,9 +228,9 @@ func TestCheck(t *testing.T) {
 	if err := os.Rename(img.Path, moved.Path); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Check(t.Context(), "g1", img), vps.CodeNotFound, img.Path, "test/1")
+	wantCode(t, s.Check(t.Context(), "g1", img, testUID), vps.CodeNotFound, img.Path, "test/1")
 	want.Backing = moved.Path
-	if err := s.Check(t.Context(), "g1", moved); err != nil {
+	if err := s.Check(t.Context(), "g1", moved, testUID); err != nil {
 		t.Fatal(err)
 	}
 	if got := header(t, v.Disk.Path); got != want {
@@ -242,11 +242,11 @@ func TestCheck(t *testing.T) {
 
 	other := moved
 	other.ID = "test-2"
-	wantCode(t, s.Check(t.Context(), "g1", other), vps.CodeConflict, "test-1", "test-2")
+	wantCode(t, s.Check(t.Context(), "g1", other, testUID), vps.CodeConflict, "test-1", "test-2")
 	if err := os.Truncate(moved.Path, int64(2*vps.GiB)); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Check(t.Context(), "g1", moved), vps.CodeConflict, "test/1", "2147483648", "1073741824")
+	wantCode(t, s.Check(t.Context(), "g1", moved, testUID), vps.CodeConflict, "test/1", "2147483648", "1073741824")
 	if err := os.Truncate(moved.Path, int64(vps.GiB)); err != nil {
 		t.Fatal(err)
 	}
@@ -255,8 +255,8 @@ func TestCheck(t *testing.T) {
 	if err := os.WriteFile(v.Disk.Path, make([]byte, 8192), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Check(t.Context(), "g1", moved), vps.CodeConflict, "g1", "backup")
-	wantCode(t, s.Check(t.Context(), "nobody", moved), vps.CodeNotFound, "nobody")
+	wantCode(t, s.Check(t.Context(), "g1", moved, testUID), vps.CodeConflict, "g1", "backup")
+	wantCode(t, s.Check(t.Context(), "nobody", moved, testUID), vps.CodeNotFound, "nobody")
 }
 
 func TestRefused(t *testing.T) {
@@ -264,10 +264,10 @@ func TestRefused(t *testing.T) {
 	dir := t.TempDir()
 	img := makeImage(t, dir, vps.GiB)
 	s := newOverlayStore(filepath.Join(dir, "volumes"))
-	_, err := s.Create(t.Context(), "g1", img, 15*vps.MiB, testUID)
+	_, err := s.Create(t.Context(), "g1", img, vps.VolumeSpec{Size: 15 * vps.MiB, UID: testUID})
 	wantCode(t, err, vps.CodeInvalid, "15MiB", "16MiB", "test/1")
 	for _, id := range []string{"", ".", "..", "../x", "a/b", ".new-x", "a+b", "a b"} {
-		_, err := s.Create(t.Context(), id, img, 64*vps.MiB, testUID)
+		_, err := s.Create(t.Context(), id, img, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID})
 		wantCode(t, err, vps.CodeInvalid)
 		_, err = s.Get(t.Context(), id)
 		wantCode(t, err, vps.CodeInvalid)
@@ -276,10 +276,10 @@ func TestRefused(t *testing.T) {
 	empty := img
 	empty.Path = filepath.Join(dir, "empty")
 	makeSparse(t, empty.Path, 1<<20)
-	_, err = s.Create(t.Context(), "g1", empty, 64*vps.MiB, testUID)
+	_, err = s.Create(t.Context(), "g1", empty, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID})
 	wantCode(t, err, vps.CodeConflict, "test/1", "sublet image build")
 	empty.Path = filepath.Join(dir, "none")
-	_, err = s.Create(t.Context(), "g1", empty, 64*vps.MiB, testUID)
+	_, err = s.Create(t.Context(), "g1", empty, vps.VolumeSpec{Size: 64 * vps.MiB, UID: testUID})
 	wantCode(t, err, vps.CodeNotFound, "none")
 	if _, err := os.Stat(filepath.Join(dir, "volumes")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error("a refused create left something behind")
@@ -288,7 +288,7 @@ func TestRefused(t *testing.T) {
 
 func TestRecordIsStable(t *testing.T) {
 	t.Parallel()
-	r := record{Version: 1, GuestID: "g", Method: "overlay", Size: 2, ImageID: "i", ImageSize: 3, Backing: "/b"}
+	r := record{Version: 1, GuestID: "g", part: part{Method: "overlay", Size: 2, ImageID: "i", ImageSize: 3, Backing: "/b"}}
 	b, err := json.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

@@ -4,20 +4,21 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
-
-	"golang.org/x/sys/unix"
+	"slices"
 
 	"sublet/internal/vps"
 )
 
-// The ways a volume can be made, as volume.json spells them.
+// The ways a disk can be made, as volume.json spells them.
 const (
 	methodReflink = "reflink"
 	methodOverlay = "overlay"
 	methodCopy    = "copy"
+	methodEmpty   = "empty" // a sparse file
+	methodThick   = "thick" // a logical volume of its own
+	methodThin    = "thin"  // a logical volume in a thin pool
 )
 
 const (
@@ -27,11 +28,25 @@ const (
 	overlayName   = "disk.cow" // an overlay
 )
 
-// record is volume.json. A field may be added; one that changes its meaning
-// raises recordVersion.
+// record is volume.json: the disks of one guest. What it does not name is not
+// a part of the volume, so that writing it anew is how several disks change at
+// one instant. A field may be added; one that changes its meaning raises
+// recordVersion.
 type record struct {
-	Version int       `json:"version"`
-	GuestID string    `json:"guest_id"`
+	Version int    `json:"version"`
+	GuestID string `json:"guest_id"`
+	// part is the disk that the guest boots from.
+	part
+	// Data are the guest's other disks.
+	Data []part `json:"data,omitempty"`
+	// Staged marks a volume whose guest may not be known to the store yet.
+	Staged bool `json:"staged,omitempty"`
+}
+
+// part is one disk.
+type part struct {
+	// Name is empty for the disk that the guest boots from.
+	Name    string    `json:"name,omitempty"`
 	Method  string    `json:"method"`
 	Size    vps.Bytes `json:"size"`
 	ImageID string    `json:"image_id"`
@@ -39,87 +54,121 @@ type record struct {
 	// image that an overlay lies on.
 	ImageSize vps.Bytes `json:"image_size,omitempty"`
 	Backing   string    `json:"backing,omitempty"`
+	// File is the data file's name in the folder; records of older versions
+	// have none, and the name follows from the method.
+	File string `json:"file,omitempty"`
+	// Group, Pool and Volume are LVM's names of a logical volume; Pool is empty
+	// for a thick one.
+	Group  string `json:"group,omitempty"`
+	Pool   string `json:"pool,omitempty"`
+	Volume string `json:"volume,omitempty"`
 }
 
-func (r *record) fileName() string {
-	if r.Method == methodOverlay {
+func (p *part) fileName() string {
+	switch {
+	case p.File != "":
+		return p.File
+	case p.Method == methodOverlay:
 		return overlayName
 	}
 	return rawName
 }
 
+// onLVM tells whether the disk is a logical volume.
+func (p *part) onLVM() bool { return p.Method == methodThick || p.Method == methodThin }
+
 // header returns the head that an overlay must have, for a backing file with
 // this modification time.
-func (r *record) header(mtime int64) COWHeader {
+func (p *part) header(mtime int64) COWHeader {
 	return COWHeader{
-		Backing: r.Backing,
+		Backing: p.Backing,
 		// The field has 32 bits; the kernel cuts the time in the same way.
 		MTime:      uint32(mtime),
-		Size:       uint64(r.ImageSize),
+		Size:       uint64(p.ImageSize),
 		SectorSize: cowSector,
 		Alignment:  cowAlignment,
 	}
 }
 
 // limit is the length that the data file may reach.
-func (r *record) limit() vps.Bytes {
-	if r.Method == methodOverlay {
-		return vps.Bytes(r.header(0).DataOffset()) + r.Size
+func (p *part) limit() vps.Bytes {
+	if p.Method == methodOverlay {
+		return vps.Bytes(p.header(0).DataOffset()) + p.Size
 	}
-	return r.Size
+	return p.Size
 }
 
-// check refuses a record that Create cannot have written.
+// disk returns the disk with this name, "" being the one that the guest boots
+// from, or nil.
+func (r *record) disk(name string) *part {
+	if name == "" {
+		return &r.part
+	}
+	i := slices.IndexFunc(r.Data, func(p part) bool { return p.Name == name })
+	if i < 0 {
+		return nil
+	}
+	return &r.Data[i]
+}
+
+// parts returns all disks, the one that the guest boots from first.
+func (r *record) parts() []part { return append([]part{r.part}, r.Data...) }
+
+// check refuses a record that this package cannot have written.
 func (r *record) check(id string) error {
 	switch {
 	case r.Version != recordVersion:
 		return fmt.Errorf("version is %d, want %d", r.Version, recordVersion)
 	case r.GuestID != id:
 		return fmt.Errorf("it belongs to guest %q", r.GuestID)
-	case r.Size <= 0:
-		return fmt.Errorf("size is %d", r.Size)
+	case r.Name != "":
+		return fmt.Errorf("the first disk has the name %q", r.Name)
 	}
-	switch r.Method {
-	case methodReflink, methodCopy:
-		return nil
-	case methodOverlay:
-		return r.header(0).check()
-	default:
-		return fmt.Errorf("method is %q", r.Method)
+	seen := map[string]bool{}
+	for _, p := range r.parts() {
+		if err := p.check(); err != nil {
+			return err
+		}
+		if seen[p.Name] {
+			return fmt.Errorf("two disks have the name %q", p.Name)
+		}
+		seen[p.Name] = true
 	}
+	return nil
 }
 
-// volume describes the record's volume in dir; it looks at the data file.
-func (r *record) volume(dir string) (vps.Volume, error) {
-	path := filepath.Join(dir, r.fileName())
-	var st unix.Stat_t
-	if err := unix.Lstat(path, &st); err != nil {
-		return vps.Volume{}, &fs.PathError{Op: "stat", Path: path, Err: err}
+func (p *part) check() error {
+	if p.Size <= 0 {
+		return fmt.Errorf("size is %d", p.Size)
 	}
-	if st.Mode&unix.S_IFMT != unix.S_IFREG {
-		return vps.Volume{}, &fs.PathError{Op: "stat", Path: path, Err: errors.New("not a regular file")}
+	if p.Name != "" && vps.ValidName("", p.Name) != nil {
+		return fmt.Errorf("name is %q", p.Name)
 	}
-	return vps.Volume{
-		GuestID: r.GuestID,
-		Disk:    vps.Disk{Path: path, Backing: r.Backing},
-		Size:    r.Size,
-		Used:    vps.Bytes(st.Blocks * 512), // st_blocks counts 512 bytes, see stat(2)
-		Limit:   r.limit(),
-		ImageID: r.ImageID,
-	}, nil
+	if p.File != "" && (!filepath.IsLocal(p.File) || filepath.Base(p.File) != p.File) {
+		return fmt.Errorf("file is %q", p.File)
+	}
+	switch p.Method {
+	case methodReflink, methodCopy, methodEmpty:
+		return nil
+	case methodOverlay:
+		return p.header(0).check()
+	case methodThick, methodThin:
+		if !validLVM(p.Group) || !validLVM(p.Volume) || (p.Method == methodThin) != (p.Pool != "") || p.Pool != "" && !validLVM(p.Pool) {
+			return fmt.Errorf("the logical volume is %q in %q, pool %q", p.Volume, p.Group, p.Pool)
+		}
+		return nil
+	default:
+		return fmt.Errorf("method is %q", p.Method)
+	}
 }
 
 // readRecord reads volume.json of a guest's folder. It returns fs.ErrNotExist
 // when there is no such folder or file.
 func readRecord(dir, id string) (*record, error) {
-	path := filepath.Join(dir, recordName)
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
 	r := &record{}
-	if err := json.Unmarshal(b, r); err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+	path := filepath.Join(dir, recordName)
+	if err := readJSON(path, r); err != nil {
+		return nil, err
 	}
 	if err := r.check(id); err != nil {
 		return nil, fmt.Errorf("read %s: %w", path, err)
@@ -128,12 +177,27 @@ func readRecord(dir, id string) (*record, error) {
 }
 
 // write puts volume.json into dir, whole or not at all.
-func (r *record) write(dir string) error {
-	b, err := json.MarshalIndent(r, "", "  ")
+func (r *record) write(dir string) error { return writeJSON(filepath.Join(dir, recordName), r) }
+
+func readJSON(path string, v any) error {
+	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(dir, "."+recordName+"-*")
+	if err := json.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("read %s: %w", path, err)
+	}
+	return nil
+}
+
+// writeJSON makes or replaces a file that is root's, whole or not at all.
+func writeJSON(path string, v any) error {
+	b, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	dir, name := filepath.Split(path)
+	f, err := os.CreateTemp(dir, "."+name+"-*")
 	if err != nil {
 		return err
 	}
@@ -143,7 +207,7 @@ func (r *record) write(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, recordName)); err != nil {
+	if err := os.Rename(f.Name(), path); err != nil {
 		return err
 	}
 	return syncDir(dir)

@@ -38,16 +38,64 @@ type Progress struct {
 	Fraction float64 `json:"fraction"`
 }
 
-// Volume is a guest's disk as it lies on the host.
+// Volume is what a guest's disks are on the host.
 type Volume struct {
 	GuestID string
-	Disk    Disk
-	// Size is what the guest may use; Used is what is allocated on the host.
+	// Disk is the one that it boots from.
+	Disk Disk
+	// Size is what the guest may use of that one; Used is what is allocated on
+	// the host for all of its disks.
 	Size Bytes
 	Used Bytes
-	// Limit is the length that the volume's file may reach: Size, and for an
-	// overlay its header and bitmap as well.
+	// Limit is the length that the longest of the disks' files may reach: its
+	// size, and for an overlay its header and bitmap as well. 0 when there are
+	// no files.
 	Limit Bytes
 	// ImageID is the version of the image it was cloned from.
 	ImageID string
+	// Storage is where the disk lies, as GuestSpec.Storage says it.
+	Storage string
+	// Data are the guest's other disks, in the order in which they were made.
+	Data []DataVolume
 }
+
+// DataVolume is one of a guest's disks beside the one that it boots from.
+type DataVolume struct {
+	Name string
+	Disk Disk
+	Size Bytes
+	Used Bytes
+}
+
+// VolumeSpec says what a new disk is to be.
+type VolumeSpec struct {
+	// Storage is where it lies, as GuestSpec.Storage says it; empty is a file.
+	Storage string
+	Size    Bytes
+	// UID is the user who may open it.
+	UID uint32
+}
+
+// Snapshot is what all disks of a guest were at one instant.
+type Snapshot struct {
+	Name    string    `json:"name"`
+	Created time.Time `json:"created"`
+	// State is what its filesystems are like.
+	State SnapshotState `json:"state" enum:"stopped,frozen,running" doc:"What the guest did: stopped, running with its filesystems frozen, or running as in a crash."`
+	// Size is the size of all disks together, Used what the snapshot occupies on
+	// the host; extents that it shares with others are counted too.
+	Size  Bytes    `json:"size"`
+	Used  Bytes    `json:"used"`
+	Disks []string `json:"disks" doc:"The names of its disks; root is the one that the guest boots from."`
+}
+
+// SnapshotState is what a guest did when a snapshot of it was taken.
+type SnapshotState string
+
+// The states. Filesystems in a snapshot of a running guest are as after a
+// crash, and their journals make them whole; frozen ones need not even that.
+const (
+	SnapshotStopped SnapshotState = "stopped"
+	SnapshotFrozen  SnapshotState = "frozen"
+	SnapshotRunning SnapshotState = "running"
+)
