@@ -103,10 +103,24 @@ func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps
 	}
 	return vps.Machine{
 		ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, UID: host.Settings.UID(g.Index), Kernel: k, Memory: g.Spec.Memory,
-		Root: v.Disk, Seed: vps.Disk{Path: seed.Path(m.seedDir(), g.ID), ReadOnly: true}, DiskLimit: v.Limit,
+		Root: v.Disk, Seed: vps.Disk{Path: seed.Path(m.seedDir(), g.ID), ReadOnly: true}, Data: dataDisks(g, v), DiskLimit: v.Limit,
 		Resources: g.Spec.Resources,
 		Tap:       g.Link(), MAC: g.Spec.MAC(), RunDir: m.runDir(g), LogPath: logPath,
 	}, nil
+}
+
+// dataDisks are the guest's extra disks in the order of its spec, which names
+// the device that each is.
+func dataDisks(g vps.Guest, v vps.Volume) []vps.Disk {
+	var disks []vps.Disk
+	for _, want := range g.Spec.Disks {
+		for _, d := range v.Data {
+			if d.Name == want.Name {
+				disks = append(disks, d.Disk)
+			}
+		}
+	}
+	return disks
 }
 
 func (m machines) Clear(g vps.Guest) error {

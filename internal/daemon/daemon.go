@@ -159,7 +159,24 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
 	p.loop = p.newLoop()
-	return p, errors.Join(p.images.Sweep(ctx), p.volumes.Sweep(ctx))
+	known, err := p.known(ctx)
+	if err != nil {
+		return p, err
+	}
+	return p, errors.Join(p.images.Sweep(ctx), p.volumes.Sweep(ctx, known))
+}
+
+// known tells which guests there are, by ID.
+func (p *parts) known(ctx context.Context) (func(id string) bool, error) {
+	host, err := p.state.Host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ids := map[string]bool{}
+	for i := range host.Guests {
+		ids[host.Guests[i].ID] = true
+	}
+	return func(id string) bool { return ids[id] }, nil
 }
 
 func newDriver(c Config, log *slog.Logger) *uml.Driver {

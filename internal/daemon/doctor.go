@@ -57,7 +57,11 @@ func (p *parts) growth(ctx context.Context) (vps.Bytes, error) {
 	volumes, err := p.volumes.List(ctx)
 	var sum vps.Bytes
 	for _, v := range volumes {
-		sum += max(0, v.Size-v.Used)
+		size := v.Size
+		for _, d := range v.Data {
+			size += d.Size
+		}
+		sum += max(0, size-v.Used)
 	}
 	return sum, err
 }

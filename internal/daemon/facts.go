@@ -80,7 +80,7 @@ func (f facts) Network(ctx context.Context, before, after vps.Settings) error {
 }
 
 func (f facts) Disk(ctx context.Context, id string, size vps.Bytes) error {
-	return f.volumes.CanGrow(ctx, id, size)
+	return f.volumes.CanGrow(ctx, id, "", size)
 }
 
 func (f facts) HostBoot() string { return f.hostBoot }

@@ -101,8 +101,15 @@ func (b backend) DeleteImage(ctx context.Context, name string) error {
 		}
 		var users []string
 		for i := range host.Guests {
-			if host.Guests[i].ImageID == id {
-				users = append(users, host.Guests[i].Spec.Name)
+			g := &host.Guests[i]
+			// A disk that was restored or moved here may lie on another version.
+			images, err := b.volumes.Images(g.ID)
+			if err != nil {
+				failure = err
+				return []string{g.Spec.Name}
+			}
+			if g.ImageID == id || slices.Contains(images, id) {
+				users = append(users, g.Spec.Name)
 			}
 		}
 		return users

@@ -24,16 +24,29 @@ import (
 // a header that differs in the time or in the path (the image was touched,
 // restored from a backup, or moved) is repaired in place. A volume that
 // stands alone needs its disks only; img is then not looked at.
-func (s *Store) Check(ctx context.Context, id string, img vps.Image, uid uint32) error {
+//
+// It returns the volume as it is now.
+func (s *Store) Check(ctx context.Context, id string, img vps.Image, uid uint32) (vps.Volume, error) {
 	unlock, err := s.lock(ctx, id)
 	if err != nil {
-		return err
+		return vps.Volume{}, err
 	}
 	defer unlock()
 	_, r, err := s.load(ctx, id)
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.prepare(ctx, id, r, uid)
 	}
+	if err == nil && r.Method == methodOverlay {
+		err = s.checkOverlay(ctx, id, r, img)
+	}
+	if err != nil {
+		return vps.Volume{}, err
+	}
+	return s.get(ctx, id)
+}
+
+// prepare makes the disks ones that uid can open.
+func (s *Store) prepare(ctx context.Context, id string, r *record, uid uint32) error {
 	grown := false
 	for _, was := range r.parts() {
 		p := r.disk(was.Name)
@@ -47,10 +60,7 @@ func (s *Store) Check(ctx context.Context, id string, img vps.Image, uid uint32)
 			return s.explain(err, smallest, "the disks of guest %s cannot be made ready", id)
 		}
 	}
-	if r.Method != methodOverlay {
-		return nil
-	}
-	return s.checkOverlay(ctx, id, r, img)
+	return nil
 }
 
 func (s *Store) checkOverlay(ctx context.Context, id string, r *record, img vps.Image) error {

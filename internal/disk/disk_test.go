@@ -129,7 +129,7 @@ func TestOverlay(t *testing.T) {
 	if info, err = os.Stat(filepath.Dir(v.Disk.Path)); err != nil || info.Mode().Perm() != 0o711 {
 		t.Errorf("folder: %v, %v", info.Mode(), err)
 	}
-	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
+	if _, err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Error(err)
 	}
 	// The reference tool reads the overlay and merges it with its base.
@@ -167,7 +167,7 @@ func TestCopy(t *testing.T) {
 		t.Errorf("volume is %+v", v)
 	}
 	checkClone(t, v, img)
-	if err := s.Check(t.Context(), "g1", vps.Image{}, testUID); err != nil {
+	if _, err := s.Check(t.Context(), "g1", vps.Image{}, testUID); err != nil {
 		t.Error(err)
 	}
 	// Stopped in the middle of the copy.

@@ -143,7 +143,7 @@ func TestGrow(t *testing.T) {
 	if err != nil || again.Size != vps.GiB || again.Limit-again.Size != v.Limit-v.Size {
 		t.Errorf("grown volume is %+v, %v", again, err)
 	}
-	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
+	if _, err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Error(err)
 	}
 }
@@ -175,12 +175,12 @@ func TestRunning(t *testing.T) {
 	}
 	wantCode(t, s.Grow(t.Context(), "g1", "", vps.GiB), vps.CodeConflict, "g1", "stop it")
 	touch(t, img.Path, 1)
-	wantCode(t, s.Check(t.Context(), "g1", img, testUID), vps.CodeConflict, "g1")
+	wantCode(t, check(t, s, "g1", img, testUID), vps.CodeConflict, "g1")
 	_ = in.Close()
 	if err := holder.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
+	if _, err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Error(err)
 	}
 }
@@ -203,6 +203,12 @@ func header(t *testing.T, path string) COWHeader {
 	return h
 }
 
+func check(t *testing.T, s *Store, id string, img vps.Image, uid uint32) error {
+	t.Helper()
+	_, err := s.Check(t.Context(), id, img, uid)
+	return err
+}
+
 func TestCheck(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -216,7 +222,7 @@ func TestCheck(t *testing.T) {
 
 	touch(t, img.Path, 1800000000) // touched
 	want.MTime = 1800000000
-	if err := s.Check(t.Context(), "g1", img, testUID); err != nil {
+	if _, err := s.Check(t.Context(), "g1", img, testUID); err != nil {
 		t.Fatal(err)
 	}
 	if got := header(t, v.Disk.Path); got != want {
@@ -228,9 +234,9 @@ func TestCheck(t *testing.T) {
 	if err := os.Rename(img.Path, moved.Path); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Check(t.Context(), "g1", img, testUID), vps.CodeNotFound, img.Path, "test/1")
+	wantCode(t, check(t, s, "g1", img, testUID), vps.CodeNotFound, img.Path, "test/1")
 	want.Backing = moved.Path
-	if err := s.Check(t.Context(), "g1", moved, testUID); err != nil {
+	if _, err := s.Check(t.Context(), "g1", moved, testUID); err != nil {
 		t.Fatal(err)
 	}
 	if got := header(t, v.Disk.Path); got != want {
@@ -242,11 +248,11 @@ func TestCheck(t *testing.T) {
 
 	other := moved
 	other.ID = "test-2"
-	wantCode(t, s.Check(t.Context(), "g1", other, testUID), vps.CodeConflict, "test-1", "test-2")
+	wantCode(t, check(t, s, "g1", other, testUID), vps.CodeConflict, "test-1", "test-2")
 	if err := os.Truncate(moved.Path, int64(2*vps.GiB)); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Check(t.Context(), "g1", moved, testUID), vps.CodeConflict, "test/1", "2147483648", "1073741824")
+	wantCode(t, check(t, s, "g1", moved, testUID), vps.CodeConflict, "test/1", "2147483648", "1073741824")
 	if err := os.Truncate(moved.Path, int64(vps.GiB)); err != nil {
 		t.Fatal(err)
 	}
@@ -255,8 +261,8 @@ func TestCheck(t *testing.T) {
 	if err := os.WriteFile(v.Disk.Path, make([]byte, 8192), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, s.Check(t.Context(), "g1", moved, testUID), vps.CodeConflict, "g1", "backup")
-	wantCode(t, s.Check(t.Context(), "nobody", moved, testUID), vps.CodeNotFound, "nobody")
+	wantCode(t, check(t, s, "g1", moved, testUID), vps.CodeConflict, "g1", "backup")
+	wantCode(t, check(t, s, "nobody", moved, testUID), vps.CodeNotFound, "nobody")
 }
 
 func TestRefused(t *testing.T) {

@@ -55,6 +55,9 @@ const (
 	SetNetwork   Kind = "set-network"
 	CreateVolume Kind = "create-volume"
 	GrowVolume   Kind = "grow-volume"
+	CreateDisk   Kind = "create-disk"
+	GrowDisk     Kind = "grow-disk"
+	DeleteDisk   Kind = "delete-disk"
 	WriteSeed    Kind = "write-seed"
 	StartGuest   Kind = "start"
 	ReplugGuest  Kind = "replug"
@@ -72,6 +75,10 @@ type Step struct {
 	// GuestID and Guest are empty for a step of the whole host.
 	GuestID string
 	Guest   string
+	// Disk names the guest's extra disk that the step is about, and Size is what
+	// that is to have; empty for other steps.
+	Disk string
+	Size vps.Bytes
 	// Why is the reason for it, for people; Detail says what it does.
 	Why    string
 	Detail string
@@ -148,11 +155,42 @@ func guestSteps(g *vps.Guest, o Guest, hostBoot string) []Step {
 	case o.Volume.Size < g.Spec.Disk:
 		steps = append(steps, step(GrowVolume, "to "+g.Spec.Disk.String(), "it has "+o.Volume.Size.String()))
 	}
+	steps = append(steps, diskSteps(g, o, step)...)
 	if !o.Seed {
 		steps = append(steps, step(WriteSeed, "", "its identity changed"))
 	}
 	if why, start := wantsStart(g, o.Instance, hostBoot); start {
 		steps = append(steps, step(StartGuest, "", why))
+	}
+	return steps
+}
+
+// diskSteps bring the extra disks of a guest that does not run to what its spec
+// calls for.
+func diskSteps(g *vps.Guest, o Guest, step func(Kind, string, string) Step) []Step {
+	var steps []Step
+	of := func(k Kind, name string, size vps.Bytes, detail, why string) {
+		s := step(k, name+detail, why)
+		s.Disk, s.Size = name, size
+		steps = append(steps, s)
+	}
+	var found []vps.DataVolume
+	if o.Volume != nil {
+		found = o.Volume.Data
+	}
+	for _, d := range g.Spec.Disks {
+		i := slices.IndexFunc(found, func(f vps.DataVolume) bool { return f.Name == d.Name })
+		switch {
+		case i < 0:
+			of(CreateDisk, d.Name, d.Size, " of "+d.Size.String(), "it has none of that name")
+		case found[i].Size < d.Size:
+			of(GrowDisk, d.Name, d.Size, " to "+d.Size.String(), "it has "+found[i].Size.String())
+		}
+	}
+	for _, f := range found {
+		if !slices.ContainsFunc(g.Spec.Disks, func(d vps.DataDisk) bool { return d.Name == f.Name }) {
+			of(DeleteDisk, f.Name, 0, "", "it is not asked for any more")
+		}
 	}
 	return steps
 }

@@ -36,6 +36,13 @@ func TestDiff(t *testing.T) {
 	policy := func(p vps.RestartPolicy) func(*vps.Guest) {
 		return func(g *vps.Guest) { g.Spec.Restart = p }
 	}
+	disks := func(namesAndSizes ...any) func(*vps.Guest) {
+		return func(g *vps.Guest) {
+			for i := 0; i < len(namesAndSizes); i += 2 {
+				g.Spec.Disks = append(g.Spec.Disks, vps.DataDisk{Name: namesAndSizes[i].(string), Size: namesAndSizes[i+1].(vps.Bytes)})
+			}
+		}
+	}
 	tests := []struct {
 		name   string
 		change func(*vps.Guest)
@@ -57,6 +64,17 @@ start a (it was asked to run)`},
 		{"grown while it runs waits for its next boot", nil, plan.Guest{Volume: &vps.Volume{Size: vps.GiB}, Instance: running(1)}, ``},
 		{"grown while stopped", func(g *vps.Guest) { g.Spec.Power = vps.PowerStopped }, plan.Guest{Volume: &vps.Volume{Size: vps.GiB}, Seed: true}, `
 grow-volume a to 8GiB (it has 1GiB)`},
+		{"disks of a new guest", disks("data", 3*vps.GiB), plan.Guest{}, `
+create-volume a 8GiB from debian/12 (it has none)
+create-disk a data of 3GiB (it has none of that name)
+write-seed a (its identity changed)
+start a (it was asked to run)`},
+		{"disks that changed", disks("more", 3*vps.GiB, "new", vps.GiB), plan.Guest{Seed: true, Volume: &vps.Volume{Size: vps.DefaultDisk, Data: []vps.DataVolume{{Name: "old", Size: vps.GiB}, {Name: "more", Size: vps.GiB}}}}, `
+grow-disk a more to 3GiB (it has 1GiB)
+create-disk a new of 1GiB (it has none of that name)
+delete-disk a old (it is not asked for any more)
+start a (it was asked to run)`},
+		{"disks that changed wait for the next boot", disks("more", 3*vps.GiB), plan.Guest{Seed: true, Volume: whole, Instance: running(1)}, ``},
 		{"its link was made again", nil, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Detached: true}, `
 replug a (its link was made again)`},
 		{"other limits while it runs", func(g *vps.Guest) { g.Spec.Resources.CPUQuota = 50 }, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Limits: &vps.Resources{}}, `
@@ -173,6 +191,11 @@ func drawGuest(t *rapid.T, name string) vps.Guest {
 		g.Abrupt = rapid.Bool().Draw(t, "abrupt")
 		g.Spec.Power = rapid.SampledFrom([]vps.Power{vps.PowerRunning, vps.PowerStopped}).Draw(t, "power")
 		g.Boots = rapid.Int64Range(1, 3).Draw(t, "boots")
+		for _, name := range []string{"data", "logs"} {
+			if size := rapid.IntRange(0, 2).Draw(t, "size of "+name); size > 0 {
+				g.Spec.Disks = append(g.Spec.Disks, vps.DataDisk{Name: name, Size: vps.Bytes(size) * vps.GiB})
+			}
+		}
 		g.Spec.Autostart = rapid.Bool().Draw(t, "autostart")
 		g.HostBoot = rapid.SampledFrom([]string{boot, "boot-0"}).Draw(t, "host boot")
 		g.Spec.Restart = rapid.SampledFrom([]vps.RestartPolicy{vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever}).Draw(t, "restart")
@@ -183,6 +206,13 @@ func drawFound(t *rapid.T, name string) plan.Guest {
 	var f plan.Guest
 	if rapid.Bool().Draw(t, "volume") {
 		f.Volume = &vps.Volume{GuestID: "id-" + name, Size: rapid.SampledFrom([]vps.Bytes{vps.GiB, vps.DefaultDisk}).Draw(t, "size")}
+	}
+	if f.Volume != nil {
+		for _, name := range []string{"data", "logs", "old"} {
+			if size := rapid.IntRange(0, 2).Draw(t, "found size of "+name); size > 0 {
+				f.Volume.Data = append(f.Volume.Data, vps.DataVolume{Name: name, Size: vps.Bytes(size) * vps.GiB})
+			}
+		}
 	}
 	f.Seed = rapid.Bool().Draw(t, "seed")
 	switch rapid.IntRange(0, 2).Draw(t, "instance") {
@@ -212,8 +242,23 @@ func take(host *vps.Host, o *plan.Observed, s plan.Step) {
 		delete(o.Guests, s.GuestID)
 		host.Guests = slicesDelete(host.Guests, s.GuestID)
 		return
-	case plan.CreateVolume, plan.GrowVolume:
-		f.Volume = &vps.Volume{GuestID: s.GuestID, Size: vps.DefaultDisk}
+	case plan.CreateVolume:
+		if f.Volume == nil {
+			f.Volume = &vps.Volume{GuestID: s.GuestID, Size: vps.DefaultDisk}
+		}
+	case plan.GrowVolume:
+		f.Volume.Size = vps.DefaultDisk
+	case plan.CreateDisk, plan.GrowDisk, plan.DeleteDisk:
+		kept := []vps.DataVolume{}
+		for _, d := range f.Volume.Data {
+			if d.Name != s.Disk {
+				kept = append(kept, d)
+			}
+		}
+		if s.Kind != plan.DeleteDisk {
+			kept = append(kept, vps.DataVolume{Name: s.Disk, Size: s.Size})
+		}
+		f.Volume.Data = kept
 	case plan.WriteSeed:
 		f.Seed = true
 	case plan.StartGuest:

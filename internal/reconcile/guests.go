@@ -231,7 +231,13 @@ func (w *worker) take(ctx context.Context, s plan.Step) error {
 	case plan.CreateVolume:
 		return w.createVolume(ctx)
 	case plan.GrowVolume:
-		return o.Volumes.Grow(ctx, g.ID, g.Spec.Disk)
+		return o.Volumes.Grow(ctx, g.ID, "", g.Spec.Disk)
+	case plan.CreateDisk:
+		return o.Volumes.CreateDisk(ctx, g.ID, s.Disk, w.volumeSpec(s.Size))
+	case plan.GrowDisk:
+		return o.Volumes.Grow(ctx, g.ID, s.Disk, s.Size)
+	case plan.DeleteDisk:
+		return o.Volumes.DeleteDisk(ctx, g.ID, s.Disk)
 	case plan.WriteSeed:
 		return o.Seeds.Write(ctx, w.host, g)
 	case plan.StartGuest:
@@ -258,13 +264,18 @@ func (w *worker) createVolume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v, err := w.loop.o.Volumes.Create(ctx, w.guest.ID, img, w.guest.Spec.Disk, w.host.Settings.UID(w.guest.Index))
+	v, err := w.loop.o.Volumes.Create(ctx, w.guest.ID, img, w.volumeSpec(w.guest.Spec.Disk))
 	if err != nil {
 		return err
 	}
 	w.observed.Volume = &v
 	w.loop.event(ctx, w.guest.Spec.Name, vps.EventCreated, fmt.Sprintf("a volume of %s from %s", v.Size, w.guest.Spec.Image))
 	return nil
+}
+
+// volumeSpec is what a disk of this size is to be.
+func (w *worker) volumeSpec(size vps.Bytes) vps.VolumeSpec {
+	return vps.VolumeSpec{Storage: w.guest.Spec.Storage, Size: size, UID: w.host.Settings.UID(w.guest.Index)}
 }
 
 func (w *worker) start(ctx context.Context) error {
@@ -312,16 +323,18 @@ func (w *worker) awaitTurn(ctx context.Context) error {
 
 func (w *worker) startNow(ctx context.Context) error {
 	l := w.loop
+	var img vps.Image
 	if v := w.observed.Volume; v != nil && v.Disk.Backing != "" {
-		img, err := l.o.Images.ByID(ctx, v.ImageID)
-		if err != nil {
-			return err
-		}
-		if err := l.o.Volumes.Check(ctx, w.guest.ID, img); err != nil {
+		var err error
+		if img, err = l.o.Images.ByID(ctx, v.ImageID); err != nil {
 			return err
 		}
 	}
-	m, err := l.o.Machines.Machine(ctx, w.host, w.guest, *w.observed.Volume)
+	v, err := l.o.Volumes.Check(ctx, w.guest.ID, img, w.host.Settings.UID(w.guest.Index))
+	if err != nil {
+		return err
+	}
+	m, err := l.o.Machines.Machine(ctx, w.host, w.guest, v)
 	if err != nil {
 		return err
 	}

@@ -29,10 +29,17 @@ type Desired interface {
 
 // Volumes keeps guests' disks.
 type Volumes interface {
-	Create(ctx context.Context, id string, img vps.Image, size vps.Bytes, uid uint32) (vps.Volume, error)
+	Create(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
+	// CreateDisk and DeleteDisk are for the disks beside the one that a guest
+	// boots from, by name.
+	CreateDisk(ctx context.Context, id, name string, want vps.VolumeSpec) error
+	DeleteDisk(ctx context.Context, id, name string) error
 	List(ctx context.Context) ([]vps.Volume, error)
-	Grow(ctx context.Context, id string, size vps.Bytes) error
-	Check(ctx context.Context, id string, img vps.Image) error
+	// Grow is for both kinds: "" is the disk that a guest boots from.
+	Grow(ctx context.Context, id, name string, size vps.Bytes) error
+	// Check makes a volume ready for a start and returns what it is then. img is
+	// looked at when the volume lies on an image.
+	Check(ctx context.Context, id string, img vps.Image, uid uint32) (vps.Volume, error)
 	Delete(ctx context.Context, id string) error
 }
 
@@ -287,7 +294,7 @@ func withoutNetwork(steps []plan.Step) []plan.Step {
 		switch s.Kind {
 		case plan.StartGuest, plan.ReplugGuest, plan.ForgetGuest:
 			held[s.GuestID] = true
-		case plan.SetFirewall, plan.SetNetwork, plan.SetLimits, plan.CreateVolume, plan.GrowVolume, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
+		case plan.SetFirewall, plan.SetNetwork, plan.SetLimits, plan.CreateVolume, plan.GrowVolume, plan.CreateDisk, plan.GrowDisk, plan.DeleteDisk, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
 		}
 		if !held[s.GuestID] {
 			safe = append(safe, s)

@@ -74,6 +74,31 @@ forget a (it is being deleted)`, w.took())
 	})
 }
 
+// TestDataDisks has disks wait for the guest's next start, and be there then.
+func TestDataDisks(t *testing.T) {
+	t.Parallel()
+	withGuest(t, func(w *world) {
+		t := w.t
+		w.edit(func(h *vps.Host) { h.Guests[0].Spec.Disks = []vps.DataDisk{{Name: "data", Size: vps.GiB}} })
+		settle()
+		same(t, "asked for while it runs", "", w.took())
+		w.edit(func(h *vps.Host) { h.Guests[0].Boots++ })
+		settle()
+		same(t, "restarted", `
+stop a within 1m0s (a restart was asked for)
+create-disk a data of 1GiB (it has none of that name)
+start a (a start was asked for)`, w.took())
+		w.edit(func(h *vps.Host) {
+			h.Guests[0].Spec.Power, h.Guests[0].Spec.Disks = vps.PowerStopped, []vps.DataDisk{{Name: "data", Size: 2 * vps.GiB}}
+		})
+		settle()
+		same(t, "stopped and grown", "stop a within 1m0s (it was asked to be stopped)\ngrow-disk a data to 2GiB (it has 1GiB)", w.took())
+		w.edit(func(h *vps.Host) { h.Guests[0].Spec.Disks = nil })
+		settle()
+		same(t, "removed", "delete-disk a data (it is not asked for any more)", w.took())
+	})
+}
+
 func TestRunningGuestKeepsItsWallWhileItIsKilledForDeletion(t *testing.T) {
 	t.Parallel()
 	withGuest(t, func(w *world) {

@@ -204,7 +204,11 @@ func (w *world) AddEvent(_ context.Context, e vps.Event) (vps.Event, error) {
 func (w *world) ByID(context.Context, string) (vps.Image, error) { return vps.Image{}, nil }
 
 func (w *world) Machine(_ context.Context, _ vps.Host, g vps.Guest, v vps.Volume) (vps.Machine, error) {
-	return vps.Machine{ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, Root: v.Disk, Resources: g.Spec.Resources}, nil
+	m := vps.Machine{ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, Root: v.Disk, Resources: g.Spec.Resources}
+	for _, d := range v.Data {
+		m.Data = append(m.Data, d.Disk)
+	}
+	return m, nil
 }
 
 func (w *world) Clear(g vps.Guest) error {
@@ -219,13 +223,13 @@ func (w *world) Clear(g vps.Guest) error {
 
 type fakeVolumes struct{ *world }
 
-func (v fakeVolumes) Create(_ context.Context, id string, _ vps.Image, size vps.Bytes, _ uint32) (vps.Volume, error) {
+func (v fakeVolumes) Create(_ context.Context, id string, _ vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if err := v.failure(plan.CreateVolume); err != nil {
 		return vps.Volume{}, err
 	}
-	v.volumes[id] = vps.Volume{GuestID: id, Size: size, Disk: vps.Disk{Path: "/" + id}}
+	v.volumes[id] = vps.Volume{GuestID: id, Size: want.Size, Disk: vps.Disk{Path: "/" + id}}
 	return v.volumes[id], nil
 }
 
@@ -239,22 +243,53 @@ func (v fakeVolumes) List(context.Context) ([]vps.Volume, error) {
 	return all, nil
 }
 
-func (v fakeVolumes) Grow(_ context.Context, id string, size vps.Bytes) error {
+// change is a step on a disk of a guest that does not run.
+func (v fakeVolumes) change(id string, kind plan.Kind, do func(*vps.Volume)) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if i := v.instances[id]; i != nil && i.Exit == nil {
 		return fmt.Errorf("%s runs", id)
 	}
-	if err := v.failure(plan.GrowVolume); err != nil {
+	if err := v.failure(kind); err != nil {
 		return err
 	}
 	volume := v.volumes[id]
-	volume.Size = size
+	volume.Data = slices.Clone(volume.Data)
+	do(&volume)
 	v.volumes[id] = volume
 	return nil
 }
 
-func (v fakeVolumes) Check(context.Context, string, vps.Image) error { return nil }
+func (v fakeVolumes) Grow(_ context.Context, id, name string, size vps.Bytes) error {
+	if name == "" {
+		return v.change(id, plan.GrowVolume, func(volume *vps.Volume) { volume.Size = size })
+	}
+	return v.change(id, plan.GrowDisk, func(volume *vps.Volume) {
+		for i := range volume.Data {
+			if volume.Data[i].Name == name {
+				volume.Data[i].Size = size
+			}
+		}
+	})
+}
+
+func (v fakeVolumes) CreateDisk(_ context.Context, id, name string, want vps.VolumeSpec) error {
+	return v.change(id, plan.CreateDisk, func(volume *vps.Volume) {
+		volume.Data = append(volume.Data, vps.DataVolume{Name: name, Size: want.Size})
+	})
+}
+
+func (v fakeVolumes) DeleteDisk(_ context.Context, id, name string) error {
+	return v.change(id, plan.DeleteDisk, func(volume *vps.Volume) {
+		volume.Data = slices.DeleteFunc(volume.Data, func(d vps.DataVolume) bool { return d.Name == name })
+	})
+}
+
+func (v fakeVolumes) Check(_ context.Context, id string, _ vps.Image, _ uint32) (vps.Volume, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.volumes[id], nil
+}
 
 func (v fakeVolumes) Delete(_ context.Context, id string) error {
 	v.mu.Lock()
@@ -359,7 +394,7 @@ func (w *world) Start(_ context.Context, m vps.Machine) (vps.Instance, error) {
 	if i := w.instances[m.ID]; i != nil && i.Exit == nil {
 		return i.Instance, nil
 	}
-	if w.volumes[m.ID].GuestID == "" || w.seeds[m.ID] == "" {
+	if w.volumes[m.ID].GuestID == "" || w.seeds[m.ID] == "" || len(w.volumes[m.ID].Data) != len(m.Data) {
 		return vps.Instance{}, fmt.Errorf("%s has no disk or no seed", m.Name)
 	}
 	for what, n := range map[string]*vps.Network{"firewall": w.firewall, "link": w.network} {
