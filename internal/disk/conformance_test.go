@@ -134,14 +134,14 @@ func TestNoRoom(t *testing.T) {
 	t.Parallel()
 	dir := mounted(t, "tmpfs", "tmpfs", "size=48m")
 	b := files(t, dir, 64*vps.GiB)
-	v, err := b.Store.Create(t.Context(), "g1", b.Image, vps.VolumeSpec{Size: 24 * vps.MiB, UID: 654321})
-	if err != nil {
+	if _, err := b.Store.Create(t.Context(), "g1", b.Image, vps.VolumeSpec{Size: 24 * vps.MiB, UID: 654321}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Store.CreateDisk(t.Context(), "g1", "data", vps.VolumeSpec{Size: 64 * vps.MiB, UID: 654321}); err != nil {
 		t.Fatal(err)
 	}
-	if v, err = b.Store.Get(t.Context(), "g1"); err != nil {
+	v, err := b.Store.Get(t.Context(), "g1")
+	if err != nil {
 		t.Fatal(err)
 	}
 	content := bytes.Repeat([]byte{7}, 16<<20)

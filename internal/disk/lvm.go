@@ -115,7 +115,7 @@ func (b *lvm) create(ctx context.Context, dir string, p *part) error {
 	} else {
 		args = append(args, "--zero", "n", "--size", bytesArg(p.Size), p.Group)
 	}
-	if _, err := b.change(ctx, args...); err != nil {
+	if err := b.change(ctx, args...); err != nil {
 		return err
 	}
 	lv, err := b.find(ctx, *p)
@@ -148,7 +148,7 @@ func (b *lvm) checkPool(ctx context.Context, p *part) error {
 func (b *lvm) copy(ctx context.Context, dir string, p *part, fromDir string, from part, _ uint32) (finish func() error, err error) {
 	if p.Method == methodThin {
 		p.Volume = b.name(fromDir, p)
-		_, err := b.change(ctx, "lvcreate", "--yes", "--quiet", "--snapshot", "--setactivationskip", "n", "--addtag", tagOurs, "--addtag", b.tag,
+		err := b.change(ctx, "lvcreate", "--yes", "--quiet", "--snapshot", "--setactivationskip", "n", "--addtag", tagOurs, "--addtag", b.tag,
 			"--name", p.Volume, from.lvPath())
 		return nil, err
 	}
@@ -162,7 +162,7 @@ func (b *lvm) copy(ctx context.Context, dir string, p *part, fromDir string, fro
 		ctx := context.WithoutCancel(ctx)
 		return errors.Join(err, b.remove(ctx, dir, moment), b.remove(ctx, dir, *p))
 	}
-	if _, err := b.change(ctx, "lvcreate", "--yes", "--quiet", "--snapshot", "--size", bytesArg(momentSize(from.Size)), "--addtag", tagOurs, "--addtag", b.tag,
+	if err := b.change(ctx, "lvcreate", "--yes", "--quiet", "--snapshot", "--size", bytesArg(momentSize(from.Size)), "--addtag", tagOurs, "--addtag", b.tag,
 		"--name", moment.Volume, from.lvPath()); err != nil {
 		return nil, undo(err)
 	}
@@ -192,7 +192,7 @@ func (b *lvm) grow(ctx context.Context, _ string, p *part, size vps.Bytes) error
 		return err
 	}
 	if lv.size < size {
-		if _, err := b.change(ctx, "lvextend", "--yes", "--quiet", "--size", bytesArg(size), p.lvPath()); err != nil {
+		if err := b.change(ctx, "lvextend", "--yes", "--quiet", "--size", bytesArg(size), p.lvPath()); err != nil {
 			return err
 		}
 		if lv, err = b.find(ctx, *p); err != nil {
@@ -223,8 +223,7 @@ func (b *lvm) remove(ctx context.Context, _ string, p part) error {
 	if err != nil {
 		return err
 	}
-	_, err = b.change(ctx, "lvremove", "--yes", "--quiet", lv.group+"/"+lv.name)
-	return err
+	return b.change(ctx, "lvremove", "--yes", "--quiet", lv.group+"/"+lv.name)
 }
 
 // ready implements backend: volumes are not active after the host has booted
@@ -236,7 +235,7 @@ func (b *lvm) ready(ctx context.Context, _ string, p *part, _ uint32) error {
 	}
 	// The fifth character of lv_attr is the state.
 	if len(lv.attr) < 5 || lv.attr[4] != 'a' {
-		if _, err := b.change(ctx, "lvchange", "--activate", "y", "--ignoreactivationskip", p.lvPath()); err != nil {
+		if err := b.change(ctx, "lvchange", "--activate", "y", "--ignoreactivationskip", p.lvPath()); err != nil {
 			return err
 		}
 	}
@@ -301,8 +300,7 @@ func (b *lvm) sweep(ctx context.Context, used map[string]bool) error {
 	var errs []error
 	for _, lv := range all {
 		if !used[lv.group+"/"+lv.name] {
-			_, err := b.change(ctx, "lvremove", "--yes", "--quiet", lv.group+"/"+lv.name)
-			errs = append(errs, err)
+			errs = append(errs, b.change(ctx, "lvremove", "--yes", "--quiet", lv.group+"/"+lv.name))
 		}
 	}
 	return errors.Join(errs...)

@@ -81,9 +81,10 @@ func (b *lvm) forget() {
 }
 
 // change runs a command that changes something.
-func (b *lvm) change(ctx context.Context, args ...string) ([]byte, error) {
+func (b *lvm) change(ctx context.Context, args ...string) error {
 	defer b.forget()
-	return b.run(ctx, args...)
+	_, err := b.run(ctx, args...)
+	return err
 }
 
 // lvs asks for volumes by name or @tag.

@@ -269,9 +269,9 @@ func grow(t *testing.T, b *bench) {
 }
 
 func snapshots(t *testing.T, b *bench) {
-	v := b.create()
+	b.create()
 	b.ok(b.Store.CreateDisk(t.Context(), id, "data", b.spec(4*vps.MiB)))
-	v = b.volume()
+	v := b.volume()
 	first := random(64 << 10)
 	b.write(v.Disk, 1<<20, first)
 	b.write(v.Data[0].Disk, 0, first)
@@ -324,9 +324,9 @@ func snapshots(t *testing.T, b *bench) {
 
 // running has a guest write on before and after the snapshot, and only then.
 func running(t *testing.T, b *bench) {
-	v := b.create()
+	b.create()
 	b.ok(b.Store.CreateDisk(t.Context(), id, "data", b.spec(4*vps.MiB)))
-	v = b.volume()
+	v := b.volume()
 	var moment []byte
 	pauses := 0
 	sn, err := b.Store.Snapshot(t.Context(), id, "live", func(context.Context) (vps.SnapshotState, func() error, error) {
