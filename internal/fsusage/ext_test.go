@@ -22,38 +22,54 @@ import (
 var every = flag.Bool("every", false, "test every combination of ext features with every block size")
 
 // run runs a program that a test needs; without it the test fails.
-func run(t testing.TB, name string, args ...string) string {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), name, args...)
+func run(tb testing.TB, name string, args ...string) string {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), name, args...)
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("%s %q: %v\n%s", name, args, err, out)
+		tb.Fatalf("%s %q: %v\n%s", name, args, err, out)
 	}
 	return string(out)
 }
 
 // openSource opens a file for reading as a source.
-func openSource(t testing.TB, path string) Source {
-	t.Helper()
+func openSource(tb testing.TB, path string) Source {
+	tb.Helper()
 	f, err := openRaw(path)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = f.Close() })
+	tb.Cleanup(func() { _ = f.Close() })
 	return f
 }
 
-func readPath(t testing.TB, path string) (vps.Filesystem, error) {
-	t.Helper()
-	return readFilesystem(t.Context(), openSource(t, path))
+func readPath(tb testing.TB, path string) (vps.Filesystem, error) {
+	tb.Helper()
+	return readFilesystem(tb.Context(), openSource(tb, path))
+}
+
+// readFilesystem reads the filesystem that starts at byte 0 of src, with others
+// at hand that may belong to it.
+func readFilesystem(ctx context.Context, src Source, others ...Source) (vps.Filesystem, error) {
+	left := newBudget()
+	var more []*device
+	for _, o := range others {
+		more = append(more, &device{ctx: ctx, source: o, left: left})
+	}
+	d := &device{ctx: ctx, source: src, left: left}
+	fs, err := probe(d, more)
+	if errors.Is(err, errNothing) {
+		return rescue(d, more)
+	}
+	return fs, err
 }
 
 // dumpe2fs returns what dumpe2fs -h tells of a filesystem, by field.
-func dumpe2fs(t testing.TB, path string) map[string]string {
-	t.Helper()
+func dumpe2fs(tb testing.TB, path string) map[string]string {
+	tb.Helper()
 	fields := map[string]string{}
-	for line := range strings.SplitSeq(run(t, "dumpe2fs", "-h", path), "\n") {
+	for line := range strings.SplitSeq(run(tb, "dumpe2fs", "-h", path), "\n") {
 		if name, value, ok := strings.Cut(line, ":"); ok {
 			fields[name] = strings.TrimSpace(value)
 		}
@@ -63,8 +79,8 @@ func dumpe2fs(t testing.TB, path string) map[string]string {
 
 // compareExt compares fs field for field with what dumpe2fs -h tells, other
 // than the counts where fs has better ones.
-func compareExt(t testing.TB, fs vps.Filesystem, want map[string]string) {
-	t.Helper()
+func compareExt(tb testing.TB, fs vps.Filesystem, want map[string]string) {
+	tb.Helper()
 	none := func(s, or string) string {
 		if s == "" {
 			return or
@@ -120,28 +136,28 @@ func compareExt(t testing.TB, fs vps.Filesystem, want map[string]string) {
 		}
 	}
 	if diff := cmp.Diff(shown, have); diff != "" {
-		t.Errorf("dumpe2fs (-) and sublet (+) differ:\n%s", diff)
+		tb.Errorf("dumpe2fs (-) and sublet (+) differ:\n%s", diff)
 	}
 	if most, _ := strconv.Atoi(want["Maximum mount count"]); max(most, 0) != fs.MaxMounts {
-		t.Errorf("check after %d mounts, dumpe2fs says %s", fs.MaxMounts, want["Maximum mount count"])
+		tb.Errorf("check after %d mounts, dumpe2fs says %s", fs.MaxMounts, want["Maximum mount count"])
 	}
 }
 
 // summed reads an ext filesystem with the sums of its groups.
-func summed(t testing.TB, path string) vps.Filesystem {
-	t.Helper()
-	d := &device{ctx: t.Context(), source: openSource(t, path), left: newBudget()}
+func summed(tb testing.TB, path string) vps.Filesystem {
+	tb.Helper()
+	d := &device{ctx: tb.Context(), source: openSource(tb, path), left: newBudget()}
 	raw, err := d.read(extOffset, extLength)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	s, err := parseExt(raw, d.Size())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var fs vps.Filesystem
 	if err := s.sumGroups(d, &fs); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return fs
 }
@@ -347,17 +363,17 @@ func TestExtJournalDevice(t *testing.T) {
 }
 
 // patch changes bytes of a file.
-func patch(t testing.TB, path string, off int64, b []byte) {
-	t.Helper()
+func patch(tb testing.TB, path string, off int64, b []byte) {
+	tb.Helper()
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := f.WriteAt(b, off); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := f.Close(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 

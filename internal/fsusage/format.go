@@ -67,7 +67,10 @@ func probe(d *device, others []*device) (vps.Filesystem, error) {
 			return vps.Filesystem{}, err
 		}
 		if errors.Is(result, errNothing) {
-			result = fmt.Errorf("%s: %w", f.name, err)
+			result = fmt.Errorf("the %s filesystem cannot be read: %w", f.name, err)
+			if errors.Is(err, errDamaged) {
+				result = fmt.Errorf("the %s filesystem is %w", f.name, err)
+			}
 		}
 	}
 	return vps.Filesystem{}, result
