@@ -69,16 +69,30 @@ func (c *client) send(r inside.Request) (id int, err error) {
 	return c.last, nil
 }
 
+// An appliance that does not answer is sent an empty line now and then. User
+// Mode Linux looks for input and then sleeps, which is two steps (os_idle_sleep
+// in arch/um): input that comes between them is not seen until something else
+// comes.
+const (
+	firstNudge = 10 * time.Millisecond
+	lastNudge  = 250 * time.Millisecond
+)
+
 func (c *client) wait(ctx context.Context, id int) (inside.Answer, error) {
-	const often = 250 * time.Millisecond
-	look := time.NewTicker(often)
-	defer look.Stop()
+	pause := firstNudge
+	nudge := time.NewTimer(pause)
+	defer nudge.Stop()
 	for {
 		select {
-		case <-look.C:
+		case <-nudge.C:
 			if err := c.sound(); err != nil {
 				return inside.Answer{}, err
 			}
+			if _, err := c.out.Write([]byte("\n")); err != nil {
+				return inside.Answer{}, fmt.Errorf("ask the appliance: %w", err)
+			}
+			pause = min(2*pause, lastNudge)
+			nudge.Reset(pause)
 		case <-ctx.Done():
 			return inside.Answer{}, context.Cause(ctx)
 		case a, ok := <-c.answers:

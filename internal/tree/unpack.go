@@ -45,18 +45,37 @@ type Left struct {
 // error, and what was unpacked before that stays. An archive with a name that
 // leads out is refused when that name comes.
 func (r *Root) Unpack(ctx context.Context, archive io.Reader, o Options) (Left, error) {
-	u := unpacker{root: r, live: ctx.Err, o: o, place: func(name string) string { return name }}
+	return r.UnpackAt(ctx, archive, "/", o)
+}
+
+// UnpackAt is Unpack into a folder of the root, which has to be there. Links in
+// the root that lie above or below it are followed as in the whole of it.
+func (r *Root) UnpackAt(ctx context.Context, archive io.Reader, dir string, o Options) (Left, error) {
+	if err := r.folder(dir); err != nil {
+		return Left{}, err
+	}
+	u := unpacker{root: r, live: ctx.Err, o: o, place: func(name string) (string, error) { return path.Join(dir, name), nil }}
 	err := u.all(tar.NewReader(archive))
 	return u.left, err
+}
+
+// folder tells whether there is such a folder.
+func (r *Root) folder(name string) error {
+	fd, err := r.open(clean(name), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	return unix.Close(fd)
 }
 
 // unpacker is one run of unpacking.
 type unpacker struct {
 	root *Root
 	// live returns an error when the caller wants no more.
-	live  func() error
-	o     Options
-	place func(name string) string
+	live func() error
+	o    Options
+	// place says where a member goes.
+	place func(name string) (string, error)
 	left  Left
 	// folders get their modes and times at the end: until then files are made
 	// in them.
@@ -96,7 +115,11 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	if !local(h.Name) {
 		return fmt.Errorf("the archive's member %q would leave the folder that it is unpacked into", h.Name)
 	}
-	name := clean(u.place(h.Name))
+	name, err := u.place(h.Name)
+	if err != nil {
+		return err
+	}
+	name = clean(name)
 	if h.Typeflag == tar.TypeDir {
 		return u.makeFolder(name, h)
 	}
@@ -169,7 +192,11 @@ func (u *unpacker) makeLink(dir int, base string, h *tar.Header) error {
 	if !local(h.Linkname) {
 		return fmt.Errorf("the link to %q would leave the folder that it is unpacked into", h.Linkname)
 	}
-	from, first, err := u.root.parent(clean(u.place(h.Linkname)), false)
+	target, err := u.place(h.Linkname)
+	if err != nil {
+		return err
+	}
+	from, first, err := u.root.parent(clean(target), false)
 	if err != nil {
 		return err
 	}

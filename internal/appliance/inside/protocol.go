@@ -65,8 +65,19 @@ type Kind string
 
 // The jobs.
 const (
-	// Unpack puts the archive in the input into the filesystem of Disk.
+	// Unpack puts the archive in the input into the folder Path in the
+	// filesystem of Disk; empty is its root.
 	Unpack Kind = "unpack"
+	// CopyIn does the same with the archive of one file or folder, and places
+	// it at Path as cp does; see tree.Root.Receive.
+	CopyIn Kind = "copy-in"
+	// CopyOut writes an archive of Path in the filesystem of Disk, as Receive
+	// takes it. Nothing is written there but the journal that is to be.
+	CopyOut Kind = "copy-out"
+	// Check looks for damage in the filesystem of Disk, with the program that
+	// belongs to its kind, from the rescue system. What that says is the
+	// output. A journal is replayed first, as the next boot would.
+	Check Kind = "check"
 )
 
 // Job is one piece of work in an appliance.
@@ -76,6 +87,10 @@ type Job struct {
 	Disk int `json:"disk"`
 	// Filesystem is "ext4", "xfs" or "btrfs"; empty means to find out.
 	Filesystem string `json:"filesystem,omitempty"`
+	// Path is a path in that filesystem; see the kinds.
+	Path string `json:"path,omitempty"`
+	// Repair lets Check mend what it finds.
+	Repair bool `json:"repair,omitempty"`
 }
 
 // Failure says what kind of failure a job had, for whom a sentence is not
@@ -98,4 +113,16 @@ type Outcome struct {
 	Error string `json:"error,omitempty"`
 	// Filesystem is the kind that was found: "ext4".
 	Filesystem string `json:"filesystem,omitempty"`
+	// Verdict is what a check found.
+	Verdict Verdict `json:"verdict,omitempty"`
 }
+
+// Verdict is what a check found.
+type Verdict string
+
+// The verdicts.
+const (
+	Clean   Verdict = "clean"
+	Mended  Verdict = "mended"  // there was damage, and there is no more
+	Damaged Verdict = "damaged" // there is damage
+)

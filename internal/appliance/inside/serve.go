@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -37,23 +36,16 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, dir, tools string) 
 		return err
 	}
 	defer channel.close()
-	// User Mode Linux looks for input and then sleeps until its next timer,
-	// which is two steps (os_idle_sleep in arch/um): input that comes between
-	// them waits for the timer. With this one that is not for long.
-	const tick = 2 * time.Millisecond
-	pulse := time.NewTicker(tick)
-	defer pulse.Stop()
-	go func() {
-		for range pulse.C {
-		}
-	}()
 	s := server{channel: channel, out: out, dir: dir, tools: tools}
-	lines := bufio.NewScanner(in)
-	lines.Buffer(nil, MaxLine)
-	for lines.Scan() {
+	requests := make(chan Request)
+	failed := make(chan error, 1)
+	go func() { failed <- read(in, requests) }()
+	for {
 		var r Request
-		if json.Unmarshal(bytes.TrimSpace(lines.Bytes()), &r) != nil || r.Op == "" {
-			continue
+		select {
+		case err := <-failed:
+			return err
+		case r = <-requests:
 		}
 		a := s.handle(ctx, r)
 		a.ID = r.ID
@@ -67,6 +59,20 @@ func Serve(ctx context.Context, in io.Reader, out io.Writer, dir, tools string) 
 		}
 		if r.Op == Off {
 			return nil
+		}
+	}
+}
+
+// read reads requests until in ends. It goes on while one is being handled:
+// the empty lines that the host sends to wake the guest must not fill the
+// terminal.
+func read(in io.Reader, requests chan<- Request) error {
+	lines := bufio.NewScanner(in)
+	lines.Buffer(nil, MaxLine)
+	for lines.Scan() {
+		var r Request
+		if json.Unmarshal(bytes.TrimSpace(lines.Bytes()), &r) == nil && r.Op != "" {
+			requests <- r
 		}
 	}
 	return lines.Err()

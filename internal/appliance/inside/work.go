@@ -77,11 +77,25 @@ func (w *worker) run(ctx context.Context, o *Outcome) error {
 		}
 	}
 	o.Filesystem = kind
-	if w.job.Kind == Unpack {
+	switch w.job.Kind {
+	case Unpack:
 		return w.mounted(device, kind, 0, func(root *tree.Root) error {
-			_, err := root.Unpack(ctx, w.in, tree.Options{})
+			_, err := root.UnpackAt(ctx, w.in, w.job.Path, tree.Options{})
 			return err
 		})
+	case CopyIn:
+		return w.mounted(device, kind, 0, func(root *tree.Root) error {
+			_, err := root.Receive(ctx, w.in, w.job.Path, tree.Options{})
+			return err
+		})
+	case CopyOut:
+		return w.mounted(device, kind, unix.MS_RDONLY, func(root *tree.Root) error {
+			return root.Pack(ctx, w.out, w.job.Path, tree.As(w.job.Path))
+		})
+	case Check:
+		verdict, err := w.check(ctx, device, kind)
+		o.Verdict = verdict
+		return err
 	}
 	return fail(Bad, "the job %q is not known", w.job.Kind)
 }
