@@ -110,6 +110,16 @@ type XFSDetails struct {
 	SectorSize Bytes `json:"sector_size"`
 	InodeSize  Bytes `json:"inode_size"`
 	AGs        int   `json:"ags" doc:"Allocation groups."`
+	// LogBlocks is the length of the log, which is on another device with
+	// ExternalLog.
+	LogBlocks   uint64 `json:"log_blocks"`
+	ExternalLog bool   `json:"external_log"`
+	// The realtime device's blocks and free extents are not part of the counts.
+	RealtimeBlocks      uint64 `json:"realtime_blocks"`
+	FreeRealtimeExtents uint64 `json:"free_realtime_extents"`
+	// MaxInodes is how many inodes there can be, as df -i tells it: Inodes
+	// counts those that are made, and more are made as needed.
+	MaxInodes uint64 `json:"max_inodes" doc:"How many inodes there can be; more are made as needed."`
 }
 
 // BtrfsDetails is what only Btrfs has.
@@ -158,8 +168,12 @@ func (f *Filesystem) UsedPercent() float64 {
 // InodesPercent is how many of the inodes are used, 0 to 100; 0 where they
 // are not bounded.
 func (f *Filesystem) InodesPercent() float64 {
-	if !f.HasInodes || f.Inodes == 0 {
+	most := f.Inodes
+	if f.XFS != nil {
+		most = f.XFS.MaxInodes
+	}
+	if !f.HasInodes || most == 0 {
 		return 0
 	}
-	return 100 * float64(f.Inodes-min(f.FreeInodes, f.Inodes)) / float64(f.Inodes)
+	return 100 * float64(f.Inodes-min(f.FreeInodes, f.Inodes)) / float64(most)
 }
