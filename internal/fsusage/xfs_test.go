@@ -16,23 +16,17 @@ import (
 	"sublet/internal/vps"
 )
 
-// sparse makes a file of this size without content.
-func sparse(t *testing.T, name string, size int64) string {
+// blank makes a file of this size without content, in a folder of its own.
+func blank(t *testing.T, name string, size int64) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), name)
-	f, err := os.Create(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(f.Truncate(size), f.Close()); err != nil {
-		t.Fatal(err)
-	}
+	sparse(t, path, size)
 	return path
 }
 
 // mkfsXFS makes a filesystem. The variables let mkfs.xfs make small ones, as
 // its versions before 5.19 did for everybody.
-func mkfsXFS(t *testing.T, path string, args ...string) {
+func mkfsXFS(t testing.TB, path string, args ...string) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "mkfs.xfs", append(append([]string{"-q", "-f"}, args...), path)...)
 	cmd.Env = append(os.Environ(), "TEST_DIR=1", "TEST_DEV=1", "QA_CHECK_FS=1")
@@ -122,9 +116,9 @@ func TestXFS(t *testing.T) {
 	for _, options := range all {
 		t.Run(options, func(t *testing.T) {
 			t.Parallel()
-			path := sparse(t, "image", 160<<20)
+			path := blank(t, "image", 160<<20)
 			mkfsXFS(t, path, strings.Fields(options)...)
-			got, err := readFile(t, path)
+			got, err := readPath(t, path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -140,12 +134,7 @@ func TestXFS(t *testing.T) {
 // openXFS opens a device and its superblock until the test ends.
 func openXFS(t *testing.T, path string) (*xfsSuper, *device) {
 	t.Helper()
-	f, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = f.Close() })
-	d := &device{ctx: t.Context(), source: fileSource{f}, left: newBudget()}
+	d := &device{ctx: t.Context(), source: openSource(t, path), left: newBudget()}
 	raw, err := d.read(0, xfsMaxSector)
 	if err != nil {
 		t.Fatal(err)
@@ -174,9 +163,9 @@ func compareXFSGroups(t *testing.T, path string, got vps.Filesystem) {
 
 func TestXFSOnSeveralDevices(t *testing.T) {
 	t.Parallel()
-	path, log, realtime := sparse(t, "data", 160<<20), sparse(t, "log", 32<<20), sparse(t, "realtime", 64<<20)
+	path, log, realtime := blank(t, "data", 160<<20), blank(t, "log", 32<<20), blank(t, "realtime", 64<<20)
 	mkfsXFS(t, path, "-l", "logdev="+log, "-r", "rtdev="+realtime)
-	got, err := readFile(t, path)
+	got, err := readPath(t, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,17 +173,7 @@ func TestXFSOnSeveralDevices(t *testing.T) {
 	if !got.XFS.ExternalLog || got.Overhead != 0 || !strings.Contains(got.Approximate, "another device") || len(got.Warnings) != 1 {
 		t.Errorf("%+v", got)
 	}
-	data, err := os.Open(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = data.Close() }()
-	second, err := os.Open(log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = second.Close() }()
-	if got, err = readFilesystem(t.Context(), fileSource{data}, fileSource{second}); err != nil || got.Approximate != "" {
+	if got, err = readAll(t, path, log); err != nil || got.Approximate != "" {
 		t.Errorf("with its log at hand: %q, %v", got.Approximate, err)
 	}
 }
@@ -211,7 +190,7 @@ umount "$1"`, image, t.TempDir(), options)
 // on the disk and the log says that it is in use, and when it is unmounted.
 func TestXFSInUse(t *testing.T) {
 	t.Parallel()
-	path, copied := sparse(t, "image", 160<<20), filepath.Join(t.TempDir(), "copy")
+	path, copied := blank(t, "image", 160<<20), filepath.Join(t.TempDir(), "copy")
 	mkfsXFS(t, path, "-m", "rmapbt=1,reflink=1", "-d", "agcount=5")
 	out := mounted(t, path, "noatime", `
 mkdir "$1/d"; i=0; while [ $i -lt 500 ]; do echo $i > "$1/d/$i"; i=$((i+1)); done
@@ -221,7 +200,7 @@ sync; xfs_freeze -f "$1"; cp --sparse=always "$0" `+copied+`; stat -f -c 'free %
 	if _, err := fmt.Sscanf(strings.TrimSpace(out), "free %d files %d unused %d", &free, &files, &unused); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	got, err := readFile(t, copied)
+	got, err := readPath(t, copied)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -243,7 +222,7 @@ sync; xfs_freeze -f "$1"; cp --sparse=always "$0" `+copied+`; stat -f -c 'free %
 	if stale["fdblocks"] == strconv.FormatUint(got.FreeBlocks, 10) {
 		t.Log("the superblock was up to date as well")
 	}
-	if got, err = readFile(t, path); err != nil {
+	if got, err = readPath(t, path); err != nil {
 		t.Fatal(err)
 	}
 	if got.State != vps.FilesystemClean || got.Approximate != "" {
@@ -257,19 +236,19 @@ sync; xfs_freeze -f "$1"; cp --sparse=always "$0" `+copied+`; stat -f -c 'free %
 // unmount and in each use.
 func TestXFSLogWraps(t *testing.T) {
 	t.Parallel()
-	path := sparse(t, "image", 64<<20)
+	path := blank(t, "image", 64<<20)
 	mkfsXFS(t, path, "-l", "size=6m", "-d", "agcount=2")
 	for round := range 8 {
 		copied := filepath.Join(t.TempDir(), "copy")
 		mounted(t, path, "noatime", `
 i=0; while [ $i -lt 1500 ]; do : > "$1/$i"; i=$((i+1)); done; sync; rm "$1"/*; sync; echo x > "$1/x"; sync
 cp --sparse=always "$0" `+copied)
-		got, err := readFile(t, path)
+		got, err := readPath(t, path)
 		if err != nil || got.State != vps.FilesystemClean {
 			t.Fatalf("round %d, unmounted: %s, %v", round, got.State, err)
 		}
 		compareXFS(t, path, got)
-		if got, err = readFile(t, copied); err != nil || got.State != vps.FilesystemNeedsRecovery {
+		if got, err = readPath(t, copied); err != nil || got.State != vps.FilesystemNeedsRecovery {
 			t.Fatalf("round %d, in use: %s, %v", round, got.State, err)
 		}
 	}
@@ -294,9 +273,9 @@ func overwrite(t *testing.T, path string, off int64, b []byte) {
 
 func TestXFSDamage(t *testing.T) {
 	t.Parallel()
-	clean := sparse(t, "image", 160<<20)
+	clean := blank(t, "image", 160<<20)
 	mkfsXFS(t, clean, "-L", "kept")
-	before, err := readFile(t, clean)
+	before, err := readPath(t, clean)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -311,7 +290,7 @@ func TestXFSDamage(t *testing.T) {
 	} {
 		path := copyOf()
 		damage(path)
-		got, err := readFile(t, path)
+		got, err := readPath(t, path)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -324,18 +303,18 @@ func TestXFSDamage(t *testing.T) {
 	if err := unix.Truncate(path, 100<<20); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := readFile(t, path); !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), "cut off") {
+	if got, err := readPath(t, path); !errors.Is(err, errDamaged) || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("cut off: %+v, %v", got, err)
 	}
 	path = copyOf()
 	overwrite(t, path, int64(before.BlockSize)*70000+4, []byte("garbage"))
 	overwrite(t, path, 512+52, []byte{0, 0xff}) // a count of group 0, which is not looked at
-	if got, err := readFile(t, path); err != nil || got.FreeBlocks != before.FreeBlocks {
+	if got, err := readPath(t, path); err != nil || got.FreeBlocks != before.FreeBlocks {
 		t.Errorf("damage elsewhere: %+v, %v", got, err)
 	}
 	// In use: nothing tells the counts but the groups, so their damage counts.
 	overwrite(t, path, 0, make([]byte, 4))
-	if got, err := readFile(t, path); err == nil {
+	if got, err := readPath(t, path); err == nil {
 		t.Errorf("no count can be believed: %+v", got)
 	}
 }

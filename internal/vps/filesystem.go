@@ -124,11 +124,16 @@ type XFSDetails struct {
 
 // BtrfsDetails is what only Btrfs has.
 type BtrfsDetails struct {
-	NodeSize   Bytes         `json:"node_size"`
-	Generation uint64        `json:"generation"`
-	BytesUsed  Bytes         `json:"bytes_used" doc:"As the superblock tells it, before any replication."`
-	Spaces     []BtrfsSpace  `json:"spaces"`
-	Devices    []BtrfsDevice `json:"devices"`
+	NodeSize   Bytes  `json:"node_size"`
+	Generation uint64 `json:"generation"`
+	BytesUsed  Bytes  `json:"bytes_used" doc:"As the superblock tells it, before any replication."`
+	// Unallocated is set aside for nothing yet. Estimated is what new files can
+	// still take, as btrfs filesystem usage estimates it: Free of Filesystem
+	// counts replicas as well.
+	Unallocated Bytes         `json:"unallocated"`
+	Estimated   Bytes         `json:"estimated_free" doc:"What new files can still take, replication considered."`
+	Spaces      []BtrfsSpace  `json:"spaces"`
+	Devices     []BtrfsDevice `json:"devices"`
 }
 
 // BtrfsSpace is what is set aside for one kind of content.
