@@ -284,10 +284,10 @@ func TestBtrfsBlockGroupTree(t *testing.T) {
 	}
 	var extents, spaces []byte
 	for i := range leaf.items {
-		switch key := leaf.key(i); {
-		case key == btrfsKey{btrfsExtentTree, btrfsRootItem, 0}:
+		switch leaf.key(i) {
+		case btrfsKey{btrfsExtentTree, btrfsRootItem, 0}:
 			extents, err = leaf.item(i)
-		case key == btrfsKey{10, btrfsRootItem, 0}: // BTRFS_FREE_SPACE_TREE_OBJECTID
+		case btrfsKey{10, btrfsRootItem, 0}: // BTRFS_FREE_SPACE_TREE_OBJECTID
 			leaf.raw[btrfsHeaderBytes+i*btrfsItemBytes] = btrfsGroupTree
 			spaces, err = leaf.item(i)
 		}

@@ -26,12 +26,12 @@ func blank(t *testing.T, name string, size int64) string {
 
 // mkfsXFS makes a filesystem. The variables let mkfs.xfs make small ones, as
 // its versions before 5.19 did for everybody.
-func mkfsXFS(t testing.TB, path string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "mkfs.xfs", append(append([]string{"-q", "-f"}, args...), path)...)
+func mkfsXFS(tb testing.TB, path string, args ...string) {
+	tb.Helper()
+	cmd := exec.CommandContext(tb.Context(), "mkfs.xfs", append(append([]string{"-q", "-f"}, args...), path)...)
 	cmd.Env = append(os.Environ(), "TEST_DIR=1", "TEST_DEV=1", "QA_CHECK_FS=1")
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("mkfs.xfs %q: %v\n%s", args, err, out)
+		tb.Fatalf("mkfs.xfs %q: %v\n%s", args, err, out)
 	}
 }
 
