@@ -52,7 +52,7 @@ func newFake() *fake {
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Auditor: f}
+	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Auditor: f, Usages: f}
 }
 
 func (f *fake) setErr(err error) {
@@ -383,4 +383,23 @@ func (c *fakeConsole) Close() error {
 		close(c.closed)
 	})
 	return nil
+}
+
+func (f *fake) DiskUsage(_ context.Context, guest string) ([]vps.DiskUsage, error) {
+	if guest != "" && guest != "alice" {
+		return nil, noGuest(guest)
+	}
+	fs := &vps.Filesystem{Type: vps.FilesystemExt4, Size: 100, Free: 60, HasInodes: true, Inodes: 5, State: vps.FilesystemClean}
+	return []vps.DiskUsage{
+		{Guest: "alice", Disk: "root", Format: vps.DiskRaw, Size: 100, Parts: []vps.DiskPart{{Size: 100, Filesystem: fs}}},
+		{Guest: "alice", Disk: "data", Error: "it is gone"},
+	}, f.err
+}
+
+func (f *fake) DiskForecast(_ context.Context, guest string) ([]vps.DiskForecast, error) {
+	return []vps.DiskForecast{{Guest: "alice" + guest, Disk: "root", Growth: -5}}, f.err
+}
+
+func (f *fake) DiskHistory(_ context.Context, guest string, since time.Time) ([]vps.DiskSample, error) {
+	return []vps.DiskSample{{Disk: guest, At: since}}, f.err
 }

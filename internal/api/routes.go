@@ -172,6 +172,7 @@ func (s *Server) registerRoutes() {
 	s.registerTenants()
 	s.registerHost()
 	s.registerImages()
+	s.registerUsages()
 }
 
 func (s *Server) registerGuests() {

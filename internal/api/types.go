@@ -258,4 +258,5 @@ type Backend struct {
 	Consoles Consoles
 	Images   Images
 	Auditor  Auditor
+	Usages   Usages
 }

@@ -75,9 +75,16 @@ type Auditor interface {
 	Audit(ctx context.Context, progress func(api.AuditResult)) (api.AuditReport, error)
 }
 
+// Disks tell how full guests' disks are; the name "" stands for all guests.
+type Disks interface {
+	DiskUsage(ctx context.Context, guest string) ([]vps.DiskUsage, error)
+	DiskForecast(ctx context.Context, guest string) ([]vps.DiskForecast, error)
+	DiskHistory(ctx context.Context, guest string, since time.Time) ([]vps.DiskSample, error)
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
-type Client interface {
+type Client interface { //nolint:interfacebloat // of parts, each small
 	Reader
 	Editor
 	Filer
@@ -85,6 +92,7 @@ type Client interface {
 	Images
 	Machines
 	Auditor
+	Disks
 }
 
 // overSocket is the daemon behind a unix socket.

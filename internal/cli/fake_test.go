@@ -22,24 +22,27 @@ var now = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 // called "stubborn" has to be killed, one called "deaf" never answers SSH, and
 // one called "broken" cannot start.
 type fake struct {
-	mu      sync.Mutex
-	guests  map[string]*api.Guest
-	tenants map[string]vps.Tenant
-	images  []vps.Image
-	events  []vps.Event
-	polls   int
-	next    int
-	failure error // what every call answers, when set
-	console Stream
-	opened  api.ConsoleOptions
-	created []api.CreateGuest
-	orders  []string
-	applied api.ApplyOptions
-	log     string
-	onPoll  func()
-	finds   []api.Finding
-	drops   []api.Drop
-	audit   api.AuditReport
+	mu        sync.Mutex
+	guests    map[string]*api.Guest
+	tenants   map[string]vps.Tenant
+	images    []vps.Image
+	events    []vps.Event
+	polls     int
+	next      int
+	failure   error // what every call answers, when set
+	console   Stream
+	opened    api.ConsoleOptions
+	created   []api.CreateGuest
+	orders    []string
+	applied   api.ApplyOptions
+	log       string
+	onPoll    func()
+	finds     []api.Finding
+	drops     []api.Drop
+	audit     api.AuditReport
+	usage     []vps.DiskUsage
+	forecasts []vps.DiskForecast
+	samples   []vps.DiskSample
 	// meanwhile is called before each update, and audited before each result.
 	meanwhile func()
 	audited   func(context.Context)
@@ -436,4 +439,36 @@ func (f *fake) Doctor(context.Context) ([]api.Finding, error) { return f.finds, 
 
 func (f *fake) Version(context.Context) (api.VersionInfo, error) {
 	return api.VersionInfo{Schema: api.SchemaVersion, Version: "1.2.3", API: "v1"}, f.failure
+}
+
+func (f *fake) DiskUsage(_ context.Context, guest string) ([]vps.DiskUsage, error) {
+	if f.failure != nil {
+		return nil, f.failure
+	}
+	if guest != "" {
+		if _, err := f.find(guest); err != nil {
+			return nil, err
+		}
+	}
+	var out []vps.DiskUsage
+	for _, u := range f.usage {
+		if guest == "" || u.Guest == guest {
+			out = append(out, u)
+		}
+	}
+	return out, nil
+}
+
+func (f *fake) DiskForecast(_ context.Context, guest string) ([]vps.DiskForecast, error) {
+	var out []vps.DiskForecast
+	for _, x := range f.forecasts {
+		if guest == "" || x.Guest == guest {
+			out = append(out, x)
+		}
+	}
+	return out, f.failure
+}
+
+func (f *fake) DiskHistory(context.Context, string, time.Time) ([]vps.DiskSample, error) {
+	return f.samples, f.failure
 }

@@ -54,6 +54,7 @@ type parts struct {
 	driver     *uml.Driver
 	loop       *reconcile.Loop
 	drops      meter.Drops
+	fill       meter.Fill
 	auditing   sync.Mutex
 	facts      facts
 	operations operations
@@ -198,12 +199,13 @@ func (p *parts) newLoop() *reconcile.Loop {
 // serve runs everything until ctx ends or one part of it fails.
 func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Auditor: b}, api.ServerOptions{
-		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, p.states),
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Auditor: b, Usages: b}, api.ServerOptions{
+		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, &p.fill, p.states),
 	})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
 	work.Go(func() error { return p.watchDrops(ctx) })
+	work.Go(func() error { return p.watchUsage(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.
 		if err := p.clearAudit(ctx); err != nil && ctx.Err() == nil {

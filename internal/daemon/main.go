@@ -21,7 +21,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine})
+	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine, Look: look})
 	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), keeperCommand(stderr))
 	root.SetArgs(args)
 	return cli.ExitCode(root.ExecuteContext(ctx), stderr)

@@ -33,24 +33,26 @@ type EventQuery struct {
 // event to event. An event without a time gets the present. Beyond 20,000
 // events the oldest is dropped for each new one.
 func (db *DB) AddEvent(ctx context.Context, ev vps.Event) (vps.Event, error) {
-	if ev.Time.IsZero() {
-		ev.Time = time.Now()
-	}
-	ev.Time = ev.Time.UTC().Round(0)
-	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		err := tx.QueryRowContext(ctx, "INSERT INTO event (time, guest, kind, message) VALUES (?, ?, ?, ?) RETURNING id",
-			ev.Time.UnixNano(), ev.Guest, ev.Kind, ev.Message).Scan(&ev.ID)
-		if err != nil {
-			return err
-		}
-		// IDs have no gaps: AUTOINCREMENT is rolled back with its transaction.
-		_, err = tx.ExecContext(ctx, "DELETE FROM event WHERE id <= ?", ev.ID-db.keep.events)
-		return err
-	})
+	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) error { return db.addEvent(ctx, tx, &ev) })
 	if err != nil {
 		return vps.Event{}, err
 	}
 	return ev, nil
+}
+
+func (db *DB) addEvent(ctx context.Context, tx *sql.Tx, ev *vps.Event) error {
+	if ev.Time.IsZero() {
+		ev.Time = time.Now()
+	}
+	ev.Time = ev.Time.UTC().Round(0)
+	err := tx.QueryRowContext(ctx, "INSERT INTO event (time, guest, kind, message) VALUES (?, ?, ?, ?) RETURNING id",
+		ev.Time.UnixNano(), ev.Guest, ev.Kind, ev.Message).Scan(&ev.ID)
+	if err != nil {
+		return err
+	}
+	// IDs have no gaps: AUTOINCREMENT is rolled back with its transaction.
+	_, err = tx.ExecContext(ctx, "DELETE FROM event WHERE id <= ?", ev.ID-db.keep.events)
+	return err
 }
 
 // Events returns events in the order they happened.

@@ -54,3 +54,78 @@ type DiskPart struct {
 	// Error says why the filesystem that is there cannot be read.
 	Error string `json:"error,omitempty" doc:"Why the filesystem that is there could not be read."`
 }
+
+// DiskSample is how full one filesystem of a guest was at one time.
+type DiskSample struct {
+	// GuestID, Disk and Part say which filesystem it is; GuestID is not shown,
+	// Disk and Part are as in DiskUsage and DiskPart.
+	GuestID string    `json:"-"`
+	Disk    string    `json:"disk"`
+	Part    int       `json:"part" doc:"Number of the partition, 0 for a disk without partitions."`
+	At      time.Time `json:"at"`
+	// Used and Available are as Filesystem's methods tell them, Allocated what
+	// the whole disk took on the host.
+	Used       Bytes  `json:"used"`
+	Available  Bytes  `json:"available"`
+	Allocated  Bytes  `json:"allocated" doc:"What the whole disk took on the host."`
+	Inodes     uint64 `json:"inodes" doc:"0 where inodes are not bounded."`
+	FreeInodes uint64 `json:"free_inodes"`
+}
+
+// UsedPercent is how full the filesystem was, 0 to 100.
+func (s *DiskSample) UsedPercent() float64 {
+	if s.Used+s.Available == 0 {
+		return 0
+	}
+	return 100 * float64(s.Used) / float64(s.Used+s.Available)
+}
+
+// InodesPercent is how many of the inodes were used, 0 to 100; 0 where they
+// are not bounded.
+func (s *DiskSample) InodesPercent() float64 {
+	if s.Inodes == 0 {
+		return 0
+	}
+	return 100 * float64(s.Inodes-min(s.FreeInodes, s.Inodes)) / float64(s.Inodes)
+}
+
+// Samples returns what is worth keeping of a report about a guest's disk: one
+// sample for each filesystem, other than swap, that could be read.
+func (u *DiskUsage) Samples(guestID string) []DiskSample {
+	var samples []DiskSample
+	for _, p := range u.Parts {
+		f := p.Filesystem
+		if f == nil || f.Type == FilesystemSwap || f.Type == FilesystemJournal {
+			continue
+		}
+		samples = append(samples, DiskSample{
+			GuestID: guestID, Disk: u.Disk, Part: p.Number, At: u.At,
+			Used: f.Used(), Available: f.Available(), Allocated: u.Allocated, Inodes: f.Inodes, FreeInodes: f.FreeInodes,
+		})
+	}
+	return samples
+}
+
+// DiskForecast says when a filesystem of a guest will be full, if it goes on
+// as it did.
+type DiskForecast struct {
+	Guest         string  `json:"guest"`
+	Disk          string  `json:"disk"`
+	Part          int     `json:"part" doc:"Number of the partition, 0 for a disk without partitions."`
+	Used          Bytes   `json:"used"`
+	Available     Bytes   `json:"available"`
+	UsedPercent   float64 `json:"used_percent"`
+	InodesPercent float64 `json:"inodes_percent" doc:"0 where inodes are not bounded."`
+	// Growth is in bytes per day, and InodeGrowth in inodes per day, by the
+	// line of least squares through the samples; both may be negative.
+	Growth      int64 `json:"growth_per_day" doc:"In bytes per day; negative when it shrinks."`
+	InodeGrowth int64 `json:"inode_growth_per_day" doc:"In inodes per day."`
+	// Full is when it is full, and What is what runs out; both are empty when
+	// it cannot be told, or will not be, and Note says why.
+	Full time.Time `json:"full,omitzero" doc:"When it is full; left out when that cannot be told."`
+	What string    `json:"what,omitempty" enum:"blocks,inodes" doc:"What runs out."`
+	Note string    `json:"note,omitempty" doc:"Why there is no date."`
+	// Since is the time of the first sample that was used, Samples their number.
+	Since   time.Time `json:"since,omitzero"`
+	Samples int       `json:"samples"`
+}

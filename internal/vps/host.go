@@ -177,4 +177,5 @@ const (
 	EventOrphan   = "orphan"
 	EventAttached = "attached"
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
+	EventFilling  = "filling" // a guest's filesystem has passed a threshold
 )

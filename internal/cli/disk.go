@@ -1,0 +1,8 @@
+package cli
+
+import "github.com/spf13/cobra"
+
+func (a *app) diskCmd() *cobra.Command {
+	return noun("disk", "Look at the disks of guests, and change them",
+		a.diskUsageCmd())
+}
