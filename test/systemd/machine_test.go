@@ -9,9 +9,7 @@ package systemd
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -68,43 +66,10 @@ func newMachine(t testing.TB) *machine {
 	return m
 }
 
-// base returns the folder with the Debian that machines are made from. It is
-// made once, from the same archive as the image for guests, and kept.
+// base returns the folder with the Debian that machines are made from.
 func base(t testing.TB) string {
 	t.Helper()
-	images := lab.Images(t)
-	disk := filepath.Join(images, "debian/12/latest/disk.img")
-	sources, err := exec.CommandContext(t.Context(), "debugfs", "-R", "cat /etc/apt/sources.list.d/debian.sources", disk).Output()
-	if err != nil {
-		t.Fatalf("read the image's apt sources: %v", err)
-	}
-	sum := sha256.Sum256([]byte(packages + string(sources)))
-	dir := filepath.Join(filepath.Dir(images), "systemd-"+hex.EncodeToString(sum[:8]))
-	unlock, err := lab.Lock(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer unlock()
-	if _, err := os.Stat(dir); err == nil {
-		return dir
-	}
-	list := filepath.Join(t.TempDir(), "debian.sources")
-	if err := os.WriteFile(list, sources, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	made := dir + ".new"
-	if err := os.RemoveAll(made); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), "mmdebstrap", "--variant=minbase", "--include="+packages,
-		`--aptopt=Acquire::Check-Valid-Until "false"`, "bookworm", made, list)
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("make a Debian with systemd: %v\n%s", err, out)
-	}
-	if err := os.Rename(made, dir); err != nil {
-		t.Fatal(err)
-	}
-	return dir
+	return lab.Debian(t, "minbase", packages)
 }
 
 // install puts what `make build` made, and the scripts, onto the machine's
