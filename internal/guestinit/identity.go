@@ -84,6 +84,18 @@ func (id *identity) hostname(context.Context) error {
 	if err := id.tree.Write(hostnamePath, []byte(id.seed.Hostname+"\n"), 0o644); err != nil {
 		return err
 	}
+	// Others read it from a file of their own, where there is one.
+	if err := id.tree.settings("hostname", id.seed.Hostname, "/etc/conf.d/hostname"); err != nil {
+		return err
+	}
+	if err := id.tree.settings("HOSTNAME", id.seed.Hostname, "/etc/sysconfig/network"); err != nil {
+		return err
+	}
+	if id.tree.Exists("/etc/HOSTNAME") {
+		if err := id.tree.Write("/etc/HOSTNAME", []byte(id.seed.Hostname+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
 	id.last.Hostname = id.seed.Hostname
 	return nil
 }
@@ -280,6 +292,9 @@ func (id *identity) timezone(context.Context) error {
 		return err
 	}
 	if err := id.tree.Write("/etc/timezone", []byte(zone+"\n"), 0o644); err != nil {
+		return err
+	}
+	if err := id.tree.settings("ZONE", zone, "/etc/sysconfig/clock"); err != nil {
 		return err
 	}
 	id.last.Timezone = zone

@@ -217,6 +217,29 @@ func TestUserChangesAreKept(t *testing.T) {
 	g.want("root/.ssh/authorized_keys", "ssh-rsa MINE me\nssh-rsa ALSO me\n")
 }
 
+// TestOtherPlaces says where distributions keep what the usual files do not tell
+// them.
+func TestOtherPlaces(t *testing.T) {
+	t.Parallel()
+	g := newGuest(t, map[string]string{
+		"etc/conf.d/hostname": "# name\nhostname=\"localhost\"\n", "etc/HOSTNAME": "darkstar\n", "etc/sysconfig/network": "NETWORKING=yes\nHOSTNAME=localhost\n",
+		"etc/sysconfig/clock": "ZONE=\"UTC\"\nUTC=true\n", "etc/sysconfig/i18n": "LANG=\"C\"\n", "etc/env.d/x": "", "etc/profile.env": "export LANG='C'\nexport EDITOR='vi'\n",
+		"etc/profile.d/x.sh": "", "lib/ld-musl-aarch64.so.1": "", "etc/shadow": "root:*:1::::::\n", "usr/share/zoneinfo/Europe/Berlin": "TZif",
+	})
+	g.mustBoot()
+	for name, text := range map[string]string{
+		"etc/conf.d/hostname": "# name\nhostname=\"alice\"\n", "etc/HOSTNAME": "alice\n", "etc/sysconfig/network": "NETWORKING=yes\nHOSTNAME=\"alice\"\n",
+		"etc/sysconfig/clock": "ZONE=\"Europe/Berlin\"\nUTC=true\n", "etc/sysconfig/i18n": "LANG=\"de_DE.UTF-8\"\n",
+		"etc/env.d/02locale": "LANG=\"de_DE.UTF-8\"\n", "etc/profile.env": "export LANG=\"de_DE.UTF-8\"\nexport EDITOR='vi'\n",
+		"etc/profile.d/00-sublet-locale.sh": "export LANG=de_DE.UTF-8\n",
+	} {
+		g.want(name, text)
+	}
+	if g.mustBoot() {
+		t.Error("the second boot wrote something")
+	}
+}
+
 func TestPasswordIsSetOnce(t *testing.T) {
 	t.Parallel()
 	g := newGuest(t, image())

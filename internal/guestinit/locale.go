@@ -3,6 +3,7 @@ package guestinit
 import (
 	"bytes"
 	"context"
+	"slices"
 	"strings"
 	"time"
 )
@@ -43,8 +44,37 @@ func (id *identity) locale(ctx context.Context) error {
 			return err
 		}
 	}
+	if err := id.otherLocale(set); err != nil {
+		return err
+	}
 	id.last.Locale = want
 	return nil
+}
+
+// otherLocale tells those who read none of the usual files: Gentoo's env-update
+// and what that made, Red Hat's scripts of old, and the shells of systems with
+// musl, which have no program that reads a file for them.
+func (id *identity) otherLocale(name string) error {
+	if id.tree.IsDir("/etc/env.d") {
+		if err := id.tree.Write("/etc/env.d/02locale", []byte("LANG=\""+name+"\"\n"), 0o644); err != nil {
+			return err
+		}
+		if err := id.tree.settings("export LANG", name, "/etc/profile.env"); err != nil {
+			return err
+		}
+	}
+	if id.hasMusl() && id.tree.IsDir("/etc/profile.d") {
+		if err := id.tree.Write("/etc/profile.d/00-sublet-locale.sh", []byte("export LANG="+name+"\n"), 0o644); err != nil {
+			return err
+		}
+	}
+	return id.tree.settings("LANG", name, "/etc/sysconfig/i18n")
+}
+
+func (id *identity) hasMusl() bool {
+	return slices.ContainsFunc(id.tree.List("/lib"), func(name string) bool {
+		return strings.HasPrefix(name, "ld-musl-")
+	})
 }
 
 // hasLocale tells whether the C library finds the locale: built in, in a
@@ -63,7 +93,7 @@ func (id *identity) hasLocale(name string) bool {
 	}
 	// musl has no locales to generate and takes any name.
 	if !id.tree.IsDir("/usr/lib/locale") && !id.tree.Exists("/usr/bin/localedef") {
-		return id.tree.Exists("/lib/ld-musl-x86_64.so.1")
+		return id.hasMusl()
 	}
 	// The names lie in the archive as they are, closed by a zero.
 	archive, err := id.tree.Read("/usr/lib/locale/locale-archive")

@@ -74,6 +74,20 @@ func setAssignment(text, name, value string) string {
 	return joinLines(kept)
 }
 
+// settings makes NAME="value" the setting in a file that a shell reads. A file
+// that is missing is not made. The value has nothing in it that a shell would
+// read as anything else (a seed is validated).
+func (t *Tree) settings(name, value, file string) error {
+	if !t.Exists(file) {
+		return nil
+	}
+	old, err := t.Text(file)
+	if err != nil {
+		return err
+	}
+	return t.Write(file, []byte(setAssignment(old, name, `"`+value+`"`)), 0o644)
+}
+
 func splitLines(text string) []string {
 	text = strings.TrimSuffix(text, "\n")
 	if text == "" {
