@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"strings"
@@ -28,14 +27,7 @@ const (
 	newRoot = "/root"
 	// modulesAt is where the modules disk is mounted until it is moved.
 	modulesAt = "/modules"
-	// deviceTimeout is how long a root disk may take to appear.
-	deviceTimeout = 10 * time.Second
-	devicePoll    = 20 * time.Millisecond
 )
-
-// filesystems are tried in this order for the root disk. All are built into
-// Debian's kernel for User Mode Linux.
-func filesystems() []string { return []string{"ext4", "xfs", "btrfs"} }
 
 // booter carries a boot from the initramfs to the image's init.
 type booter struct {
@@ -46,7 +38,9 @@ type booter struct {
 	seed    seed.Seed
 	// seeded tells that there is a valid seed.
 	seeded bool
-	tree   *Tree
+	// rootKind is the filesystem of the root disk.
+	rootKind string
+	tree     *Tree
 	// modules tells that the modules disk is mounted at modulesAt.
 	modules bool
 }
@@ -102,7 +96,9 @@ func (b *booter) boot(ctx context.Context) (err error) {
 		return err
 	}
 	b.attempt(ctx, step{"mount the kernel's modules", b.mountModules})
+	b.attempt(ctx, step{"make device nodes", func(context.Context) error { return makeNodes("/dev") }})
 	if b.seeded {
+		b.attempt(ctx, step{"link the extra disks", func(context.Context) error { return linkDisks("/dev", b.seed.Disks) }})
 		b.attempt(ctx, step{"grow the root filesystem", b.grow})
 		b.attempt(ctx, step{"load IPv6", b.loadIPv6})
 		b.attempt(ctx, step{"set the network up", func(context.Context) error { return setNetwork("/sys", b.seed) }})
@@ -220,46 +216,6 @@ func (b *booter) readSeed(context.Context) error {
 	return nil
 }
 
-// mountRoot mounts the root disk with the first filesystem that fits.
-func (b *booter) mountRoot(ctx context.Context) error {
-	device := b.options.root
-	if !strings.HasPrefix(device, "/dev/") {
-		return fmt.Errorf("root=%s on the kernel's command line is not the path of a device", device)
-	}
-	if err := waitFor(ctx, device); err != nil {
-		return fmt.Errorf("the root disk %s is missing: attach it, or name another with root=", device)
-	}
-	if err := os.MkdirAll(newRoot, 0o755); err != nil {
-		return err
-	}
-	var failures []string
-	for _, kind := range filesystems() {
-		err := unix.Mount(device, newRoot, kind, 0, "")
-		if err == nil {
-			return nil
-		}
-		failures = append(failures, fmt.Sprintf("%s: %v", kind, err))
-	}
-	return fmt.Errorf("the root disk %s cannot be mounted (%s): check it from the host with e2fsck, or restore a snapshot",
-		device, strings.Join(failures, ", "))
-}
-
-func waitFor(ctx context.Context, device string) error {
-	ctx, cancel := context.WithTimeout(ctx, deviceTimeout)
-	defer cancel()
-	for {
-		_, err := os.Stat(device)
-		if !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(devicePoll):
-		}
-	}
-}
-
 // mountModules mounts the modules disk where the image's modprobe looks. That
 // there is no such disk is fine: a kernel may have everything built in.
 func (b *booter) mountModules(context.Context) error {
@@ -310,15 +266,7 @@ func (b *booter) grow(context.Context) error {
 	if b.seed.DiskSize == 0 {
 		return nil
 	}
-	var st unix.Statfs_t
-	if err := unix.Statfs(newRoot, &st); err != nil {
-		return err
-	}
-	if st.Type != unix.EXT4_SUPER_MAGIC {
-		// Nothing grows the others yet, and nothing makes them too small.
-		return nil
-	}
-	grown, err := growExt4(newRoot, b.options.root, b.seed.DiskSize)
+	grown, err := growMounted(newRoot, b.options.root, b.seed.DiskSize)
 	if grown {
 		b.say("the root filesystem has %s now", b.seed.DiskSize)
 	}
@@ -341,13 +289,50 @@ func (b *booter) identify(ctx context.Context) {
 		tree: b.tree, seed: b.seed, last: loadState(b.tree),
 		now: time.Now(), rand: rand.Reader, run: runIn(newRoot), say: b.say,
 	}
-	for _, s := range id.steps() {
+	steps := id.steps()
+	if fit, err := b.provision(id); err != nil {
+		b.say("could not look at the image: %v", err)
+	} else {
+		defer fit.run.Close() //nolint:errcheck // O_PATH
+		if fit.init.systemd {
+			b.attempt(ctx, step{"mount /run", func(context.Context) error { return mountRun(b.tree) }})
+		}
+		steps = append(steps, fit.steps()...)
+	}
+	for _, s := range steps {
 		b.attempt(ctx, s)
 	}
+	b.attempt(ctx, step{"set the swap up", func(context.Context) error { return setSwap(b.tree, b.seed.Swap) }})
 	b.attempt(ctx, step{"set the host name", func(context.Context) error {
 		return unix.Sethostname([]byte(id.currentHostname()))
 	}})
 	b.attempt(ctx, step{"remember what was applied", id.save})
+}
+
+// provision observes the machine and the image.
+func (b *booter) provision(id *identity) (*provision, error) {
+	run, err := OpenTree(newRoot)
+	if err != nil {
+		return nil, err
+	}
+	disks := &devices{dev: "/dev", sys: "/sys", skip: []string{b.options.seed, b.options.modules}}
+	card, _, err := findCard("/sys", b.seed.MAC)
+	if err != nil {
+		card = "" // said already
+	}
+	return &provision{
+		identity: id, run: run,
+		init: findInit(b.tree, b.options.initPrograms()),
+		place: place{
+			console: findConsole("/sys"), root: b.options.root, kind: b.rootKind, card: card,
+			noSwapFiles: b.seed.Driver == "uml" || strings.HasPrefix(b.options.root, "/dev/ubd"),
+			hasCard: func(name string) bool {
+				_, err := os.Stat("/sys/class/net/" + name)
+				return err == nil && name != "" && !strings.Contains(name, "/")
+			},
+			device: disks.find,
+		},
+	}, nil
 }
 
 // runIn runs programs of the image, with its root filesystem as theirs.

@@ -52,7 +52,10 @@ fact modprobe modprobe iptable_filter
 fact firewall grep iptable_filter /proc/modules
 fact console test -c /dev/console
 fact args echo $*
-[ -e /etc/hostname ] && nc -l -p 7 -e cat /etc/hostname </dev/null
+fact swap cat /proc/swaps
+fact size df -m /
+fact disks ls -l /dev/disk/by-id /dev/net/tun /dev/fd
+[ -n "$1" ] && nc -l -p 7 -e cat /etc/hostname </dev/null
 poweroff -f
 `
 
@@ -63,6 +66,7 @@ type lab struct {
 	dir    string
 	kernel vps.Kernel
 	disk   string
+	extra  string // the first extra disk; "" for none
 	seed   seed.Seed
 }
 
@@ -93,15 +97,14 @@ func newLab(t *testing.T) *lab {
 	} {
 		l.net.Exec("ip", strings.Fields(args)...)
 	}
-	l.makeDisk()
 	return l
 }
 
-// makeDisk makes a filesystem of 32 MiB on a disk of 256 MiB. Its /lib is an
-// absolute symbolic link, as in images with a merged /usr made by hand.
-func (l *lab) makeDisk() {
+// makeTree makes a root filesystem with busybox. Its /lib is an absolute
+// symbolic link, as in images with a merged /usr made by hand.
+func (l *lab) makeTree() (root string) {
 	l.t.Helper()
-	root := filepath.Join(l.dir, "root")
+	root = filepath.Join(l.dir, "root")
 	for _, d := range []string{"bin", "sbin", "etc/ssh", "usr/lib"} {
 		l.must(os.MkdirAll(filepath.Join(root, d), 0o755))
 	}
@@ -111,16 +114,28 @@ func (l *lab) makeDisk() {
 	l.must(err)
 	l.must(os.WriteFile(filepath.Join(root, "bin/busybox"), program, 0o755))
 	l.must(os.Symlink("/usr/lib", filepath.Join(root, "lib")))
-	for applet := range strings.FieldsSeq("sh cat echo grep hostname ip ls nc ping poweroff sha256sum test tr uname modprobe") {
+	for applet := range strings.FieldsSeq("sh cat df echo grep hostname ip ls nc ping poweroff sha256sum test tr uname modprobe") {
 		l.must(os.Symlink("/bin/busybox", filepath.Join(root, "bin", applet)))
 	}
 	l.must(os.Symlink("/bin/busybox", filepath.Join(root, "sbin/modprobe")))
 	l.must(os.WriteFile(filepath.Join(root, "sbin/init"), []byte(initScript), 0o755))
-	l.disk = filepath.Join(l.dir, "disk.img")
-	l.must(os.WriteFile(l.disk, nil, 0o600))
-	l.must(os.Truncate(l.disk, 32<<20))
+	return root
+}
+
+// makeDisk makes a filesystem of 32 MiB on a disk of 256 MiB.
+func (l *lab) makeDisk() {
+	l.t.Helper()
+	root := l.makeTree()
+	l.newDisk(32 << 20)
 	l.net.Exec("mke2fs", "-q", "-F", "-t", "ext4", "-d", root, l.disk)
 	l.must(os.Truncate(l.disk, 256<<20))
+}
+
+func (l *lab) newDisk(size int64) {
+	l.t.Helper()
+	l.disk = filepath.Join(l.dir, "disk.img")
+	l.must(os.WriteFile(l.disk, nil, 0o600))
+	l.must(os.Truncate(l.disk, size))
 }
 
 func (l *lab) must(err error) {
@@ -136,22 +151,11 @@ func (l *lab) boot(disk, seedPath string, meanwhile func(context.Context)) strin
 	l.t.Helper()
 	ctx, cancel := context.WithTimeout(l.t.Context(), bootTimeout)
 	defer cancel()
-	args := []string{
-		"mem=96M", "uml_dir=" + l.dir + "/", "umid=test", "root=/dev/ubda", "rw", "ubd0d=" + disk, "ubd2rd=" + l.kernel.Modules,
-		"initrd=" + l.kernel.Initrd, "vec0:transport=tap,ifname=sl-alice,depth=128,gro=1,mac=" + l.seed.MAC.String(),
-		"con=null", "con0=null,fd:1", "quiet", "--", "argument",
+	args := []string{"con0=null,fd:1"}
+	if meanwhile != nil {
+		args = append(args, "--", "argument")
 	}
-	if seedPath != "" {
-		args = append([]string{"ubd1rd=" + seedPath}, args...)
-	}
-	preload, err := uml.Preload(ctx, l.dir)
-	l.must(err)
-	cmd := exec.CommandContext(ctx, l.kernel.Path, args...)
-	// The preloaded library is for processors with AMX; see its source.
-	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + l.dir, "HOME=" + l.dir}
-	if preload != "" {
-		cmd.Env = append(cmd.Env, "LD_PRELOAD="+preload)
-	}
+	cmd := l.command(ctx, "96M", disk, seedPath, args...)
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
 	l.must(cmd.Start())
@@ -164,6 +168,31 @@ func (l *lab) boot(disk, seedPath string, meanwhile func(context.Context)) strin
 		l.t.Fatalf("the guest ended with %v:\n%s", err, &out)
 	}
 	return out.String()
+}
+
+// command returns the command that starts the guest.
+func (l *lab) command(ctx context.Context, memory, disk, seedPath string, more ...string) *exec.Cmd {
+	l.t.Helper()
+	args := []string{
+		"mem=" + memory, "uml_dir=" + l.dir + "/", "umid=test", "root=/dev/ubda", "rw", "ubd0d=" + disk, "ubd2rd=" + l.kernel.Modules,
+		"initrd=" + l.kernel.Initrd, "vec0:transport=tap,ifname=sl-alice,depth=128,gro=1,mac=" + l.seed.MAC.String(),
+		"con=null", "quiet",
+	}
+	if seedPath != "" {
+		args = append(args, "ubd1rd="+seedPath)
+	}
+	if l.extra != "" {
+		args = append(args, "ubd3="+l.extra)
+	}
+	preload, err := uml.Preload(ctx, l.dir)
+	l.must(err)
+	cmd := exec.CommandContext(ctx, l.kernel.Path, append(args, more...)...)
+	// The preloaded library is for processors with AMX; see its source.
+	cmd.Env = []string{"PATH=/usr/bin:/bin", "TMPDIR=" + l.dir, "HOME=" + l.dir}
+	if preload != "" {
+		cmd.Env = append(cmd.Env, "LD_PRELOAD="+preload)
+	}
+	return cmd
 }
 
 // facts returns what the image's init said.
@@ -203,6 +232,7 @@ func (l *lab) ask(ctx context.Context) (answer string) {
 func TestBoot(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
+	l.makeDisk()
 	seedPath, _, err := seed.Set(t.Context(), l.dir, "g1", l.seed, uint32(os.Getuid()))
 	l.must(err)
 	var answer string
@@ -246,6 +276,7 @@ func TestBoot(t *testing.T) {
 func TestBootWithoutSeed(t *testing.T) {
 	t.Parallel()
 	l := newLab(t)
+	l.makeDisk()
 	console := l.boot(l.disk, "", nil)
 	if got := facts(console); got["pid"] != "1" || !strings.Contains(got["modules"], "modules.dep") {
 		t.Errorf("the image did not start:\n%s", console)

@@ -15,6 +15,8 @@ type options struct {
 	// root, seed and modules are block devices. root comes from root=, the
 	// others from sublet.seed= and sublet.modules=.
 	root, seed, modules string
+	// rootFlags are the options to mount the root disk with.
+	rootFlags string
 	// init is the program to execute, from init=; empty means the usual ones.
 	init string
 }
@@ -34,6 +36,8 @@ func parseOptions(cmdline string) options {
 		switch name {
 		case "root":
 			o.root = value
+		case "rootflags":
+			o.rootFlags = value
 		case "init":
 			o.init = value
 		case "sublet.seed":

@@ -18,6 +18,7 @@ func TestParseOptions(t *testing.T) {
 		"mem=512M root=/dev/ubda rw init= x=y": usual,
 		"root=/dev/xvda init=/bin/sh sublet.seed=/dev/xvdb sublet.modules=/dev/xvdc\n": {root: "/dev/xvda", init: "/bin/sh", seed: "/dev/xvdb", modules: "/dev/xvdc"},
 		"root=/dev/a root=/dev/b":             {root: "/dev/b", seed: "/dev/ubdb", modules: "/dev/ubdc"},
+		"rootflags=subvol=a,noatime":          {root: "/dev/ubda", rootFlags: "subvol=a,noatime", seed: "/dev/ubdb", modules: "/dev/ubdc"},
 		`a="x root=/dev/z" "init=/my init"`:   {root: "/dev/ubda", init: "/my init", seed: "/dev/ubdb", modules: "/dev/ubdc"},
 		"root=/dev/a -- root=/dev/b init=/no": {root: "/dev/a", seed: "/dev/ubdb", modules: "/dev/ubdc"},
 	} {
@@ -149,7 +150,7 @@ func TestGrowth(t *testing.T) {
 		{100, 4096 * 50, 4096 * 1000, 0},
 		{100, -1, 4096, 0},
 	} {
-		if got := growth(tc.blocks, 4096, tc.want, tc.disk); got != tc.target {
+		if got := growth(tc.blocks, 4096, min(tc.want, tc.disk)); got != tc.target {
 			t.Errorf("%+v: got %d", tc, got)
 		}
 	}

@@ -19,6 +19,10 @@ type state struct {
 	Timezone string `json:"timezone,omitempty"`
 	// RootHash is a SHA-256 of the crypt(5) hash, not the hash itself.
 	RootHash string `json:"root_hash,omitempty"`
+	// Machine is the machine that the image's files were made to fit last.
+	Machine string `json:"machine,omitempty"`
+	// Network is the card that the image's network services were told of last.
+	Network string `json:"network,omitempty"`
 	// Resolver tells that resolv.conf was written once.
 	Resolver bool `json:"resolver,omitempty"`
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"sublet/internal/vps"
 )
 
 const (
@@ -262,6 +264,46 @@ func (t *Tree) Symlink(target, name string) error {
 	return t.install(name, func(dir int, tmp string, _ *unix.Stat_t) error {
 		return unix.Symlinkat(target, dir, tmp)
 	})
+}
+
+// Remove removes a file or a symbolic link, not what that points to. One that
+// is missing is fine.
+func (t *Tree) Remove(name string) error {
+	parent, base := path.Split(name)
+	dir, err := t.open(parentPath(parent), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return notMissing(err)
+	}
+	defer unix.Close(dir) //nolint:errcheck // O_PATH
+	if err := unix.Unlinkat(dir, base, 0); err != nil {
+		return notMissing(&fs.PathError{Op: "remove", Path: name, Err: err})
+	}
+	t.changed = true
+	return nil
+}
+
+// fileSize returns the size of a regular file in bytes, -1 when there is none
+// of that name. A symbolic link at its end is none.
+func (t *Tree) fileSize(name string) int64 {
+	fd, err := t.open(name, unix.O_PATH|unix.O_NOFOLLOW)
+	if err != nil {
+		return -1
+	}
+	defer unix.Close(fd) //nolint:errcheck // O_PATH
+	var st unix.Stat_t
+	if err := unix.Fstat(fd, &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG {
+		return -1
+	}
+	return st.Size
+}
+
+// free returns how much can still be written.
+func (t *Tree) free() (vps.Bytes, error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(t.fd, &st); err != nil {
+		return 0, err
+	}
+	return vps.Bytes(st.Bavail) * vps.Bytes(st.Bsize), nil
 }
 
 // install lets create put something under a temporary name beside name, and
