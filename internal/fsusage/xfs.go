@@ -179,10 +179,11 @@ func (s *xfsSuper) report(d *device, others []*device, copied bool) (vps.Filesys
 	fs := vps.Filesystem{
 		Type: vps.FilesystemXFS, Label: text(s.raw[108:120]), UUID: uuidText(s.raw[32:48]),
 		BlockSize: vps.Bytes(s.blockSize), Blocks: s.blocks, FreeBlocks: s.u64(144),
-		HasInodes: true, Inodes: s.u64(128), FreeInodes: s.u64(136), State: vps.FilesystemClean, Features: s.features(),
+		HasInodes: true, State: vps.FilesystemClean, Features: s.features(),
 		XFS: &vps.XFSDetails{
 			Version: s.version, SectorSize: vps.Bytes(s.sectorSize), InodeSize: vps.Bytes(s.u16(104)), AGs: int(s.ags),
 			LogBlocks: s.logBlocks, ExternalLog: s.logStart == 0, RealtimeBlocks: s.u64(16), FreeRealtimeExtents: s.u64(152),
+			MadeInodes: s.u64(128), FreeMadeInodes: s.u64(136),
 		},
 	}
 	fs.Size = vps.Bytes(s.blocks) * fs.BlockSize
@@ -192,23 +193,29 @@ func (s *xfsSuper) report(d *device, others []*device, copied bool) (vps.Filesys
 	if err := s.describeState(d, others, &fs); err != nil {
 		return fs, err
 	}
-	if copied || fs.Approximate != "" && s.lazy {
+	sums, err := s.sumGroups(d)
+	switch {
+	case err == nil && (copied || fs.Approximate != "" && s.lazy):
 		// The kernel writes the superblock's counts when it unmounts; those of
 		// the groups follow with the log's, within half a minute.
-		if err := s.sumGroups(d, &fs); err != nil {
-			return fs, err
-		}
+		fs.FreeBlocks, fs.XFS.MadeInodes, fs.XFS.FreeMadeInodes = sums.free, sums.inodes, sums.freeInodes
+	case err != nil && (copied || fs.Approximate != "" || !errors.Is(err, errDamaged)):
+		return fs, err
+	case err != nil:
+		fs.Warnings = append(fs.Warnings, "The header of one of its groups is damaged; check it with xfs_repair -n.")
 	}
-	switch {
+	switch made, unused := fs.XFS.MadeInodes, fs.XFS.FreeMadeInodes; {
 	case fs.FreeBlocks > s.blocks:
 		return fs, damaged("it tells %d free blocks of %d", fs.FreeBlocks, s.blocks)
-	case fs.FreeInodes > fs.Inodes:
-		return fs, damaged("it tells %d free inodes of %d", fs.FreeInodes, fs.Inodes)
-	case fs.Inodes>>s.inodesPerBlockLog > s.blocks:
-		return fs, damaged("it tells %d inodes, more than fit", fs.Inodes)
+	case unused > made:
+		return fs, damaged("it tells %d free inodes of %d", unused, made)
+	case made>>s.inodesPerBlockLog > s.blocks:
+		return fs, damaged("it tells %d inodes, more than fit", made)
 	}
-	fs.Free = vps.Bytes(fs.FreeBlocks) * fs.BlockSize
-	fs.XFS.MaxInodes = s.maxInodes(fs.Inodes, fs.FreeBlocks)
+	fs.ReservedBlocks = min(sums.reserved+s.reservePool(), fs.FreeBlocks)
+	fs.Free, fs.Reserved = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(fs.ReservedBlocks)*fs.BlockSize
+	fs.Inodes = s.maxInodes(fs.XFS.MadeInodes, fs.FreeBlocks-fs.ReservedBlocks)
+	fs.FreeInodes = fs.Inodes - (fs.XFS.MadeInodes - fs.XFS.FreeMadeInodes)
 	return fs, nil
 }
 
@@ -249,54 +256,6 @@ func (s *xfsSuper) describeState(d *device, others []*device, fs *vps.Filesystem
 	if fs.XFS.RealtimeBlocks != 0 {
 		fs.Warnings = append(fs.Warnings, "It has a realtime device, which is not counted here.")
 	}
-	return nil
-}
-
-// Headers of a group: AGF in its second sector, AGI in its third (struct
-// xfs_agf and xfs_agi).
-const (
-	xfsAGFMagic = "XAGF"
-	xfsAGIMagic = "XAGI"
-)
-
-// sumGroups replaces the counts of fs by the sums of those in the groups'
-// headers, as the kernel does when it mounts a filesystem whose log is not
-// clean (xfs_initialize_perag_data).
-func (s *xfsSuper) sumGroups(d *device, fs *vps.Filesystem) error {
-	var free, inodes, freeInodes uint64
-	for group := range s.ags {
-		base := int64(group) * int64(s.agBlocks) * s.blockSize
-		b, err := d.read(base+s.sectorSize, int(2*s.sectorSize))
-		if err != nil {
-			return err
-		}
-		agf, agi := b[:s.sectorSize], b[s.sectorSize:]
-		for _, h := range []struct {
-			name, magic string
-			b           []byte
-			sum         int
-		}{{"free space", xfsAGFMagic, agf, 216}, {"inodes", xfsAGIMagic, agi, 312}} {
-			switch {
-			case string(h.b[:4]) != h.magic || uint64(binary.BigEndian.Uint32(h.b[8:])) != group:
-				return damaged("the header for %s of its group %d is missing", h.name, group)
-			case s.version == 5 && !xfsSum(h.b, h.sum):
-				return damaged("the checksum of the header for %s of its group %d is wrong", h.name, group)
-			case uint64(binary.BigEndian.Uint32(h.b[12:])) != s.groupBlocks(group):
-				return damaged("its group %d has %d blocks by its header for %s, and %d by the superblock", group, binary.BigEndian.Uint32(h.b[12:]), h.name, s.groupBlocks(group))
-			}
-		}
-		blocks := uint64(binary.BigEndian.Uint32(agf[52:])) + uint64(binary.BigEndian.Uint32(agf[48:]))
-		if s.lazy {
-			// The blocks of the free space's own trees count as free.
-			blocks += uint64(binary.BigEndian.Uint32(agf[60:]))
-		}
-		has, unused := uint64(binary.BigEndian.Uint32(agi[16:])), uint64(binary.BigEndian.Uint32(agi[28:]))
-		if blocks > s.groupBlocks(group) || unused > has || has>>s.inodesPerBlockLog > s.groupBlocks(group) {
-			return damaged("its group %d of %d blocks tells %d free ones, and %d free inodes of %d", group, s.groupBlocks(group), blocks, unused, has)
-		}
-		free, inodes, freeInodes = free+blocks, inodes+has, freeInodes+unused
-	}
-	fs.FreeBlocks, fs.Inodes, fs.FreeInodes = free, inodes, freeInodes
 	return nil
 }
 

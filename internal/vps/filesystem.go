@@ -59,7 +59,9 @@ type Filesystem struct {
 	FreeBlocks     uint64 `json:"free_blocks"`
 	ReservedBlocks uint64 `json:"reserved_blocks"`
 	// HasInodes is false where inodes are made as needed without a bound
-	// (Btrfs) and where there are none (swap); both counts are 0 then.
+	// (Btrfs) and where there are none (swap); both counts are 0 then. Where
+	// they are made as needed within a bound (XFS), Inodes is that bound, as
+	// df -i tells it.
 	HasInodes  bool   `json:"has_inodes" doc:"False where inodes are not bounded (Btrfs) and for swap."`
 	Inodes     uint64 `json:"inodes"`
 	FreeInodes uint64 `json:"free_inodes"`
@@ -117,9 +119,11 @@ type XFSDetails struct {
 	// The realtime device's blocks and free extents are not part of the counts.
 	RealtimeBlocks      uint64 `json:"realtime_blocks"`
 	FreeRealtimeExtents uint64 `json:"free_realtime_extents"`
-	// MaxInodes is how many inodes there can be, as df -i tells it: Inodes
-	// counts those that are made, and more are made as needed.
-	MaxInodes uint64 `json:"max_inodes" doc:"How many inodes there can be; more are made as needed."`
+	// MadeInodes are those that are on the disk (icount of xfs_db), and
+	// FreeMadeInodes those of them that no file has (ifree). More are made as
+	// needed.
+	MadeInodes     uint64 `json:"made_inodes" doc:"Inodes that are on the disk; more are made as needed."`
+	FreeMadeInodes uint64 `json:"free_made_inodes" doc:"Inodes on the disk that no file has."`
 }
 
 // BtrfsDetails is what only Btrfs has.
@@ -173,12 +177,8 @@ func (f *Filesystem) UsedPercent() float64 {
 // InodesPercent is how many of the inodes are used, 0 to 100; 0 where they
 // are not bounded.
 func (f *Filesystem) InodesPercent() float64 {
-	most := f.Inodes
-	if f.XFS != nil {
-		most = f.XFS.MaxInodes
-	}
-	if !f.HasInodes || most == 0 {
+	if !f.HasInodes || f.Inodes == 0 {
 		return 0
 	}
-	return 100 * float64(f.Inodes-min(f.FreeInodes, f.Inodes)) / float64(most)
+	return 100 * float64(f.Inodes-min(f.FreeInodes, f.Inodes)) / float64(f.Inodes)
 }
