@@ -186,6 +186,12 @@ func (s *btrfsSuper) report(d *device, others []*device) (vps.Filesystem, error)
 	if int64(s.device.size) > d.Size() {
 		return vps.Filesystem{}, damaged("it spans %d bytes of this device, and only %d are there; the end was cut off", s.device.size, d.Size())
 	}
+	v, err := assembleBtrfs(s, d, others)
+	if err != nil {
+		return vps.Filesystem{}, err
+	}
+	older := v.s.generation > s.generation
+	s = v.s
 	fs := vps.Filesystem{
 		Type: vps.FilesystemBtrfs, Label: text(s.raw[299:555]), UUID: uuidText(s.fsid),
 		BlockSize: vps.Bytes(s.sectorSize), Size: vps.Bytes(s.total), Blocks: s.total / uint64(s.sectorSize),
@@ -203,9 +209,8 @@ func (s *btrfsSuper) report(d *device, others []*device) (vps.Filesystem, error)
 		fs.State = vps.FilesystemErrors
 		fs.Warnings = append(fs.Warnings, "The kernel noted errors in it; check it with `btrfs check`.")
 	}
-	v := &btrfsVolume{s: s, devices: map[uint64]btrfsDevice{}}
-	if err := v.assemble(d, others); err != nil {
-		return fs, err
+	if older {
+		fs.Warnings = append(fs.Warnings, "Another of its devices was written later, when this one was away; the counts are of the newer state.")
 	}
 	if s.inFlags&btrfsExtentTreeV2 != 0 {
 		// An experiment of the kernel's, whose trees are others.
@@ -218,6 +223,9 @@ func (s *btrfsSuper) report(d *device, others []*device) (vps.Filesystem, error)
 		return fs, err
 	}
 	if err := v.readUsed(); err != nil {
+		return fs, err
+	}
+	if err := v.readOwnTrees(); err != nil {
 		return fs, err
 	}
 	return fs, v.account(&fs)
@@ -251,11 +259,11 @@ func (v *btrfsVolume) account(fs *vps.Filesystem) error {
 			missing++
 		}
 	}
-	switch {
-	case set > v.s.total || raw > set:
+	if set > v.s.total || raw > set {
 		return damaged("it tells %d bytes set aside and %d used, of %d", set, raw, v.s.total)
-	case uint64(len(v.devices)) != v.s.devices:
-		return damaged("it tells %d devices, and describes %d", v.s.devices, len(v.devices))
+	}
+	if n := uint64(len(v.devices)); n != v.s.devices {
+		fs.Warnings = append(fs.Warnings, "Its superblock tells "+strconv.FormatUint(v.s.devices, 10)+" devices, and "+strconv.FormatUint(n, 10)+" are described.")
 	}
 	if missing > 0 {
 		fs.Warnings = append(fs.Warnings, "Of its "+strconv.Itoa(len(v.devices))+" devices, "+strconv.Itoa(missing)+" were not at hand; the counts are of all of them.")
@@ -266,7 +274,11 @@ func (v *btrfsVolume) account(fs *vps.Filesystem) error {
 	fs.Btrfs.Unallocated = vps.Bytes(v.s.total - set)
 	fs.Btrfs.Estimated = v.estimate(v.s.total - set)
 	fs.Free = vps.Bytes(v.s.total - raw)
-	fs.FreeBlocks = uint64(fs.Free) / uint64(v.s.sectorSize)
+	// Replicas and parity are not what files take, and what is free can be
+	// taken by files only as far as their profile lets them.
+	fs.Overhead = vps.Bytes(raw - used)
+	fs.Reserved = max(fs.Free-vps.Bytes(v.room()), 0)
+	fs.FreeBlocks, fs.ReservedBlocks = uint64(fs.Free)/uint64(v.s.sectorSize), uint64(fs.Reserved)/uint64(v.s.sectorSize)
 	return nil
 }
 

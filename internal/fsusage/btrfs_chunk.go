@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/binary"
+	"errors"
 	"math"
 	"slices"
 )
@@ -199,30 +200,48 @@ func (k btrfsKind) profileName() string {
 type btrfsVolume struct {
 	s       *btrfsSuper
 	devices map[uint64]btrfsDevice
-	chunks  []btrfsChunk // by start
+	// seeds are devices at hand of other filesystems, which this one may have
+	// grown out of, by their UUID.
+	seeds    map[string]*device
+	chunks   []btrfsChunk // by start
+	roots    *btrfsTree
+	ownTrees uint64 // bytes of the trees that only the kernel writes
 }
 
-// assemble finds the devices of the filesystem among those that were handed
-// in: each tells its own number.
-func (v *btrfsVolume) assemble(d *device, others []*device) error {
-	own := v.s.device
+// assembleBtrfs finds the devices of a filesystem, of which one has the superblock
+// s and lies on d, among those that were handed in. The newest superblock
+// counts: a device may have been away while the others were written.
+func assembleBtrfs(s *btrfsSuper, d *device, others []*device) (*btrfsVolume, error) {
+	own := s.device
 	own.at = d
-	v.devices[own.id] = own
+	v := &btrfsVolume{s: s, devices: map[uint64]btrfsDevice{own.id: own}, seeds: map[string]*device{}}
 	for _, o := range others {
-		if o.Size() < btrfsPlaces[0]+btrfsSuperBytes {
+		other, err := superAt(o, btrfsPlaces[0])
+		if errors.Is(err, errBudget) || o.ctx.Err() != nil {
+			return nil, err
+		}
+		if err != nil || int64(other.device.size) > o.Size() {
 			continue
 		}
-		s, err := superAt(o, btrfsPlaces[0])
-		if err != nil || !bytes.Equal(s.fsid, v.s.fsid) || int64(s.device.size) > o.Size() {
-			continue // it belongs to others
-		}
-		if _, twice := v.devices[s.device.id]; twice {
-			continue
-		}
-		found := s.device
+		found := other.device
 		found.at = o
+		if !bytes.Equal(other.fsid, s.fsid) {
+			v.seeds[found.uuid] = o
+			continue
+		}
+		if before, twice := v.devices[found.id]; twice && (before.at == d || other.generation <= v.s.generation) {
+			continue
+		}
 		v.devices[found.id] = found
+		if other.generation > v.s.generation {
+			v.s = other
+		}
 	}
+	return v, v.firstChunks()
+}
+
+// firstChunks reads the chunks that hold the chunk tree.
+func (v *btrfsVolume) firstChunks() error {
 	rest := v.s.raw[btrfsSysArray:][:v.s.u32(160)]
 	for len(rest) > 0 {
 		if len(rest) < btrfsKeyBytes {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 )
 
 // The trees of Btrfs: struct btrfs_header, btrfs_item and btrfs_key_ptr of
@@ -15,8 +16,11 @@ const (
 	btrfsItemBytes   = 25
 	btrfsPtrBytes    = 33
 
-	btrfsExtentTree = 2  // BTRFS_EXTENT_TREE_OBJECTID
-	btrfsGroupTree  = 11 // BTRFS_BLOCK_GROUP_TREE_OBJECTID
+	btrfsExtentTree   = 2 // BTRFS_…_TREE_OBJECTID
+	btrfsChecksumTree = 7
+	btrfsSpaceTree    = 10
+	btrfsGroupTree    = 11
+	btrfsStripeTree   = 12
 
 	btrfsRootItem  = 132
 	btrfsGroupItem = 192
@@ -52,6 +56,9 @@ type btrfsPointer struct {
 	level               uint8
 }
 
+// errNoDevice says that a device of the filesystem was not handed in.
+var errNoDevice = errors.New("it reaches over several devices, and one that is needed is not at hand")
+
 // node reads a node from whichever of its copies is right.
 func (v *btrfsVolume) node(p btrfsPointer) (*btrfsNode, error) {
 	c := v.chunkAt(p.address)
@@ -62,7 +69,7 @@ func (v *btrfsVolume) node(p btrfsPointer) (*btrfsNode, error) {
 	if length < uint64(v.s.nodeSize) {
 		return nil, damaged("a node of its trees at %d would be in pieces", p.address)
 	}
-	last := damaged("no device is at hand that holds the node of its trees at %d", p.address)
+	last := fmt.Errorf("%w: the node of its trees at %d is on device %d", errNoDevice, p.address, places[0].device)
 	for _, place := range places {
 		d := v.devices[place.device].at
 		if d == nil {
@@ -177,36 +184,46 @@ func (t *btrfsTree) find(key btrfsKey) ([]byte, error) {
 	return nil, nil
 }
 
-// each visits all items of the tree from the lowest key on. A node has at most
-// as many children as it has room for and is one level above them, so a tree
-// that refers to itself ends with the budget.
-func (t *btrfsTree) each(p btrfsPointer, visit func(key btrfsKey, item []byte) error) error {
-	n, err := t.v.node(p)
-	if err != nil {
-		return err
-	}
-	for i := range n.items {
-		if n.level > 0 {
-			err = t.each(n.child(i), visit)
-		} else {
-			var item []byte
-			if item, err = n.item(i); err == nil {
-				err = visit(n.key(i), item)
-			}
-		}
+// each visits all items of the tree in the order of their keys. A tree that
+// refers to itself has keys that do not ascend, and is refused.
+func (t *btrfsTree) each(visit func(key btrfsKey, item []byte) error) error {
+	var last *btrfsKey
+	var walk func(p btrfsPointer) error
+	walk = func(p btrfsPointer) error {
+		n, err := t.v.node(p)
 		if err != nil {
 			return err
 		}
+		for i := range n.items {
+			if n.level > 0 {
+				if err := walk(n.child(i)); err != nil {
+					return err
+				}
+				continue
+			}
+			key := n.key(i)
+			if last != nil && last.compare(key) >= 0 {
+				return damaged("the items of its trees are not in order")
+			}
+			last = &key
+			item, err := n.item(i)
+			if err != nil {
+				return err
+			}
+			if err := visit(key, item); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	return nil
+	return walk(t.root)
 }
 
 // readChunks reads the chunk tree: all chunks and all devices.
 func (v *btrfsVolume) readChunks() error {
-	t := &btrfsTree{v: v}
-	root := btrfsPointer{v.s.chunkRoot, v.s.chunkGeneration, v.s.chunkLevel}
+	t := &btrfsTree{v: v, root: btrfsPointer{v.s.chunkRoot, v.s.chunkGeneration, v.s.chunkLevel}}
 	var chunks []btrfsChunk
-	err := t.each(root, func(key btrfsKey, item []byte) error {
+	err := t.each(func(key btrfsKey, item []byte) error {
 		switch key.kind {
 		case btrfsDeviceKey:
 			if len(item) < btrfsDevItemBytes {
@@ -216,7 +233,12 @@ func (v *btrfsVolume) readChunks() error {
 			if d.id != key.offset || d.size > v.s.total || d.used > d.size {
 				return damaged("its device %d would have %d bytes, %d of them in use", d.id, d.size, d.used)
 			}
-			d.at = v.devices[d.id].at
+			if d.at = v.devices[d.id].at; d.at == nil {
+				d.at = v.seeds[d.uuid]
+			}
+			if d.at != nil && int64(d.size) > d.at.Size() {
+				return damaged("it spans %d bytes of its device %d, and only %d are there; the end was cut off", d.size, d.id, d.at.Size())
+			}
 			v.devices[d.id] = d
 		case btrfsChunkItem:
 			c, _, err := parseChunk(key.offset, item)
@@ -237,7 +259,8 @@ func (v *btrfsVolume) readChunks() error {
 	return v.checkDevices()
 }
 
-// checkDevices holds what lies on each device against its size.
+// checkDevices holds what lies on each device against its size, and all of
+// them against the filesystem's: the kernel refuses one that tells less.
 func (v *btrfsVolume) checkDevices() error {
 	set := map[uint64]uint64{}
 	for i := range v.chunks {
@@ -248,7 +271,6 @@ func (v *btrfsVolume) checkDevices() error {
 			if !known || s.offset+part > d.size {
 				return damaged("its chunk at %d would lie at %d of the device %d", c.start, s.offset, s.device)
 			}
-			// Each time, so that the sum cannot go around 64 bits.
 			if set[s.device] += part; set[s.device] > d.size {
 				return damaged("its device %d would hold %d bytes of %d", s.device, set[s.device], d.size)
 			}
@@ -257,24 +279,33 @@ func (v *btrfsVolume) checkDevices() error {
 	var total uint64
 	for _, d := range v.devices {
 		if total += d.size; total > v.s.total {
-			break
+			return damaged("it tells %d bytes, and its devices have more together", v.s.total)
 		}
-	}
-	if total != v.s.total {
-		return damaged("it tells %d bytes, and its devices have %d together", v.s.total, total)
 	}
 	return nil
 }
 
-// rootOf finds a tree by its number (struct btrfs_root_item).
-func (v *btrfsVolume) rootOf(object uint64) (btrfsPointer, error) {
+// rootItem finds the item of a tree by its number (struct btrfs_root_item);
+// nil when there is none.
+func (v *btrfsVolume) rootItem(object uint64) ([]byte, error) {
+	if v.roots == nil {
+		v.roots = &btrfsTree{v: v, root: btrfsPointer{v.s.root, v.s.generation, v.s.rootLevel}}
+	}
 	const through = 239 // the member level
-	roots := &btrfsTree{v: v, root: btrfsPointer{v.s.root, v.s.generation, v.s.rootLevel}}
-	item, err := roots.find(btrfsKey{object, btrfsRootItem, 0})
+	item, err := v.roots.find(btrfsKey{object, btrfsRootItem, 0})
+	if err == nil && item != nil && len(item) < through {
+		err = damaged("the description of its tree %d is cut off", object)
+	}
+	return item, err
+}
+
+// rootOf finds a tree by its number.
+func (v *btrfsVolume) rootOf(object uint64) (btrfsPointer, error) {
+	item, err := v.rootItem(object)
 	if err != nil {
 		return btrfsPointer{}, err
 	}
-	if len(item) < through {
+	if item == nil {
 		return btrfsPointer{}, damaged("its tree %d is missing", object)
 	}
 	p := btrfsPointer{binary.LittleEndian.Uint64(item[176:]), binary.LittleEndian.Uint64(item[160:]), item[238]}
@@ -282,6 +313,21 @@ func (v *btrfsVolume) rootOf(object uint64) (btrfsPointer, error) {
 		return p, damaged("its tree %d would be %d levels high", object, p.level)
 	}
 	return p, nil
+}
+
+// readOwnTrees adds up what the kernel's own trees take: those of extents,
+// checksums, free space, block groups and stripes.
+func (v *btrfsVolume) readOwnTrees() error {
+	for _, object := range []uint64{btrfsExtentTree, btrfsChecksumTree, btrfsSpaceTree, btrfsGroupTree, btrfsStripeTree} {
+		item, err := v.rootItem(object)
+		if err != nil {
+			return err
+		}
+		if item != nil {
+			v.ownTrees += min(binary.LittleEndian.Uint64(item[192:]), v.s.used) // bytes_used
+		}
+	}
+	return nil
 }
 
 // readUsed reads how much of each chunk is used, from the items of block

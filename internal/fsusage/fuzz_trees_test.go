@@ -88,8 +88,8 @@ func FuzzBtrfs(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	v := &btrfsVolume{s: s, devices: map[uint64]btrfsDevice{}}
-	if err := v.assemble(d, nil); err != nil {
+	v, err := assembleBtrfs(s, d, nil)
+	if err != nil {
 		f.Fatal(err)
 	}
 	if err := v.readChunks(); err != nil {
