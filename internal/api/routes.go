@@ -173,6 +173,7 @@ func (s *Server) registerRoutes() {
 	s.registerHost()
 	s.registerImages()
 	s.registerUsages()
+	s.registerDisks()
 }
 
 func (s *Server) registerGuests() {

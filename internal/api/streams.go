@@ -43,6 +43,7 @@ func (s *Server) registerStreams(m routes) {
 	m.HandleFunc(patternApply, s.serveApply)
 	m.HandleFunc(patternExport, s.serveExport)
 	m.HandleFunc(patternAudit, s.serveAudit)
+	s.registerPacks(m)
 	describeStreams(s.api.OpenAPI())
 	describeAudit(s.api.OpenAPI())
 }

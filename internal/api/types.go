@@ -259,4 +259,6 @@ type Backend struct {
 	Images   Images
 	Auditor  Auditor
 	Usages   Usages
+	Disks    Disks
+	Packs    Packs
 }

@@ -107,8 +107,8 @@ has its own kernel, disk, address and ports.`,
 	)
 	addGroup(root, groupGuests, a.createCmd(), a.listCmd(), a.showCmd(), a.updateCmd(),
 		a.startCmd(), a.stopCmd(), a.restartCmd(), a.killCmd(), a.deleteCmd(), a.waitCmd(),
-		a.sshCmd(), a.consoleCmd(), a.logsCmd(), a.portCmd(), a.netCmd())
-	addGroup(root, groupHost, a.imageCmd(), a.diskCmd(), a.kernelCmd(), a.tenantCmd(), a.hostCmd(),
+		a.packCmd(), a.unpackCmd(), a.sshCmd(), a.consoleCmd(), a.logsCmd(), a.portCmd(), a.netCmd())
+	addGroup(root, groupHost, a.imageCmd(), a.diskCmd(), a.snapshotCmd(), a.kernelCmd(), a.tenantCmd(), a.hostCmd(),
 		a.eventsCmd(), a.applyCmd(), a.diffCmd(), a.exportCmd(), a.doctorCmd())
 	addGroup(root, groupOther, a.versionCmd(), a.completionCmd())
 	root.SetHelpCommandGroupID(groupOther)
@@ -168,7 +168,7 @@ func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
 // switch that takes no value, or it takes the verb for the value. The verb
 // itself still refuses switches that it does not have.
 func flagsBeforeVerbs(cmd *cobra.Command) {
-	for _, name := range []string{"all", "dry-run", "first", "follow", "forecast", "history", "no-headers", "no-wait", "prune", "stopped", "yes"} {
+	for _, name := range []string{"all", "dry-run", "first", "follow", "forecast", "history", "live", "no-headers", "no-wait", "prune", "resume", "start", "stop", "stopped", "yes"} {
 		cmd.Flags().Bool(name, false, "")
 		_ = cmd.Flags().MarkHidden(name)
 	}

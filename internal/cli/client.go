@@ -82,6 +82,23 @@ type Disks interface {
 	DiskHistory(ctx context.Context, guest string, since time.Time) ([]vps.DiskSample, error)
 }
 
+// GuestDisks keeps guests' disks and the snapshots of them.
+type GuestDisks interface {
+	Disks(ctx context.Context, guest string) ([]api.GuestDisk, error)
+	RemoveDisk(ctx context.Context, guest, disk string, dryRun bool) (api.Change, error)
+	Snapshots(ctx context.Context, guest string) ([]vps.Snapshot, error)
+	TakeSnapshot(ctx context.Context, guest, name string) (api.Operation, error)
+	RestoreSnapshot(ctx context.Context, guest, name string, stop bool) (api.Operation, error)
+	DeleteSnapshot(ctx context.Context, guest, name string) error
+}
+
+// Packs moves whole guests.
+type Packs interface {
+	Pack(ctx context.Context, guest string, o api.PackOptions, w io.Writer) error
+	Unpack(ctx context.Context, r io.Reader, o api.UnpackOptions) (api.Unpacked, error)
+	Unpacks(ctx context.Context) ([]api.Unpacking, error)
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface { //nolint:interfacebloat // of parts, each small
@@ -93,6 +110,8 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Machines
 	Auditor
 	Disks
+	GuestDisks
+	Packs
 }
 
 // overSocket is the daemon behind a unix socket.

@@ -47,11 +47,12 @@ type fake struct {
 	meanwhile func()
 	audited   func(context.Context)
 	updates   []api.UpdateGuest
+	snapshots map[string][]vps.Snapshot
 }
 
 func newFake() *fake {
 	return &fake{
-		guests:  map[string]*api.Guest{},
+		guests: map[string]*api.Guest{}, snapshots: map[string][]vps.Snapshot{},
 		tenants: map[string]vps.Tenant{vps.DefaultTenant: {Name: vps.DefaultTenant, Created: now.Add(-24 * time.Hour)}},
 		images: []vps.Image{{
 			Name: "debian/12", ID: "img-1", Distribution: "debian", Release: "12", Architecture: "amd64", Filesystem: "ext4",
@@ -218,6 +219,8 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u api.UpdateGuest, dr
 		set(&g.Spec.Memory, u.Memory)
 		set(&g.Spec.SSHKeys, u.SSHKeys)
 		set(&g.Spec.Forwards, u.Forwards)
+		set(&g.Spec.Disk, u.Disk)
+		set(&g.Spec.Disks, u.Disks)
 		set(&g.Spec.Restart, u.Restart)
 	}
 	return c, nil

@@ -94,6 +94,20 @@ func (s *State) Stop(ctx context.Context, name string, within time.Duration, abr
 	})
 }
 
+// RemoveDisk takes a data disk away from a guest, with what lies on it.
+func (s *State) RemoveDisk(ctx context.Context, name, disk string, dryRun bool) (Edited, error) {
+	return s.order(ctx, name, dryRun, func(_ *contents, g *vps.Guest) error {
+		left := slices.DeleteFunc(slices.Clone(g.Spec.Disks), func(d vps.DataDisk) bool { return d.Name == disk })
+		if len(left) == len(g.Spec.Disks) {
+			return vps.Errorf(vps.CodeNotFound, "%s has no data disk %s; `sublet disk list %s` shows all", name, disk, name)
+		}
+		if g.Spec.Disks = left; len(left) == 0 {
+			g.Spec.Disks = nil
+		}
+		return nil
+	})
+}
+
 // Delete marks a guest for removal, with its volume.
 func (s *State) Delete(ctx context.Context, name string, dryRun bool) (Edited, error) {
 	return s.order(ctx, name, dryRun, func(_ *contents, g *vps.Guest) error {

@@ -16,8 +16,14 @@ const minFree = 64 * vps.MiB
 // that is asked for.
 type shape = func(spec vps.GuestSpec) (vps.GuestSpec, error)
 
-// add puts a new guest into the host.
+// add puts a new guest into the host, to be made from its image.
 func (s *State) add(ctx context.Context, c *contents, id, name string, shape shape) error {
+	return s.addWith(ctx, c, id, name, "", shape)
+}
+
+// addWith puts a new guest into the host. A guest with an imageID has its disks
+// already, and needs no image.
+func (s *State) addWith(ctx context.Context, c *contents, id, name, imageID string, shape shape) error {
 	if err := vps.ValidName("name", name); err != nil {
 		return err
 	}
@@ -34,9 +40,12 @@ func (s *State) add(ctx context.Context, c *contents, id, name string, shape sha
 	} else if old != nil {
 		return vps.Errorf(vps.CodeConflict, "a guest named %s exists already; choose another name or delete it first", name)
 	}
-	img, err := s.facts.Image(ctx, spec.Image)
-	if err != nil {
-		return err
+	if imageID == "" {
+		img, err := s.facts.Image(ctx, spec.Image)
+		if err != nil {
+			return err
+		}
+		imageID = img.ID
 	}
 	if err := s.facts.Kernel(ctx, spec.Driver); err != nil {
 		return err
@@ -50,7 +59,7 @@ func (s *State) add(ctx context.Context, c *contents, id, name string, shape sha
 	}
 	c.sequence.LastIndex++
 	g := vps.Guest{
-		ID: id, Spec: spec, Index: c.sequence.LastIndex, ImageID: img.ID,
+		ID: id, Spec: spec, Index: c.sequence.LastIndex, ImageID: imageID,
 		HostBoot: s.facts.HostBoot(), Created: s.now().UTC(),
 	}
 	if spec.Power == vps.PowerRunning {

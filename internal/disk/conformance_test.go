@@ -159,7 +159,8 @@ func TestNoRoom(t *testing.T) {
 	before := b.Left(t)
 	_, err = b.Store.Snapshot(t.Context(), "g1", "second", disk.Stopped)
 	denied(t, err)
-	denied(t, b.Store.Restore(t.Context(), "g1", "fits", 654321))
+	_, err = b.Store.Restore(t.Context(), "g1", "fits", 654321)
+	denied(t, err)
 	if left := b.Left(t); !slices.Equal(left, before) {
 		t.Errorf("what failed leaves %q, and there was %q", left, before)
 	}

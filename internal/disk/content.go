@@ -88,6 +88,12 @@ func (s *Store) content(ctx context.Context, dir string, p part) (*Content, erro
 	return c, nil
 }
 
+// Sparse tells whether NextData knows where there is nothing.
+func (c *Content) Sparse() bool {
+	info, err := c.disk.Stat()
+	return err == nil && info.Mode().IsRegular()
+}
+
 // Size is the disk's length in bytes.
 func (c *Content) Size() int64 { return c.size }
 

@@ -366,6 +366,14 @@ func (s *Store) sweepVolumes(ctx context.Context, known func(id string) bool) er
 			used[p.Group+"/"+p.Volume] = true
 		}
 	}
+	errs = append(errs, s.SweepStages(ctx))
+	staged, err := s.stagedParts()
+	if whole = whole && err == nil; err != nil {
+		errs = append(errs, err)
+	}
+	for _, p := range staged {
+		used[p.Group+"/"+p.Volume] = true
+	}
 	if whole {
 		errs = append(errs, s.lvm.sweep(ctx, used))
 	}
@@ -440,7 +448,7 @@ func checkID(id string) error {
 // explain turns an error of the filesystem into a sentence. format says what
 // failed; need is how much space it takes.
 func (s *Store) explain(err error, need vps.Bytes, format string, args ...any) error {
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return err
 	}
 	if errors.Is(err, errHeld) {

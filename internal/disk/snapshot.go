@@ -268,13 +268,14 @@ func (s *Store) showSnapshot(ctx context.Context, id, name string) (vps.Snapshot
 // rootName is what people call the disk that a guest boots from.
 const rootName = "root"
 
-// Restore makes all disks of guest id what they were in a snapshot, which
+// Restore makes the disks of guest id what they were in a snapshot, which
 // stays. What was there goes only when all is in place. Disks that were made
-// since then go; those that were deleted come back; disks that have grown
-// since then are as long as now. The guest does not run. CodeConflict: it
-// does. CodeNotFound: there is no such snapshot.
-func (s *Store) Restore(ctx context.Context, id, name string, uid uint32) error {
-	err := s.edit(ctx, id, func(dir string, r *record) (*record, []part, error) {
+// since then stay as they are, those that were deleted do not come back and
+// are returned by name, and disks that have grown since then are as long as
+// now. The guest does not run. CodeConflict: it does. CodeNotFound: there is
+// no such snapshot.
+func (s *Store) Restore(ctx context.Context, id, name string, uid uint32) (missing []string, err error) {
+	err = s.edit(ctx, id, func(dir string, r *record) (*record, []part, error) {
 		sn, err := s.snapshot(id, name)
 		if err != nil {
 			return nil, nil, err
@@ -284,9 +285,18 @@ func (s *Store) Restore(ctx context.Context, id, name string, uid uint32) error 
 				return nil, nil, err
 			}
 		}
-		after := &record{Version: recordVersion, GuestID: id, part: sn.part, Data: slices.Clone(sn.Data)}
+		from, after := record{part: sn.part}, *r
+		after.part, after.Data = sn.part, slices.Clone(r.Data)
+		for _, p := range sn.Data {
+			if now := after.disk(p.Name); now != nil {
+				*now = p
+				from.Data = append(from.Data, p)
+			} else {
+				missing = append(missing, p.Name)
+			}
+		}
 		var made []part
-		finish, err := s.copyAll(ctx, dir, after, s.snapshotFolder(id, name), &sn.record, uid, &made)
+		finish, err := s.copyAll(ctx, dir, &after, s.snapshotFolder(id, name), &from, uid, &made)
 		if err == nil {
 			err = finish()
 		}
@@ -298,12 +308,18 @@ func (s *Store) Restore(ctx context.Context, id, name string, uid uint32) error 
 		if err != nil {
 			return nil, nil, s.explain(s.undo(ctx, dir, err, made), sizeOf(sn.parts()), "the snapshot %s could not be restored", name)
 		}
-		return after, made, nil
+		// The guest may have been on its way up when this began.
+		for _, p := range r.parts() {
+			if err := s.unheld(ctx, dir, p); err != nil {
+				return nil, nil, s.undo(ctx, dir, err, made)
+			}
+		}
+		return &after, made, nil
 	})
 	if err == nil {
-		s.log.InfoContext(ctx, "snapshot restored", "guest_id", id, "snapshot", name)
+		s.log.InfoContext(ctx, "snapshot restored", "guest_id", id, "snapshot", name, "missing", missing)
 	}
-	return err
+	return missing, err
 }
 
 func sizeOf(parts []part) (n vps.Bytes) {

@@ -253,22 +253,37 @@ func exchange(ctx context.Context, conn net.Conn, q request) (*bufio.Reader, ans
 		return nil, answer{}, err
 	}
 	in := bufio.NewReaderSize(conn, maxLine)
-	var line []byte
-	if _, err = conn.Write(append(b, '\n')); err == nil {
-		line, err = in.ReadSlice('\n')
-	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, answer{}, vps.Wrap(vps.CodeTimeout, err, "the guest's keeper did not answer in time")
-		}
-		return nil, answer{}, vps.Wrap(vps.CodeNotFound, err, "the guest's keeper ended before it answered")
+	if _, err = conn.Write(append(b, '\n')); err != nil {
+		err = keeperEnded(err)
 	}
 	var a answer
-	if err := json.Unmarshal(line, &a); err != nil {
-		return nil, a, vps.Wrap(vps.CodeInternal, err, "the guest's keeper answered with something else than JSON")
+	if err == nil {
+		a, err = readAnswer(in)
 	}
-	if a.Code != "" {
-		return nil, a, vps.Errorf(a.Code, "%s", a.Message)
+	if err != nil && ctx.Err() != nil {
+		err = vps.Wrap(vps.CodeTimeout, err, "the guest's keeper did not answer in time")
+	}
+	if err != nil {
+		return nil, a, err
 	}
 	return in, a, nil
+}
+
+func keeperEnded(err error) error {
+	return vps.Wrap(vps.CodeNotFound, err, "the guest's keeper ended before it answered")
+}
+
+// readAnswer reads one line that the keeper sent.
+func readAnswer(in *bufio.Reader) (a answer, err error) {
+	line, err := in.ReadSlice('\n')
+	if err != nil {
+		return a, keeperEnded(err)
+	}
+	if err := json.Unmarshal(line, &a); err != nil {
+		return a, vps.Wrap(vps.CodeInternal, err, "the guest's keeper answered with something else than JSON")
+	}
+	if a.Code != "" {
+		return a, vps.Errorf(a.Code, "%s", a.Message)
+	}
+	return a, nil
 }

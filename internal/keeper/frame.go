@@ -19,6 +19,7 @@ const (
 	opKill    = "kill"    // kills; answers when nothing runs any more
 	opWait    = "wait"    // answers when the instance is over
 	opConsole = "console" // answers, then frames follow
+	opPause   = "pause"   // stands the guest still while the caller stays; see pause.go
 )
 
 // request is the line that a caller sends.

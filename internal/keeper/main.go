@@ -70,6 +70,7 @@ type keeper struct {
 	mu  sync.Mutex
 	rec record
 
+	pausing  sync.Mutex // held while the guest stands still
 	killed   atomic.Bool
 	stopOnce sync.Once
 	// over is closed when no process of the guest runs any more, recorded when

@@ -148,6 +148,8 @@ func (s *server) dispatch(conn net.Conn, in *bufio.Reader, q request) {
 		s.await(conn, in)
 	case opConsole:
 		s.console(conn, in, q)
+	case opPause:
+		s.pause(conn, in)
 	default:
 		refuse(conn, vps.CodeInvalid, "this keeper does not know the op "+printable([]byte(q.Op)))
 	}

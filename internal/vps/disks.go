@@ -63,6 +63,10 @@ func (d DataDisk) validate(field string) error {
 // disks.
 const rootDiskName = "root"
 
+// RootDevice returns the device that a guest of this driver has the disk as
+// that it boots from.
+func RootDevice(driver string) string { return DataDevice(driver, -3) }
+
 // DataDevice returns the device that a guest of this driver has its data disk
 // number i as, from 0: behind its root, its seed and its kernel's modules.
 func DataDevice(driver string, i int) string {

@@ -168,6 +168,8 @@ type Event struct {
 // The kinds of events.
 const (
 	EventCreated  = "created"
+	EventSnapshot = "snapshot" // one was taken, or restored
+	EventPacked   = "packed"
 	EventStarted  = "started"
 	EventStopped  = "stopped"
 	EventCrashed  = "crashed"

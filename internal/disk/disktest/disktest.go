@@ -95,6 +95,16 @@ func (b *bench) volume() vps.Volume {
 	return v
 }
 
+// restore goes back to a snapshot; missing are its disks that are no more.
+func (b *bench) restore(name string, missing ...string) {
+	b.t.Helper()
+	got, err := b.Store.Restore(b.t.Context(), id, name, uid)
+	b.ok(err)
+	if !slices.Equal(got, missing) {
+		b.t.Errorf("of the snapshot %s the disks %q are missing, want %q", name, got, missing)
+	}
+}
+
 // read is what a guest sees of a disk, or saw of it.
 func (b *bench) read(snapshot, name string) []byte {
 	b.t.Helper()
@@ -298,11 +308,12 @@ func snapshots(t *testing.T, b *bench) {
 	if len(all) != 2 || all[0].Name != "before" || all[1].Name != "after" {
 		t.Errorf("the snapshots are %+v", all)
 	}
-	b.code(b.Store.Restore(t.Context(), id, "none", uid), vps.CodeNotFound)
+	_, err = b.Store.Restore(t.Context(), id, "none", uid)
+	b.code(err, vps.CodeNotFound)
 	for range 2 {
-		b.ok(b.Store.Restore(t.Context(), id, "before", uid))
+		b.restore("before")
 		v = b.volume()
-		if len(v.Data) != 1 || v.Data[0].Size < 8*vps.MiB {
+		if len(v.Data) != 2 || v.Data[0].Size < 8*vps.MiB || v.Data[1].Name != "later" {
 			t.Errorf("restored disks are %+v", v.Data)
 		}
 		b.same("the restored root disk", b.read("", ""), root)
@@ -311,8 +322,9 @@ func snapshots(t *testing.T, b *bench) {
 		b.write(v.Data[0].Disk, 0, random(4096))
 	}
 	b.same("the snapshot after a restore", b.read("before", ""), root)
-	b.ok(b.Store.Restore(t.Context(), id, "after", uid))
-	if v = b.volume(); len(v.Data) != 2 || v.Data[1].Name != "later" {
+	b.ok(b.Store.DeleteDisk(t.Context(), id, "later"))
+	b.restore("after", "later")
+	if v = b.volume(); len(v.Data) != 1 {
 		t.Errorf("restored disks are %+v", v.Data)
 	}
 	b.ok(b.Store.DeleteSnapshot(t.Context(), id, "after"))
@@ -369,7 +381,7 @@ func reset(t *testing.T, b *bench) {
 	if v = b.volume(); len(v.Data) != 1 {
 		t.Errorf("the volume is %+v", v)
 	}
-	b.ok(b.Store.Restore(t.Context(), id, "before", uid))
+	b.restore("before")
 }
 
 // brokenOff has the daemon's work end amid it.
@@ -411,5 +423,5 @@ func swept(t *testing.T, b *bench) {
 		t.Errorf("after a sweep there is %q, and there was %q", left, before)
 	}
 	b.volume()
-	b.ok(b.Store.Restore(t.Context(), id, "kept", uid))
+	b.restore("kept")
 }

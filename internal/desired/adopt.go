@@ -1,0 +1,129 @@
+package desired
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"sublet/internal/hostfile"
+	"sublet/internal/vps"
+)
+
+// Adoption is a guest from elsewhere that is to become one of this host's.
+type Adoption struct {
+	// ID is the guest's, under which its volume lies already. NewID makes one.
+	ID string
+	// File is what Describe wrote, here or elsewhere.
+	File json.RawMessage
+	// Name is what it is to be called here; empty keeps its name.
+	Name string
+	// Storage is where its disks lie here.
+	Storage string
+	// ImageID is the version of the image that it was once made from, which need
+	// not be on this host.
+	ImageID string
+	// Start asks for it to run.
+	Start bool
+}
+
+// NewID returns an ID that no guest ever had.
+func (s *State) NewID() string { return s.newID() }
+
+// Describe writes a guest as Adopt reads it, with the disks that it takes along.
+func Describe(g vps.Guest, disks []vps.DataDisk) (json.RawMessage, error) {
+	g.Spec.Disks = disks
+	return hostfile.EncodeGuest(g)
+}
+
+// Adopt adds a guest whose volume is there already. What it had elsewhere it
+// has here too where that is free; what is taken or does not fit is given out
+// anew, and told, one sentence each.
+func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []string, error) {
+	f, err := hostfile.Decode(bytes.NewReader(a.File))
+	if err == nil && len(f.Guests) != 1 {
+		err = vps.Errorf(vps.CodeInvalid, "%d guests are described, and not one", len(f.Guests))
+	}
+	if err != nil {
+		return Edited{}, nil, vps.Wrap(vps.ErrorCode(err), err, "the guest's description cannot be read: %s; it may be of a newer sublet", vps.ErrorMessage(err))
+	}
+	name := f.Guests[0].Name
+	if a.Name != "" {
+		name = a.Name
+	}
+	var told []string
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		told = nil // an edit may be made several times
+		listeners, err := s.facts.Listeners(ctx)
+		if err != nil {
+			return err
+		}
+		return s.addWith(ctx, c, a.ID, name, a.ImageID, func(spec vps.GuestSpec) (vps.GuestSpec, error) {
+			spec, err := f.Guests[0].Merge(spec)
+			spec.Name, spec.Storage, spec.Power = name, a.Storage, vps.PowerStopped
+			if a.Start {
+				spec.Power = vps.PowerRunning
+			}
+			spec, told = settle(&c.host, spec, listeners)
+			return spec, err
+		})
+	})
+	return Edited{before, after, a.ID}, told, err
+}
+
+// settle makes a spec from elsewhere one that fits this host.
+func settle(h *vps.Host, s vps.GuestSpec, listeners []Listener) (vps.GuestSpec, []string) {
+	var told []string
+	tell := func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) }
+	if h.Tenant(s.Tenant) == nil {
+		tell("the tenant %s is not known here; the guest belongs to %s", s.Tenant, vps.DefaultTenant)
+		s.Tenant = vps.DefaultTenant
+	}
+	if s.Address.IsValid() && !freeAddress(h, s.Address) {
+		tell("the address %s is taken or not of this host; it gets another one", s.Address)
+		s.Address = netip.Addr{}
+	}
+	if s.IPv6.IsValid() && !freePrefix(h, s.IPv6) {
+		tell("the IPv6 prefix %s is taken or not of this host; it gets another one", s.IPv6)
+		s.IPv6 = netip.Prefix{}
+	}
+	if s.Ports.First != 0 {
+		pool, none := h.Settings.PortRange, s
+		none.Forwards = nil
+		if s.Ports.First < pool.First || s.Ports.Last() > pool.Last() || blockTaken(h, &none, s.Ports, listeners) {
+			tell("the ports %s are taken or not of this host; it gets as many others", s.Ports)
+			s.Ports.First = 0
+		}
+	}
+	forwards := slices.DeleteFunc(slices.Clone(s.Forwards), func(f vps.Forward) bool {
+		gone := free(listeners, f) != nil || slices.ContainsFunc(h.Guests, func(g vps.Guest) bool {
+			return g.Spec.Ports.Contains(f.Host) || slices.ContainsFunc(g.Spec.Forwards, f.Collides)
+		})
+		if gone {
+			tell("the host port %d is taken here, so %s is not forwarded; forward another one with `sublet port add %s`", f.Host, f, s.Name)
+		}
+		return gone
+	})
+	if s.Forwards = forwards; len(forwards) == 0 {
+		s.Forwards = nil
+	}
+	return s, told
+}
+
+func freeAddress(h *vps.Host, a netip.Addr) bool {
+	subnet := h.Settings.Subnet
+	if !subnet.Contains(a) || !subnet.Contains(a.Next()) || a == subnet.Addr() || a == h.Settings.Gateway() {
+		return false
+	}
+	return !slices.ContainsFunc(h.Guests, func(g vps.Guest) bool { return g.Spec.Address == a })
+}
+
+func freePrefix(h *vps.Host, p netip.Prefix) bool {
+	pool := h.Settings.Subnet6
+	if !pool.IsValid() || p.Bits() < pool.Bits() || !pool.Contains(p.Addr()) {
+		return false
+	}
+	return !slices.ContainsFunc(h.Guests, func(g vps.Guest) bool { return h.Settings.Prefix6(&g.Spec).Overlaps(p) })
+}
