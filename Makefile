@@ -89,6 +89,7 @@ bench: ## measure what docs/performance.md tells (root; about 8 minutes, on a ma
 	@go test -run '^$$' -bench 'Create|HundredGuests' -benchtime 7x ./test/bench
 	@go test -run '^$$' -bench 'TenGuests|Throughput|Walls' -benchtime 2x ./test/bench
 	@go test -run '^$$' -bench . ./internal/plan ./internal/nft ./internal/hostnet
+	@go test -run '^$$' -bench . -benchtime 10x ./internal/fsusage
 
 .PHONY: clean
 clean: ## remove what was built

@@ -43,7 +43,13 @@ type device struct {
 	ctx    context.Context //nolint:containedctx // one device lives for one look
 	source Source
 	left   *budget
+	// head is the first of the device's bytes, where most is read of sound
+	// filesystems; nil before the first read.
+	head []byte
 }
+
+// headLength is how much of a device's begin is read at once.
+const headLength = 4096
 
 // Size is the length of the device in bytes.
 func (d *device) Size() int64 { return d.source.Size() }
@@ -58,6 +64,21 @@ func (d *device) ReadAt(p []byte, off int64) (int, error) {
 	if off < 0 || off > d.Size() || int64(len(p)) > d.Size()-off {
 		return 0, fmt.Errorf("bytes %d to %d of %d: %w", off, off+int64(len(p)), d.Size(), io.ErrUnexpectedEOF)
 	}
+	if off+int64(len(p)) > headLength {
+		return d.fill(p, off)
+	}
+	if d.head == nil {
+		head := make([]byte, min(headLength, d.Size()))
+		if n, err := d.fill(head, 0); err != nil {
+			return min(n, len(p)), err
+		}
+		d.head = head
+	}
+	return copy(p, d.head[off:]), nil
+}
+
+// fill reads from the source.
+func (d *device) fill(p []byte, off int64) (int, error) {
 	if d.left.reads--; d.left.reads < 0 {
 		return 0, errBudget
 	}

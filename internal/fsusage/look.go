@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"time"
 
 	"sublet/internal/vps"
@@ -203,9 +202,6 @@ func (s *stack) open(path string, format vps.DiskFormat, backing []string) (*lay
 	}
 	s.files = append(s.files, file)
 	l := &layer{device: s.device(file), format: format, allocated: file.allocated}
-	if l.allocated < 0 {
-		l.allocated = file.size
-	}
 	if l.format == "" {
 		if l.format, err = detect(l.device); err != nil {
 			return nil, err
@@ -294,7 +290,7 @@ func explain(path string, err error) error {
 	case errors.Is(err, context.Canceled):
 		return err
 	}
-	if host, ok := errors.AsType[*os.PathError](err); ok {
+	if host, ok := errors.AsType[*fs.PathError](err); ok {
 		return vps.Wrap(vps.CodeInvalid, err, "%s cannot be read as a disk: %v", host.Path, host.Err)
 	}
 	return vps.Wrap(vps.CodeInvalid, err, "%s cannot be read as a disk: %v", path, err)

@@ -2,57 +2,84 @@ package fsusage
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"syscall"
+	"math"
 
 	"golang.org/x/sys/unix"
 )
 
-// raw is a file or block device, as it is.
+// raw is a file or block device, as it is. It is read by plain system calls:
+// what package os does for each file that is opened costs as much as all that
+// is read of one.
 type raw struct {
-	*os.File
+	fd   int
+	path string
 	size int64
-	// allocated is what a file takes on its own filesystem, in bytes; -1 for
-	// a device, which does not tell.
+	// allocated is what a file takes on its own filesystem, in bytes, and for
+	// a device its size.
 	allocated int64
 }
 
 // Size is the file's or device's length in bytes.
 func (r *raw) Size() int64 { return r.size }
 
+// ReadAt fills p, or returns an error: io.EOF behind the end.
+func (r *raw) ReadAt(p []byte, off int64) (int, error) {
+	done := 0
+	for done < len(p) {
+		n, err := unix.Pread(r.fd, p[done:], off+int64(done))
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return done, &fs.PathError{Op: "read", Path: r.path, Err: err}
+		case n == 0:
+			return done, io.EOF
+		}
+		done += n
+	}
+	return done, nil
+}
+
+// Close gives the file back.
+func (r *raw) Close() error { return unix.Close(r.fd) }
+
 // openRaw opens a regular file or a block device for reading. Anything else,
 // such as a pipe, is refused without waiting for its other end.
 func openRaw(path string) (*raw, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_CLOEXEC|syscall.O_NOCTTY, 0)
-	if err != nil {
-		return nil, err
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
+	for errors.Is(err, unix.EINTR) {
+		fd, err = unix.Open(path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC|unix.O_NOCTTY, 0)
 	}
-	r, err := sizeRaw(f)
 	if err != nil {
-		return nil, errors.Join(err, f.Close())
+		return nil, &fs.PathError{Op: "open", Path: path, Err: err}
+	}
+	r := &raw{fd: fd, path: path}
+	if err := r.measure(); err != nil {
+		_ = r.Close() // nothing was written
+		return nil, &fs.PathError{Op: "read", Path: path, Err: err}
 	}
 	return r, nil
 }
 
-func sizeRaw(f *os.File) (*raw, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
+func (r *raw) measure() error {
+	var st unix.Stat_t
+	if err := unix.Fstat(r.fd, &st); err != nil {
+		return err
 	}
-	switch mode := info.Mode(); {
-	case mode.IsRegular():
-		r := &raw{File: f, size: info.Size(), allocated: -1}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok {
-			r.allocated = st.Blocks * 512
-		}
-		return r, nil
-	case mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0:
-		size, err := f.Seek(0, io.SeekEnd) // as BLKGETSIZE64 tells
-		return &raw{File: f, size: size, allocated: -1}, err
-	default:
-		return nil, &fs.PathError{Op: "read", Path: f.Name(), Err: fmt.Errorf("%w: neither a file nor a block device", unix.ENOTBLK)}
+	switch st.Mode & unix.S_IFMT {
+	case unix.S_IFREG:
+		r.size, r.allocated = st.Size, min(st.Blocks, math.MaxInt64/512)*512
+		return nil
+	case unix.S_IFBLK:
+		var err error
+		r.size, err = unix.Seek(r.fd, 0, io.SeekEnd) // as BLKGETSIZE64 tells
+		r.allocated = r.size
+		return err
 	}
+	return errNotADisk
 }
+
+// errNotADisk is for what is neither a file nor a block device.
+var errNotADisk = errors.New("it is neither a file nor a block device")
