@@ -261,4 +261,5 @@ type Backend struct {
 	Usages   Usages
 	Disks    Disks
 	Packs    Packs
+	Files    Files
 }
