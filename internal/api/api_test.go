@@ -235,7 +235,22 @@ func TestImagesRoundTrip(t *testing.T) {
 	check(t, s.DeleteImage(ctx, "debian/12"))
 	same(t, s.fake.orders, []string{"delete-image debian/12"})
 	k := must[[]KernelInfo](t)(s.Kernels(ctx))
-	same(t, k, []KernelInfo{{Kernel: vps.Kernel{Name: "uml/6.1.176"}, Features: []string{}}})
+	same(t, k, []KernelInfo{shownKernel(KernelInfo{Kernel: vps.Kernel{Name: "uml/6.1.176"}})})
+	const name = "uml/7.2.13-0123456789ab"
+	same(t, must[KernelInfo](t)(s.Kernel(ctx, name)), shownKernel(KernelInfo{Kernel: vps.Kernel{Name: name}, Warning: "insecure"}))
+	build := BuildKernel{Package: "linux-source-7.2", Suite: "sid", Config: "CONFIG_A=y\n"}
+	same(t, must[Operation](t)(s.BuildKernel(ctx, build)), Operation{ID: "op-2", Kind: "kernel-build", Target: "linux-source-7.2sidCONFIG_A=y\n", Log: "/log"})
+	same(t, must[[]KernelTest](t)(s.TestKernel(ctx, name)), []KernelTest{{
+		Isolation: vps.IsolationFast, Took: vps.Duration(time.Second), Checks: []KernelCheck{{Name: name, OK: true}},
+	}})
+	same(t, must[Change](t)(s.UseKernel(ctx, name, true)).Edits, []string{name})
+	check(t, s.DeleteKernel(ctx, name))
+	same(t, s.fake.orders, []string{"delete-image debian/12", "delete-kernel " + name})
+	for _, bad := range []string{"", "..", "uml/../x", "uml/a b", "../../etc/passwd"} {
+		if _, err := s.Kernel(ctx, bad); vps.ErrorCode(err) != vps.CodeInvalid {
+			t.Errorf("kernel %q: %v", bad, err)
+		}
+	}
 	_, err := s.BuildImage(ctx, "Debian")
 	wantCode(t, err, vps.CodeInvalid)
 }

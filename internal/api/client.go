@@ -307,11 +307,6 @@ func (c *Client) DeleteImage(ctx context.Context, name string) error {
 	return err
 }
 
-// Kernels returns the kernels that guests can boot.
-func (c *Client) Kernels(ctx context.Context) ([]KernelInfo, error) {
-	return getList[KernelInfo](ctx, c, "/v1/kernels", nil)
-}
-
 // Version returns the daemon's version. It is also the cheapest way to learn
 // whether the daemon answers.
 func (c *Client) Version(ctx context.Context) (VersionInfo, error) {

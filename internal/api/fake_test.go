@@ -52,7 +52,7 @@ func newFake() *fake {
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Auditor: f, Usages: f, Disks: fakeDisks{f}, Packs: fakePacks{f}}
+	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Kernels: f.imageStore(), Auditor: f, Usages: f, Disks: fakeDisks{f}, Packs: fakePacks{f}}
 }
 
 func (f *fake) setErr(err error) {
@@ -325,7 +325,7 @@ func (f *fake) Logs(ctx context.Context, _ string, lines int, follow bool, w io.
 
 // imageStore is the fake's other half; the names of its methods would clash
 // with fields.
-func (f *fake) imageStore() Images { return (*fakeImages)(f) }
+func (f *fake) imageStore() *fakeImages { return (*fakeImages)(f) }
 
 type fakeImages fake
 
@@ -357,6 +357,31 @@ func (i *fakeImages) DeleteImage(_ context.Context, name string) error {
 func (i *fakeImages) Kernels(context.Context) ([]KernelInfo, error) {
 	f := (*fake)(i)
 	return []KernelInfo{{Kernel: vps.Kernel{Name: "uml/6.1.176"}}}, f.edit(func() error { return nil })
+}
+
+func (i *fakeImages) Kernel(_ context.Context, name string) (KernelInfo, error) {
+	f := (*fake)(i)
+	return KernelInfo{Kernel: vps.Kernel{Name: name}, Warning: "insecure"}, f.edit(func() error { return nil })
+}
+
+func (i *fakeImages) BuildKernel(_ context.Context, b BuildKernel) (Operation, error) {
+	f := (*fake)(i)
+	return Operation{ID: "op-2", Kind: "kernel-build", Target: b.Source + b.Package + b.Suite + b.Config, Log: "/log"}, f.edit(func() error { return nil })
+}
+
+func (i *fakeImages) TestKernel(_ context.Context, name string) ([]KernelTest, error) {
+	f := (*fake)(i)
+	return []KernelTest{{Isolation: vps.IsolationFast, Took: vps.Duration(time.Second), Checks: []KernelCheck{{Name: name, OK: true}}}}, f.edit(func() error { return nil })
+}
+
+func (i *fakeImages) UseKernel(_ context.Context, name string, dryRun bool) (Change, error) {
+	f := (*fake)(i)
+	return Change{DryRun: dryRun, Edits: []string{name}}, f.edit(func() error { return nil })
+}
+
+func (i *fakeImages) DeleteKernel(_ context.Context, name string) error {
+	f := (*fake)(i)
+	return f.edit(func() error { f.orders = append(f.orders, "delete-kernel "+name); return nil })
 }
 
 // fakeConsole is a guest's console whose other end the test holds.

@@ -103,6 +103,8 @@ func checkPath(pattern string, r *http.Request) error {
 		return vps.ValidName("name", r.PathValue("name"))
 	case strings.Contains(pattern, "{distribution}"):
 		return vps.ValidImageName("image", r.PathValue("distribution")+"/"+r.PathValue("release"))
+	case strings.Contains(pattern, "{driver}"):
+		return vps.ValidKernelName("kernel", r.PathValue("driver")+"/"+r.PathValue("release"))
 	case strings.Contains(pattern, "{id}"):
 		return validID(r.PathValue("id"))
 	}
@@ -174,6 +176,7 @@ func (s *Server) registerRoutes() {
 	s.registerImages()
 	s.registerUsages()
 	s.registerDisks()
+	s.registerKernels()
 }
 
 func (s *Server) registerGuests() {
@@ -383,7 +386,6 @@ func (s *Server) registerImages() {
 			}
 			return bodyOf(i.Operation(ctx, in.ID))
 		})
-	addList(s, operation("list-kernels", http.MethodGet, "/v1/kernels", tag, "List the kernels that guests can boot"), s.listKernels)
 }
 
 func (s *Server) listImages(ctx context.Context) ([]vps.Image, error) {
@@ -395,20 +397,6 @@ func (s *Server) listImages(ctx context.Context) ([]vps.Image, error) {
 	shown := make([]vps.Image, 0, len(images))
 	for _, image := range images {
 		shown = append(shown, shownImage(image))
-	}
-	return shown, err
-}
-
-func (s *Server) listKernels(ctx context.Context) ([]KernelInfo, error) {
-	i, err := s.images()
-	if err != nil {
-		return nil, err
-	}
-	kernels, err := i.Kernels(ctx)
-	shown := make([]KernelInfo, 0, len(kernels))
-	for _, kernel := range kernels {
-		kernel.Features = notNil(kernel.Features)
-		shown = append(shown, kernel)
 	}
 	return shown, err
 }

@@ -115,6 +115,8 @@ type Change struct {
 	DryRun bool     `json:"dry_run"`
 	Edits  []string `json:"edits" doc:"What changes in the spec, one line each."`
 	Steps  []string `json:"steps" doc:"The plan: what the host does for it, in order."`
+	// Warnings are for people who choose something with a price.
+	Warnings []string `json:"warnings,omitempty" doc:"What to know about what was chosen, for people."`
 }
 
 // ApplyOptions say how a host file is applied.
@@ -130,6 +132,8 @@ type Operation struct {
 	Target   string       `json:"target" doc:"What it is done to."`
 	Progress vps.Progress `json:"progress"`
 	Done     bool         `json:"done" doc:"Whether it has ended, well or not."`
+	Log      string       `json:"log,omitempty" doc:"Path of its log on the host; empty when it has none."`
+	Made     string       `json:"made,omitempty" doc:"Name of what it made, where the target does not say so."`
 	// Code and Error are empty when it went well.
 	Code  vps.Code `json:"code,omitempty" doc:"Empty when it went well."`
 	Error string   `json:"error,omitempty" doc:"Why it failed, for people; empty when it went well."`
@@ -151,12 +155,6 @@ type HostInfo struct {
 	// Settled is true when the plan is empty: the host is as it was asked to be.
 	Settled bool     `json:"settled"`
 	Pending []string `json:"pending" doc:"The steps that are still to be taken."`
-}
-
-// KernelInfo is a kernel that guests can boot, and what it can do.
-type KernelInfo struct {
-	vps.Kernel
-	Features []string `json:"features"`
 }
 
 // WaitFor is what a caller of wait waits for.
@@ -240,7 +238,7 @@ type Consoles interface {
 	Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
 }
 
-// Images keeps images and kernels.
+// Images keeps images.
 type Images interface {
 	Images(ctx context.Context) ([]vps.Image, error)
 	Image(ctx context.Context, name string) (vps.Image, error)
@@ -248,7 +246,6 @@ type Images interface {
 	BuildImage(ctx context.Context, name string) (Operation, error)
 	Operation(ctx context.Context, id string) (Operation, error)
 	DeleteImage(ctx context.Context, name string) error
-	Kernels(ctx context.Context) ([]KernelInfo, error)
 }
 
 // Backend is everything the server serves. A nil part answers 503.
@@ -257,9 +254,9 @@ type Backend struct {
 	Observed Observed
 	Consoles Consoles
 	Images   Images
+	Kernels  Kernels
 	Auditor  Auditor
 	Usages   Usages
 	Disks    Disks
 	Packs    Packs
-	Files    Files
 }

@@ -233,6 +233,8 @@ func TestGolden(t *testing.T) {
 		{"image.show", 0, "image show debian/12 --packages"},
 		{"image.show.json", 0, "image show debian/12 -o json"},
 		{"kernel.list.wide", 0, "kernel list -o wide"},
+		{"kernel.show", 0, "kernel show uml/7.2.13-0123456789ab"},
+		{"kernel.show.json", 0, "kernel show uml/7.2.13-0123456789ab -o json"},
 		{"port.list", 0, "port list"},
 		{"port.list.json", 0, "port list alice -o json"},
 		{"tenant.list", 0, "tenant list"},

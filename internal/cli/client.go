@@ -51,14 +51,13 @@ type Consoles interface {
 	Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
 }
 
-// Images keeps images and kernels.
+// Images keeps images.
 type Images interface {
 	Images(ctx context.Context) ([]vps.Image, error)
 	Image(ctx context.Context, name string) (vps.Image, error)
 	BuildImage(ctx context.Context, name string) (api.Operation, error)
 	Operation(ctx context.Context, id string) (api.Operation, error)
 	DeleteImage(ctx context.Context, name string) error
-	Kernels(ctx context.Context) ([]api.KernelInfo, error)
 }
 
 // Machines reads the state of the host.
@@ -99,13 +98,6 @@ type Packs interface {
 	Unpacks(ctx context.Context) ([]api.Unpacking, error)
 }
 
-// Files works on the filesystems of guests that do not run.
-type Files interface {
-	CopyOut(ctx context.Context, name string, o api.CopyOptions, w io.Writer) error
-	CopyIn(ctx context.Context, name string, o api.CopyOptions, archive io.Reader) error
-	Check(ctx context.Context, name string, o api.CheckOptions, w io.Writer) (api.CheckReport, error)
-}
-
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface { //nolint:interfacebloat // of parts, each small
@@ -114,12 +106,12 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Filer
 	Consoles
 	Images
+	Kernels
 	Machines
 	Auditor
 	Disks
 	GuestDisks
 	Packs
-	Files
 }
 
 // overSocket is the daemon behind a unix socket.

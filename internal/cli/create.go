@@ -114,7 +114,7 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 		}
 		u.SSHKeys = &keys
 	}
-	hash, err := a.passwordHash(cmd.Context(), "--root-password-file", f.askPassword, f.passwordFile)
+	hash, err := a.passwordHash(cmd.Context(), f.askPassword, f.passwordFile)
 	u.RootPasswordHash = hash
 	return u, err
 }
@@ -232,6 +232,7 @@ func (a *app) create(cmd *cobra.Command, req api.CreateGuest, dryRun bool, goal 
 	if dryRun {
 		return a.printDryRun(out, change)
 	}
+	a.warn(change)
 	if len(req.SSHKeys) == 0 && req.RootPasswordHash == nil {
 		a.say("%s has neither an SSH key nor a root password, so nobody can log in; add a key with `sublet update %s --ssh-key FILE`", req.Name, req.Name)
 	}
@@ -382,6 +383,7 @@ func (a *app) updateAll(cmd *cobra.Command, names []string, u api.UpdateGuest, m
 
 // sayChange tells what an edit of a thing changed.
 func (a *app) sayChange(name string, c api.Change) {
+	a.warn(c)
 	if len(c.Edits) == 0 {
 		a.say("%s: nothing to change", name)
 	}
@@ -391,6 +393,13 @@ func (a *app) sayChange(name string, c api.Change) {
 		} else {
 			a.say("%s: %s", name, e)
 		}
+	}
+}
+
+// warn says what there is to know about a choice.
+func (a *app) warn(c api.Change) {
+	for _, w := range c.Warnings {
+		a.say("warning: %s", w)
 	}
 }
 

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"sublet/internal/api"
-	"sublet/internal/tree"
 	"sublet/internal/vps"
 )
 
@@ -23,19 +22,21 @@ var now = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 // called "stubborn" has to be killed, one called "deaf" never answers SSH, and
 // one called "broken" cannot start.
 type fake struct {
-	mu        sync.Mutex
-	filesDir  string // the root of every guest
-	guests    map[string]*api.Guest
-	tenants   map[string]vps.Tenant
-	images    []vps.Image
-	events    []vps.Event
-	polls     int
-	next      int
-	failure   error // what every call answers, when set
-	console   Stream
-	opened    api.ConsoleOptions
-	created   []api.CreateGuest
-	orders    []string
+	mu      sync.Mutex
+	guests  map[string]*api.Guest
+	tenants map[string]vps.Tenant
+	images  []vps.Image
+	events  []vps.Event
+	polls   int
+	next    int
+	failure error // what every call answers, when set
+	console Stream
+	opened  api.ConsoleOptions
+	created []api.CreateGuest
+	orders  []string
+	built   api.BuildKernel
+	// warnings come with every edit.
+	warnings  []string
 	applied   api.ApplyOptions
 	log       string
 	onPoll    func()
@@ -174,7 +175,8 @@ func (f *fake) CreateGuest(_ context.Context, c api.CreateGuest, dryRun bool) (a
 		return api.Change{}, vps.Errorf(vps.CodeNotFound, "tenant %q does not exist; add it with `sublet tenant add`", g.Spec.Tenant)
 	}
 	change := api.Change{
-		Schema: api.SchemaVersion, DryRun: dryRun, Edits: []string{"add guest " + c.Name},
+		Warnings: f.warnings,
+		Schema:   api.SchemaVersion, DryRun: dryRun, Edits: []string{"add guest " + c.Name},
 		Steps: []string{"clone debian/12 for " + c.Name, "start " + c.Name},
 	}
 	if dryRun {
@@ -214,13 +216,12 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u api.UpdateGuest, dr
 	if err := u.Expect.Check(g.Spec); err != nil {
 		return api.Change{}, err
 	}
-	c := api.Change{Schema: api.SchemaVersion, DryRun: dryRun, Edits: []string{"guest " + name + " changed"}}
+	c := api.Change{Schema: api.SchemaVersion, DryRun: dryRun, Edits: []string{"guest " + name + " changed"}, Warnings: f.warnings}
 	if !dryRun {
 		set(&g.Spec.Rules, u.Rules)
 		set(&g.Spec.Bandwidth, u.Bandwidth)
 		set(&g.Spec.Memory, u.Memory)
 		set(&g.Spec.SSHKeys, u.SSHKeys)
-		set(&g.Spec.RootPassword, u.RootPasswordHash)
 		set(&g.Spec.Forwards, u.Forwards)
 		set(&g.Spec.Disk, u.Disk)
 		set(&g.Spec.Disks, u.Disks)
@@ -391,7 +392,7 @@ func (f *fake) Operation(context.Context, string) (api.Operation, error) {
 	if f.onPoll != nil {
 		f.onPoll()
 	}
-	op := api.Operation{ID: "op-1", Kind: "image", Target: "debian/12", Progress: vps.Progress{Phase: "installing packages", Fraction: 0.4}}
+	op := api.Operation{ID: "op-1", Kind: "image", Made: "uml/7.2.13-0123456789ab", Target: "debian/12", Progress: vps.Progress{Phase: "installing packages", Fraction: 0.4}}
 	switch f.polls {
 	case 1:
 	case 2:
@@ -417,6 +418,32 @@ func (f *fake) DeleteImage(_ context.Context, name string) error {
 func (f *fake) Kernels(context.Context) ([]api.KernelInfo, error) {
 	return []api.KernelInfo{{Kernel: vps.Kernel{Name: "uml/6.1.176", Release: "6.1.176", Path: "/usr/bin/linux.uml", Initrd: "/var/lib/sublet/kernels/i"}, Features: []string{"vector", "ext4"}}}, f.failure
 }
+
+func (f *fake) Kernel(_ context.Context, name string) (api.KernelInfo, error) {
+	created := time.Date(2026, 5, 1, 8, 30, 0, 0, time.UTC)
+	return api.KernelInfo{
+		Kernel:   vps.Kernel{Name: name, Release: strings.TrimPrefix(name, "uml/"), Path: "/var/lib/sublet/kernels/l", Initrd: "/var/lib/sublet/kernels/i", Fast: true},
+		Features: []string{"nftables", "fast"}, Origin: "built from linux-7.2.tar.xz", Default: true, Guests: []string{"alice"}, Running: []string{},
+		Created: &created, Log: "/var/lib/sublet/kernel-logs/l.log", Misses: []string{"CONFIG_TIME_NS is n, not y"}, Warning: "This is faster.\nThis is insecure.",
+	}, f.failure
+}
+
+func (f *fake) BuildKernel(_ context.Context, b api.BuildKernel) (api.Operation, error) {
+	f.built = b
+	return api.Operation{ID: "op-1", Kind: "kernel-build", Target: "linux", Log: "/var/lib/sublet/kernel-logs/l.log", Progress: vps.Progress{Phase: "starting"}}, f.failure
+}
+
+func (f *fake) TestKernel(context.Context, string) ([]api.KernelTest, error) {
+	return []api.KernelTest{{Isolation: vps.IsolationStrict, Took: vps.Duration(time.Second), Checks: []api.KernelCheck{
+		{Name: "boot", OK: true, Seen: "7.2.13"}, {Name: "nft-ip", Seen: "operation not supported"},
+	}}}, f.failure
+}
+
+func (f *fake) UseKernel(_ context.Context, name string, dryRun bool) (api.Change, error) {
+	return api.Change{DryRun: dryRun, Edits: []string{"settings.kernel: " + name}}, f.failure
+}
+
+func (f *fake) DeleteKernel(context.Context, string) error { return f.failure }
 
 func (f *fake) Host(context.Context) (api.HostInfo, error) {
 	s := vps.DefaultSettings()
@@ -477,54 +504,4 @@ func (f *fake) DiskForecast(_ context.Context, guest string) ([]vps.DiskForecast
 
 func (f *fake) DiskHistory(context.Context, string, time.Time) ([]vps.DiskSample, error) {
 	return f.samples, f.failure
-}
-
-// Files of the fake are those of one folder, which is its only guest's root.
-func (f *fake) CopyOut(ctx context.Context, name string, o api.CopyOptions, w io.Writer) error {
-	root, err := f.root(name)
-	if err != nil {
-		return err
-	}
-	defer root.Close() //nolint:errcheck // read only
-	if err := root.Pack(ctx, w, o.Path, tree.As(o.Path)); err != nil {
-		return vps.Errorf(vps.CodeNotFound, "%s", err)
-	}
-	return nil
-}
-
-func (f *fake) CopyIn(ctx context.Context, name string, o api.CopyOptions, archive io.Reader) error {
-	root, err := f.root(name)
-	if err != nil {
-		return err
-	}
-	defer root.Close() //nolint:errcheck // read only
-	if o.Unpack {
-		_, err = root.UnpackAt(ctx, archive, o.Path, tree.Options{KeepOwner: true})
-	} else {
-		_, err = root.Receive(ctx, archive, o.Path, tree.Options{KeepOwner: true})
-	}
-	return err
-}
-
-func (f *fake) root(name string) (*tree.Root, error) {
-	g, err := f.find(name)
-	if err != nil {
-		return nil, err
-	}
-	if g.Status.State == vps.StateRunning {
-		return nil, vps.Errorf(vps.CodeConflict, "%s runs", name)
-	}
-	return tree.Open(f.filesDir)
-}
-
-func (f *fake) Check(_ context.Context, name string, o api.CheckOptions, w io.Writer) (api.CheckReport, error) {
-	if _, err := f.find(name); err != nil {
-		return api.CheckReport{}, err
-	}
-	_, _ = io.WriteString(w, "pass 1\n")
-	verdict := "damaged"
-	if o.Repair {
-		verdict = "mended"
-	}
-	return api.CheckReport{Schema: api.SchemaVersion, Filesystem: "ext4", Verdict: verdict, OK: o.Repair}, nil
 }

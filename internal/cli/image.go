@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -217,26 +216,4 @@ func (a *app) imageDeleteCmd() *cobra.Command {
 		})
 	}
 	return cmd
-}
-
-func (a *app) kernelCmd() *cobra.Command {
-	list := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List the kernels that guests can boot", Args: atMost(0, "no name")}
-	out := addListOutput(list)
-	list.RunE = func(cmd *cobra.Command, _ []string) error {
-		ctx, cancel := request(cmd)
-		defer cancel()
-		kernels, err := a.client().Kernels(ctx)
-		if err != nil {
-			return err
-		}
-		return printList(a, cmd, out, "kernels", []column[api.KernelInfo]{
-			{key: "name", text: func(k api.KernelInfo) string { return k.Name }},
-			{key: "release", text: func(k api.KernelInfo) string { return k.Release }},
-			{key: "features", text: func(k api.KernelInfo) string { return strings.Join(k.Features, ",") }},
-			{key: "path", wide: true, text: func(k api.KernelInfo) string { return k.Path }},
-			{key: "initrd", wide: true, text: func(k api.KernelInfo) string { return k.Initrd }},
-			{key: "modules", wide: true, text: func(k api.KernelInfo) string { return k.Modules }},
-		}, kernels)
-	}
-	return noun("kernel", "Show the kernels that guests can boot", list)
 }

@@ -362,6 +362,7 @@ func printPage(w io.Writer, fields []field) error {
 
 // printChange writes what an edit does: the edits of the spec, then the plan.
 func (a *app) printChange(w io.Writer, c api.Change) error {
+	a.warn(c)
 	var b strings.Builder
 	for _, e := range c.Edits {
 		b.WriteString(clean(e) + "\n")

@@ -185,7 +185,7 @@ func (b *bytesBar) Write(p []byte) (int, error) {
 		b.shown = now
 		line := fmt.Sprintf("%s %s %s", clean(b.title), vps.Bytes(b.done), ago(now.Sub(b.begun)))
 		if b.size > 0 {
-			line = drawBar(b.title, vps.Bytes(b.done).String(), float64(b.done)/float64(b.size), now.Sub(b.begun), b.app.width()-1)
+			line = drawBar(b.title, vps.Bytes(b.done).String(), float64(b.done)/float64(b.size), now.Sub(b.begun), 0, b.app.width()-1)
 		}
 		_, _ = io.WriteString(b.app.Stderr, clearLine+cut(line, b.app.width()-1))
 	}

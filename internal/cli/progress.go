@@ -68,7 +68,7 @@ func (b *bar) show(p vps.Progress) {
 		return
 	}
 	b.best = max(b.best, p.Fraction)
-	line := drawBar(b.title, p.Phase, b.best, b.app.Now().Sub(b.begun), b.app.width()-1)
+	line := drawBar(b.title, p.Phase, b.best, b.app.Now().Sub(b.begun), time.Duration(p.Remaining), b.app.width()-1)
 	_, _ = io.WriteString(b.app.Stderr, clearLine+line)
 }
 
@@ -82,13 +82,25 @@ func (b *bar) clear() {
 // drawBar fits a bar into width columns:
 //
 //	debian/12 [#########-----------]  45 %  12s  installing packages
-func drawBar(title, phase string, fraction float64, spent time.Duration, width int) string {
+//	linux-6.12.tar.xz [#########-----------]  45 %  3m12s  about 4m left  compile
+func drawBar(title, phase string, fraction float64, spent, remaining time.Duration, width int) string {
 	fraction = min(max(fraction, 0), 1)
 	const cells = 24
 	full := int(fraction * cells)
-	line := fmt.Sprintf("%s [%s%s] %3d %%  %s  %s", clean(title),
-		strings.Repeat("#", full), strings.Repeat("-", cells-full), int(fraction*100), ago(spent), clean(phase))
+	line := fmt.Sprintf("%s [%s%s] %3d %%  %s  %s%s", clean(title),
+		strings.Repeat("#", full), strings.Repeat("-", cells-full), int(fraction*100), ago(spent), left(remaining), clean(phase))
 	return cut(line, width)
+}
+
+// left says how long work will still take, roughly: more would be a promise.
+func left(remaining time.Duration) string {
+	switch {
+	case remaining <= 0:
+		return ""
+	case remaining < time.Minute:
+		return "less than a minute left  "
+	}
+	return fmt.Sprintf("about %dm left  ", int(remaining.Round(time.Minute)/time.Minute))
 }
 
 // cut shortens s to n characters.

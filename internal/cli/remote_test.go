@@ -42,7 +42,7 @@ func TestOverNetwork(t *testing.T) {
 	b := backend{w.fake}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Auditor: w.fake}, api.ServerOptions{Version: "1.2.3"})
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Kernels: b, Auditor: w.fake}, api.ServerOptions{Version: "1.2.3"})
 	go func() { ended <- server.Serve(ctx, ln, d.Guard, door.Limit) }()
 	t.Cleanup(func() {
 		cancel()

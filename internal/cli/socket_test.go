@@ -43,7 +43,7 @@ func TestOverSocket(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b}, api.ServerOptions{Version: "1.2.3"})
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Kernels: b}, api.ServerOptions{Version: "1.2.3"})
 	go func() { ended <- server.Serve(ctx, ln) }()
 	t.Cleanup(func() {
 		cancel()

@@ -126,7 +126,7 @@ func TestBuildBar(t *testing.T) {
 	if want := "\r\x1b[Kdebian/12 [#########---------------]  40 %  0s  installing packages"; !strings.Contains(w.errors.String(), want) {
 		t.Errorf("drew %q", w.errors.String())
 	}
-	if got := drawBar("debian/12", "installing", 2, time.Minute, 30); got != "debian/12 [##################…" {
+	if got := drawBar("debian/12", "installing", 2, time.Minute, 0, 30); got != "debian/12 [##################…" {
 		t.Errorf("a narrow bar is %q", got)
 	}
 }

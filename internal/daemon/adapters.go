@@ -51,7 +51,7 @@ type seeds struct {
 
 func (s seeds) seed(ctx context.Context, host vps.Host, g vps.Guest) seed.Seed {
 	var release string
-	if k, err := s.kernels.Default(ctx); err == nil {
+	if k, err := s.kernelOf(ctx, host.Settings, g.Spec); err == nil {
 		release = k.Release
 	}
 	return seed.For(host.Settings, g, release, s.resolvers())
@@ -87,7 +87,7 @@ type machines struct {
 }
 
 func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps.Volume) (vps.Machine, error) {
-	k, err := m.kernels.Default(ctx)
+	k, err := m.kernelOf(ctx, host.Settings, g.Spec)
 	if err != nil {
 		return vps.Machine{}, err
 	}
@@ -103,6 +103,7 @@ func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps
 	}
 	return vps.Machine{
 		ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, UID: host.Settings.UID(g.Index), Kernel: k, Memory: g.Spec.Memory,
+		Isolation: g.Spec.Isolation, CPUs: g.Spec.CPUs,
 		Root: v.Disk, Seed: vps.Disk{Path: seed.Path(m.seedDir(), g.ID), ReadOnly: true}, Data: dataDisks(g, v), DiskLimit: v.Limit,
 		Resources: g.Spec.Resources,
 		Tap:       g.Link(), MAC: g.Spec.MAC(), RunDir: m.runDir(g), LogPath: logPath,

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"sublet/internal/desired"
+	"sublet/internal/guest/uml"
 	"sublet/internal/vps"
 )
 
@@ -24,9 +25,12 @@ func (f facts) Image(ctx context.Context, name string) (vps.Image, error) {
 	return f.images.Get(ctx, name)
 }
 
-func (f facts) Kernel(ctx context.Context, _ string) error {
-	_, err := f.kernels.Default(ctx)
-	return err
+func (f facts) Kernel(ctx context.Context, settings vps.Settings, spec vps.GuestSpec) error {
+	k, err := f.kernelOf(ctx, settings, spec)
+	if err != nil {
+		return err
+	}
+	return uml.CheckKernel(k, spec.Isolation, spec.CPUs)
 }
 
 // Room returns the host's memory and the space left for volumes.

@@ -26,8 +26,25 @@ const keptOperations = 100
 
 // start runs work in the background and returns how it is found again. ctx
 // must outlive the caller's request.
-func (o *operations) start(ctx context.Context, kind, target string, work func(context.Context, func(vps.Progress)) error) api.Operation {
-	op := &api.Operation{ID: strings.ToLower(rand.Text()[:12]), Kind: kind, Target: target}
+func (o *operations) start(ctx context.Context, kind, target string, do func(context.Context, func(vps.Progress)) error) api.Operation {
+	return o.begin(ctx, api.Operation{Kind: kind, Target: target}, func(ctx context.Context, w work) error { return do(ctx, w.progress) })
+}
+
+// work is how long work tells of itself.
+type work struct {
+	// update changes what is known of the operation.
+	update func(change func(*api.Operation))
+}
+
+func (w work) progress(p vps.Progress) { w.update(func(op *api.Operation) { op.Progress = p }) }
+
+// made says what came out of it.
+func (w work) made(name string) { w.update(func(op *api.Operation) { op.Made = name }) }
+
+// begin is start for work that has more to say than how far it is.
+func (o *operations) begin(ctx context.Context, begun api.Operation, do func(context.Context, work) error) api.Operation {
+	op := &begun
+	op.ID = strings.ToLower(rand.Text()[:12])
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.all == nil {
@@ -41,17 +58,18 @@ func (o *operations) start(ctx context.Context, kind, target string, work func(c
 	}
 	started := *op
 	o.work.Go(func() {
-		err := work(ctx, func(p vps.Progress) {
+		update := func(change func(*api.Operation)) {
 			o.mu.Lock()
 			defer o.mu.Unlock()
-			op.Progress = p
-		})
-		o.mu.Lock()
-		defer o.mu.Unlock()
-		op.Done = true
-		if err != nil {
-			op.Code, op.Error = vps.ErrorCode(err), vps.ErrorMessage(err)
+			change(op)
 		}
+		err := do(ctx, work{update})
+		update(func(op *api.Operation) {
+			op.Done = true
+			if err != nil {
+				op.Code, op.Error = vps.ErrorCode(err), vps.ErrorMessage(err)
+			}
+		})
 	})
 	return started
 }
@@ -115,37 +133,4 @@ func (b backend) DeleteImage(ctx context.Context, name string) error {
 		return users
 	})
 	return cmp.Or(failure, err)
-}
-
-func (b backend) Kernels(ctx context.Context) ([]api.KernelInfo, error) {
-	kernels, err := b.kernels.List(ctx)
-	if err != nil {
-		return nil, err
-	}
-	infos := make([]api.KernelInfo, 0, len(kernels))
-	for _, k := range kernels {
-		f, err := b.kernels.Features(ctx, k)
-		if err != nil {
-			return nil, err
-		}
-		info := api.KernelInfo{Kernel: k, Features: []string{}}
-		for _, feature := range []struct {
-			name string
-			has  bool
-		}{
-			{"ipv6", f.IPv6},
-			{"iptables", f.Iptables},
-			{"nftables", f.NFTables},
-			{"nftables-bridge", f.NFTablesBridge},
-			{"wireguard", f.WireGuard},
-			{"modules", f.Modules},
-			{"hostfs", f.Hostfs},
-		} {
-			if feature.has {
-				info.Features = append(info.Features, feature.name)
-			}
-		}
-		infos = append(infos, info)
-	}
-	return infos, nil
 }

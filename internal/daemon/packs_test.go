@@ -32,7 +32,7 @@ type anyHost struct{ dir string }
 func (h anyHost) Image(_ context.Context, name string) (vps.Image, error) {
 	return vps.Image{Name: name, ID: "image-1", Path: filepath.Join(h.dir, "image"), Size: vps.GiB, Content: vps.MiB, Filesystem: "raw"}, nil
 }
-func (anyHost) Kernel(context.Context, string) error { return nil }
+func (anyHost) Kernel(context.Context, vps.Settings, vps.GuestSpec) error { return nil }
 func (anyHost) Room(context.Context) (memory, disk vps.Bytes, err error) {
 	return 64 * vps.GiB, vps.TiB, nil
 }

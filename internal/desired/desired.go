@@ -29,8 +29,9 @@ type Store interface {
 type Facts interface {
 	// Image finds the latest version of an image.
 	Image(ctx context.Context, name string) (vps.Image, error)
-	// Kernel tells whether guests of this driver can boot at all.
-	Kernel(ctx context.Context, driver string) error
+	// Kernel tells whether a guest that asks for this can boot: there is the
+	// kernel that it names, or the host's default, and it can do what is asked.
+	Kernel(ctx context.Context, settings vps.Settings, spec vps.GuestSpec) error
 	// Room returns the host's memory for guests and the free space for volumes.
 	Room(ctx context.Context) (memory, disk vps.Bytes, err error)
 	// Listeners returns the ports that programs of the host itself listen on.

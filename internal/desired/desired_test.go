@@ -34,7 +34,7 @@ func (f *facts) Image(_ context.Context, name string) (vps.Image, error) {
 	}
 	return vps.Image{Name: name, ID: "image-1"}, nil
 }
-func (f *facts) Kernel(context.Context, string) error { return f.kernel }
+func (f *facts) Kernel(context.Context, vps.Settings, vps.GuestSpec) error { return f.kernel }
 func (f *facts) Room(context.Context) (memory, disk vps.Bytes, err error) {
 	return f.memory, f.disk, nil
 }

@@ -79,7 +79,7 @@ func (s *State) powerOn(ctx context.Context, c *contents, g *vps.Guest) error {
 	g.Spec.Power, g.Abrupt, g.StopWithin = vps.PowerRunning, false, 0
 	g.Boots++
 	g.HostBoot = s.facts.HostBoot()
-	if err := s.facts.Kernel(ctx, g.Spec.Driver); err != nil {
+	if err := s.facts.Kernel(ctx, c.host.Settings, g.Spec); err != nil {
 		return err
 	}
 	return s.checkMemory(ctx, c)
@@ -259,10 +259,49 @@ func (s *State) checkSettings(ctx context.Context, c *contents, settings vps.Set
 	if err := s.facts.Network(ctx, was, settings); err != nil {
 		return err
 	}
+	if settings.Kernel != was.Kernel {
+		if err := s.checkDefaultKernel(ctx, c, settings); err != nil {
+			return err
+		}
+	}
 	if settings.FirstUID != was.FirstUID && len(c.host.Guests) > 0 {
 		return vps.Errorf(vps.CodeConflict, "settings.first_uid cannot change from %d to %d while there are guests: their files belong to uids that follow from it", was.FirstUID, settings.FirstUID)
 	}
 	return nil
+}
+
+// checkDefaultKernel refuses a default kernel that is not there, or that a
+// guest which follows the default could not boot.
+func (s *State) checkDefaultKernel(ctx context.Context, c *contents, settings vps.Settings) error {
+	if err := s.facts.Kernel(ctx, settings, vps.NewGuestSpec("")); err != nil {
+		return err
+	}
+	for i := range c.host.Guests {
+		g := &c.host.Guests[i]
+		if g.Spec.Kernel != "" || g.Deleting {
+			continue
+		}
+		if err := s.facts.Kernel(ctx, settings, g.Spec); err != nil {
+			return vps.Wrap(vps.ErrorCode(err), err, "guest %s follows the default kernel and could not boot with it: %s", g.Spec.Name, vps.ErrorMessage(err))
+		}
+	}
+	return nil
+}
+
+// UseKernel makes a kernel the host's default, by its name; "" means the one
+// that is installed. Guests which follow the default boot it at their next
+// start.
+func (s *State) UseKernel(ctx context.Context, name string, dryRun bool) (Edited, error) {
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		settings := c.host.Settings
+		settings.Kernel = name
+		if err := s.checkSettings(ctx, c, settings); err != nil {
+			return err
+		}
+		c.host.Settings = settings
+		return nil
+	})
+	return Edited{Before: before, After: after}, err
 }
 
 // pruneFile removes what the file does not name. A file without a list of

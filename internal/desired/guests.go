@@ -47,7 +47,7 @@ func (s *State) addWith(ctx context.Context, c *contents, id, name, imageID stri
 		}
 		imageID = img.ID
 	}
-	if err := s.facts.Kernel(ctx, spec.Driver); err != nil {
+	if err := s.facts.Kernel(ctx, c.host.Settings, spec); err != nil {
 		return err
 	}
 	listeners, err := s.facts.Listeners(ctx)
@@ -106,6 +106,11 @@ func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape sh
 	}
 	if err := keepsData(was, spec); err != nil {
 		return err
+	}
+	if spec.Kernel != was.Kernel || spec.Isolation != was.Isolation || spec.CPUs != was.CPUs {
+		if err := s.facts.Kernel(ctx, c.host.Settings, spec); err != nil {
+			return err
+		}
 	}
 	if spec.Disk > was.Disk {
 		if err := s.facts.Disk(ctx, g.ID, spec.Disk); err != nil {

@@ -89,6 +89,9 @@ func (b *booter) boot(ctx context.Context) (err error) {
 	case b.seeded && b.seed.Probe == seed.Appliance:
 		return b.appliance(ctx)
 	}
+	if b.seeded && b.seed.Probe == probe.Kernel {
+		return b.examine(ctx)
+	}
 	if err := b.mountRoot(ctx); err != nil {
 		return err
 	}

@@ -21,11 +21,12 @@ const (
 
 // Config is everything a keeper has to know, as it lies in its config file.
 type Config struct {
-	// Driver, GuestID, Name and Boots go into the instance as they are.
+	// Driver, GuestID, Name, Boots and Kernel go into the instance as they are.
 	Driver  string `json:"driver"`
 	GuestID string `json:"guest_id"`
 	Name    string `json:"name"`
 	Boots   int64  `json:"boots"`
+	Kernel  string `json:"kernel,omitempty"`
 	// Command is the argv that leads to Main in this program, without the
 	// arguments that Main itself reads; the keeper starts its anchor with it.
 	Command []string `json:"command"`

@@ -140,7 +140,7 @@ func (k *keeper) start(lock *os.File) error {
 	}
 	k.rec = record{
 		Instance: vps.Instance{
-			Version: recordVersion, Driver: k.cfg.Driver, GuestID: k.cfg.GuestID, Name: k.cfg.Name, Boots: k.cfg.Boots,
+			Version: recordVersion, Driver: k.cfg.Driver, GuestID: k.cfg.GuestID, Name: k.cfg.Name, Boots: k.cfg.Boots, Kernel: k.cfg.Kernel,
 			Keeper: os.Getpid(), Started: now(), Socket: filepath.Join(k.cfg.RunDir, socketName),
 		},
 		BootID: bootID(), Anchor: markOf(a.cmd.Process.Pid), Self: markOf(os.Getpid()), Mconsole: k.cfg.Mconsole,

@@ -67,6 +67,9 @@ type Catalog struct {
 	// this fingerprint.
 	made        vps.Kernel
 	fingerprint string
+
+	// said is what kernels said of themselves, assembled what Get found last.
+	said, assembled sync.Map
 }
 
 // New returns a Catalog in dir. It touches nothing yet.
@@ -101,6 +104,9 @@ func (c *Catalog) Default(ctx context.Context) (vps.Kernel, error) {
 		return c.made, nil
 	}
 	k, err := c.prepare(ctx, src)
+	if err == nil {
+		k, err = c.describe(ctx, k)
+	}
 	if err != nil {
 		return vps.Kernel{}, fullDisk(err, c.dir)
 	}
@@ -140,7 +146,8 @@ func (c *Catalog) List(ctx context.Context) ([]vps.Kernel, error) {
 }
 
 // Prune removes every file that belongs neither to one of keep nor to what
-// Default returned last. Guests that run must have their kernels in keep.
+// Default returned last, nor to a kernel that was built here. Guests that run
+// must have their kernels in keep, by their paths.
 func (c *Catalog) Prune(ctx context.Context, keep []vps.Kernel) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -153,6 +160,13 @@ func (c *Catalog) Prune(ctx context.Context, keep []vps.Kernel) error {
 	}
 	defer unlock()
 	used := map[string]bool{}
+	built, err := c.records(ctx)
+	if err != nil {
+		return err
+	}
+	for _, r := range built {
+		used[filepath.Join(c.dir, r.Binary)], used[c.recordPath(r.Release)] = true, true
+	}
 	for _, k := range append(slices.Clone(keep), c.made) {
 		for _, path := range []string{k.Path, k.Initrd, k.Modules, c.manifestPath(k)} {
 			used[path] = true
@@ -179,7 +193,7 @@ func (c *Catalog) Prune(ctx context.Context, keep []vps.Kernel) error {
 
 // ours tells whether a file of this name was made here.
 func ours(name string) bool {
-	for _, prefix := range []string{"linux-", "modules-", "initrd-", "uml-"} {
+	for _, prefix := range []string{"linux-", "modules-", "initrd-", "uml-", builtPrefix} {
 		if strings.HasPrefix(name, prefix) {
 			return true
 		}
@@ -207,6 +221,16 @@ func (c *Catalog) sources() (*sources, error) {
 		return nil, vps.Errorf(vps.CodeNotFound, "there is no kernel for User Mode Linux on this host (looked for %s); install it with: apt-get install user-mode-linux",
 			strings.Join(c.opts.Binaries, ", "))
 	}
+	var err error
+	if s.init, err = c.initPath(); err != nil {
+		return nil, err
+	}
+	s.modules = c.modulesOf(c.made.Release)
+	return &s, nil
+}
+
+// initPath finds the early-boot program.
+func (c *Catalog) initPath() (string, error) {
 	paths := []string{c.opts.InitPath}
 	if c.opts.InitPath == "" {
 		paths = []string{defaultInitPath}
@@ -217,29 +241,16 @@ func (c *Catalog) sources() (*sources, error) {
 	}
 	for _, path := range paths {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
-			s.init = path
-			break
+			return path, nil
 		}
 	}
-	if s.init == "" {
-		return nil, vps.Errorf(vps.CodeNotFound, "the program %s, which guests run first when they boot, is missing (looked for %s); install sublet again, or build it with: make build",
-			initName, strings.Join(paths, ", "))
-	}
-	s.modules = c.modulesOf(c.made.Release)
-	return &s, nil
+	return "", vps.Errorf(vps.CodeNotFound, "the program %s, which guests run first when they boot, is missing (looked for %s); install sublet again, or build it with: make build",
+		initName, strings.Join(paths, ", "))
 }
 
 // Init returns the path of the program that guests run first when they boot,
 // or vps.CodeNotFound.
-func (c *Catalog) Init() (string, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s, err := c.sources()
-	if err != nil {
-		return "", err
-	}
-	return s.init, nil
-}
+func (c *Catalog) Init() (string, error) { return c.initPath() }
 
 // modulesOf returns the folder with the modules of a release, "" for none.
 func (c *Catalog) modulesOf(release string) string {

@@ -11,6 +11,7 @@
 //	modules-6.1.176-0123456789ab.ext4   its modules, mode 0444, sparse
 //	initrd-0123456789ab.cpio            the early-boot program, mode 0444
 //	uml-6.1.176-0123456789ab.json       the three of one kernel
+//	built-6.12.74-1a2b3c4d5e6f.json     a kernel that was built on this host
 //
 // A file has its final name only once it is whole and on the disk.
 package kernel

@@ -30,6 +30,7 @@ const standIn = `#!/bin/sh
 case $1 in
 --version) echo 6.1.9-test ;;
 --showconfig) printf 'CONFIG_MODULES=y\nCONFIG_IPV6=m\nCONFIG_NF_TABLES=m\n# CONFIG_NF_TABLES_INET is not set\nCONFIG_NF_TABLES_BRIDGE=m\nCONFIG_HOSTFS=y\n' ;;
+--help) printf 'User Mode Linux v6.1\\n\\nmem=<Amount of memory>\\n    This controls how much.\\n\\n' ;;
 *) exit 1 ;;
 esac
 `

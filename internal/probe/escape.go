@@ -87,7 +87,7 @@ func escapeWithin(in io.Reader, out io.Writer, args []string, b bounds) int {
 		case Off:
 			ended = true
 			return Answer{}
-		case Send, Seen:
+		case Send, Seen, Examine:
 		}
 		return Answer{Error: fmt.Sprintf("the stand-in in the jail does not know the request %q", r.Op)}
 	})

@@ -50,7 +50,7 @@ func ServeFrames(in io.Reader, out io.Writer, link string) error {
 			return Answer{Count: kept.count(r.Marker)}
 		case Off:
 			return Answer{Last: true}
-		case Try:
+		case Try, Examine:
 		}
 		return Answer{Error: fmt.Sprintf("this probe does not know %q", r.Op)}
 	})

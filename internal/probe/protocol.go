@@ -17,6 +17,8 @@ const (
 	Frames = "frames"
 	// Jail is a program that tries to leave its jail.
 	Jail = "jail"
+	// Kernel is a guest that looks what its kernel can do.
+	Kernel = "kernel"
 )
 
 // Mark stands in front of every answer, to tell it from what else is written
@@ -37,6 +39,9 @@ const (
 	Seen Op = "seen"
 	// Try makes the attempt Name. Jail only.
 	Try Op = "try"
+	// Examine asks what the kernel can do; Filesystems are on the extra disks, in
+	// their order. Kernel only.
+	Examine Op = "examine"
 	// Off ends the guest.
 	Off Op = "off"
 )
@@ -52,6 +57,8 @@ type Request struct {
 	Marker []byte   `json:"marker,omitempty"`
 	Name   string   `json:"name,omitempty"`
 	Target *Targets `json:"targets,omitempty"`
+	// Filesystems are names as mount(2) takes them.
+	Filesystems []string `json:"filesystems,omitempty"`
 }
 
 // Targets are what a stand-in in a jail goes for. They are told to it, so that
@@ -82,6 +89,8 @@ type Answer struct {
 	Attempts []Attempt `json:"attempts,omitempty"`
 	// Attempt answers Try.
 	Attempt *Attempt `json:"attempt,omitempty"`
+	// Findings answers Examine.
+	Findings []Finding `json:"findings,omitempty"`
 	// Last tells that there will be no other one.
 	Last bool `json:"last,omitempty"`
 }
@@ -95,6 +104,16 @@ type Attempt struct {
 	// Escaped tells that it worked, which is bad.
 	Escaped bool `json:"escaped,omitempty"`
 	// Seen says what happened, for people: "openat: no such file or directory".
+	Seen string `json:"seen,omitempty"`
+}
+
+// Finding is one thing that a kernel can do, or should not be able to.
+type Finding struct {
+	// Name is short and stable, "nft-inet".
+	Name string `json:"name"`
+	// OK tells that it is as a guest of ours wants it.
+	OK bool `json:"ok"`
+	// Seen says what happened, for people.
 	Seen string `json:"seen,omitempty"`
 }
 

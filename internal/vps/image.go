@@ -32,10 +32,12 @@ type Package struct {
 }
 
 // Progress is one report from long work. Fraction runs from 0 to 1 within
-// the whole work and never goes back; -1 means unknown.
+// the whole work and never goes back; -1 means unknown. Remaining is how long
+// the rest will take, as far as can be told; 0 means that nobody knows.
 type Progress struct {
-	Phase    string  `json:"phase"`
-	Fraction float64 `json:"fraction"`
+	Phase     string   `json:"phase"`
+	Fraction  float64  `json:"fraction"`
+	Remaining Duration `json:"remaining,omitzero"`
 }
 
 // Volume is what a guest's disks are on the host.

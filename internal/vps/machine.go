@@ -17,6 +17,10 @@ type Kernel struct {
 	// Modules is a read-only disk with the kernel's modules, empty when it
 	// has none.
 	Modules string `json:"modules,omitempty"`
+	// Fast tells that it knows the isolation fast, SMP that it can run several
+	// processors, with which its network needs another way in.
+	Fast bool `json:"fast,omitempty"`
+	SMP  bool `json:"smp,omitempty"`
 }
 
 // Disk is one block device of a guest as the driver attaches it.
@@ -36,7 +40,11 @@ type Machine struct {
 	Boots  int64  `json:"boots"`
 	UID    uint32 `json:"uid"`
 	Kernel Kernel `json:"kernel"`
-	Memory Bytes  `json:"memory"`
+	// Isolation is how the kernel keeps the guest's processes apart; empty means
+	// strict. CPUs are its virtual processors; 0 means 1.
+	Isolation Isolation `json:"isolation,omitempty"`
+	CPUs      int       `json:"cpus,omitempty"`
+	Memory    Bytes     `json:"memory"`
 	// Root is the disk that it boots from; without one it stays in its initrd.
 	Root Disk `json:"root"`
 	Seed Disk `json:"seed"`
@@ -70,6 +78,9 @@ type Instance struct {
 	Boots   int64  `json:"boots"`
 	// Keeper and PID are process ids on the host, of the keeper and of the
 	// guest itself.
+	// Kernel is the name of the kernel that it runs on; empty when it was started
+	// by a sublet that did not write that down.
+	Kernel  string    `json:"kernel,omitempty"`
 	Keeper  int       `json:"keeper"`
 	PID     int       `json:"pid"`
 	Started time.Time `json:"started"`

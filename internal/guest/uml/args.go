@@ -57,10 +57,14 @@ func args(m vps.Machine) []string {
 	if m.Kernel.Initrd != "" {
 		a = append(a, "initrd="+m.Kernel.Initrd)
 	}
+	a = append(a, processArgs(m)...)
 	if m.Tap != "" {
 		// The numbers are those of facts measured for this project: a queue of
 		// 128 packets, and large segments received whole.
 		a = append(a, "vec0:transport=tap,ifname="+m.Tap+",depth=128,gro=1,mac="+m.MAC.String())
+	}
+	if m.Kernel.Modules == "" {
+		a = append(a, builtInArgs()...)
 	}
 	return append(a,
 		// One console, on the terminal that the keeper holds; nothing on the
@@ -77,6 +81,31 @@ func args(m vps.Machine) []string {
 		"pty.legacy_count=0",
 		"quiet",
 	)
+}
+
+// processArgs say how the guest's processes run. A kernel that knows only
+// ptrace takes none of these words; one that knows both is told, because what
+// it does when it is told nothing may change.
+func processArgs(m vps.Machine) []string {
+	var a []string
+	switch {
+	case m.Isolation == vps.IsolationFast:
+		a = append(a, "seccomp=on")
+	case m.Kernel.Fast:
+		a = append(a, "seccomp=off")
+	}
+	if m.CPUs > 1 {
+		a = append(a, "ncpus="+strconv.Itoa(m.CPUs))
+	}
+	return a
+}
+
+// builtInArgs keep a kernel without modules from making devices that nobody
+// asked for, as it does for everything built in: cards for tunnels, a bond, a
+// dummy, each of which the guest's udev would look at when it boots. They are
+// made when they are asked for all the same.
+func builtInArgs() []string {
+	return []string{"fb_tunnels=none", "dummy.numdummies=0", "ifb.numifbs=0", "bonding.max_bonds=0"}
 }
 
 // firstData is the number of a guest's first data disk, behind the root, the
@@ -129,6 +158,9 @@ func checkMachine(m vps.Machine) error {
 	case m.Tap != "" && (strings.ContainsAny(m.Tap, unsafeInPath+"/=") || len(m.MAC) != macLength):
 		return vps.Invalid("tap", "the guest's link %q or its hardware address %q is not valid", m.Tap, m.MAC)
 	}
+	if err := CheckKernel(m.Kernel, m.Isolation, m.CPUs); err != nil {
+		return err
+	}
 	paths := []string{m.Kernel.Path, m.Kernel.Initrd, m.Kernel.Modules, m.Root.Path, m.Root.Backing, m.Seed.Path, m.RunDir}
 	for i, d := range m.Data {
 		if d.Path == "" {
@@ -143,6 +175,20 @@ func checkMachine(m vps.Machine) error {
 		if p != "" && !filepath.IsAbs(p) {
 			return vps.Invalid("", "the path %q is not absolute", p)
 		}
+	}
+	return nil
+}
+
+// CheckKernel refuses, with CodeConflict, a kernel that cannot run a guest in
+// the way that is asked for.
+func CheckKernel(k vps.Kernel, isolation vps.Isolation, cpus int) error {
+	switch {
+	case isolation == vps.IsolationFast && !k.Fast:
+		return vps.Errorf(vps.CodeConflict, "the kernel %s does not know the isolation fast, which came with Linux 6.16; choose a newer kernel (`sublet kernel build` makes one, `sublet kernel list` shows which ones know fast), or the isolation strict", k.Name)
+	case cpus > 1 && isolation != vps.IsolationFast:
+		return vps.Errorf(vps.CodeConflict, "several processors need the isolation fast; choose that, or 1 processor")
+	case cpus > 1 && !k.SMP:
+		return vps.Errorf(vps.CodeConflict, "the kernel %s has one processor only; build one with `sublet kernel build --smp` from Linux 6.19 or newer, or choose 1 processor", k.Name)
 	}
 	return nil
 }

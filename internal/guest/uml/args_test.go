@@ -62,6 +62,51 @@ ubd0=/v/alice.cow,/i/debian.img
 ubd3d=/v/data.img
 ubd4rd=/dev/vg0/x
 ubd5=/v/y.cow,/v/y
+fb_tunnels=none
+dummy.numdummies=0
+ifb.numifbs=0
+bonding.max_bonds=0
+con=null
+con0=fd:0,fd:1
+ssl=null
+hostfs=/run/sublet/guests/alice/none
+random.trust_cpu=on
+pty.legacy_count=0
+quiet`},
+		"fast": {func(m *vps.Machine) {
+			m.Kernel.Fast, m.Kernel.SMP, m.Isolation, m.CPUs, m.Tap = true, true, vps.IsolationFast, 2, ""
+		}, `/usr/bin/linux.uml
+mem=524288K
+umid=alice
+uml_dir=uml/
+root=/dev/ubda
+rw
+ubd0=/v/alice.cow,/i/debian.img
+ubd1rd=/v/alice.seed
+ubd2rd=/k/modules.img
+initrd=/k/initrd
+seccomp=on
+ncpus=2
+con=null
+con0=fd:0,fd:1
+ssl=null
+hostfs=/run/sublet/guests/alice/none
+random.trust_cpu=on
+pty.legacy_count=0
+quiet`},
+		"strict, told so": {func(m *vps.Machine) {
+			m.Kernel.Fast, m.Isolation, m.Tap = true, vps.IsolationStrict, ""
+		}, `/usr/bin/linux.uml
+mem=524288K
+umid=alice
+uml_dir=uml/
+root=/dev/ubda
+rw
+ubd0=/v/alice.cow,/i/debian.img
+ubd1rd=/v/alice.seed
+ubd2rd=/k/modules.img
+initrd=/k/initrd
+seccomp=off
 con=null
 con0=fd:0,fd:1
 ssl=null
@@ -79,6 +124,10 @@ uml_dir=uml/
 root=/dev/ubda
 rw
 ubd0d=/v/raw.img
+fb_tunnels=none
+dummy.numdummies=0
+ifb.numifbs=0
+bonding.max_bonds=0
 con=null
 con0=fd:0,fd:1
 ssl=null
@@ -202,5 +251,30 @@ func TestMessages(t *testing.T) {
 				t.Errorf("the run folder was left: %v", err)
 			}
 		})
+	}
+}
+
+func TestCheckKernel(t *testing.T) {
+	t.Parallel()
+	old, fast, smp := vps.Kernel{Name: "uml/6.1"}, vps.Kernel{Name: "uml/7.2", Fast: true}, vps.Kernel{Name: "uml/7.2-s", Fast: true, SMP: true}
+	for _, test := range []struct {
+		kernel    vps.Kernel
+		isolation vps.Isolation
+		cpus      int
+		says      string
+	}{
+		{old, vps.IsolationStrict, 1, ""},
+		{old, "", 0, ""},
+		{old, vps.IsolationFast, 1, "does not know the isolation fast"},
+		{fast, vps.IsolationStrict, 1, ""},
+		{fast, vps.IsolationFast, 1, ""},
+		{fast, vps.IsolationFast, 2, "has one processor only"},
+		{smp, vps.IsolationFast, 2, ""},
+		{smp, vps.IsolationStrict, 2, "several processors need the isolation fast"},
+	} {
+		err := CheckKernel(test.kernel, test.isolation, test.cpus)
+		if (err != nil) != (test.says != "") || err != nil && (vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(err.Error(), test.says)) {
+			t.Errorf("%+v: %v", test, err)
+		}
 	}
 }

@@ -108,7 +108,7 @@ func (d *Driver) config(m vps.Machine) keeper.Config {
 	}
 	files, disks := filesOf(m)
 	return keeper.Config{
-		Driver: Name, GuestID: m.ID, Name: m.Name, Boots: m.Boots,
+		Driver: Name, GuestID: m.ID, Name: m.Name, Boots: m.Boots, Kernel: m.Kernel.Name,
 		RunDir: m.RunDir, Argv: args(m), Env: env(needsPreload()), UID: m.UID, Files: files, Disks: disks,
 		OwnDirs: []string{umlDir}, Memory: m.Memory + fileMargin, Resources: m.Resources, FileLimit: limit, Mconsole: mconsoleName(m.Name),
 		Leash: m.Leash, Lifetime: m.Lifetime, StopTimeout: d.o.StopTimeout, LogPath: m.LogPath, LogSize: d.o.LogSize, LogFiles: d.o.LogFiles,
