@@ -1,5 +1,11 @@
 package fsusage
 
+// otherMark is a mark, and what has it.
+type otherMark struct {
+	magic
+	what string
+}
+
 // owners are marks of what takes a whole device for itself: a filesystem's
 // superblock behind one is what was there before. From each format's own
 // documents; LVM's label may stand in any of four sectors.
@@ -11,9 +17,9 @@ var owners = []otherMark{
 	{magic{0, "LUKS\xba\xbe"}, "LUKS, encrypted"},
 }
 
-// others are marks of what is no filesystem that is read here, but worth
+// foreign are marks of what is no filesystem that is read here, but worth
 // naming.
-var others = []otherMark{
+var foreign = []otherMark{
 	{magic{4096, "\xfc\x4e\x2b\xa9"}, "member of a RAID (md)"},
 	{magic{0, "\xfc\x4e\x2b\xa9"}, "member of a RAID (md)"},
 	{magic{0, "hsqs"}, "squashfs"},
@@ -24,11 +30,6 @@ var others = []otherMark{
 	{magic{32769, "CD001"}, "ISO 9660 filesystem"},
 	{magic{0x400, "\x10\x20\xf5\xf2"}, "F2FS filesystem"},
 	{magic{4086, "SWAP-SPACE"}, "swap space of the first kind"},
-}
-
-type otherMark struct {
-	magic
-	what string
 }
 
 // lvm names a physical volume: what is on it are its logical volumes, each a

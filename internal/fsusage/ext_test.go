@@ -362,6 +362,24 @@ func TestExtJournalDevice(t *testing.T) {
 	}
 }
 
+// TestExtExternalJournal has its journal on another device.
+func TestExtExternalJournal(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	journal, path := filepath.Join(dir, "journal"), filepath.Join(dir, "image")
+	run(t, "mke2fs", "-q", "-F", "-O", "journal_dev", "-b", "4096", journal, "32M")
+	device := loop(t, journal)
+	run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-J", "device="+device, path, "64M")
+	fs, err := readPath(t, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareExt(t, fs, dumpe2fs(t, path))
+	if j, err := readPath(t, device); err != nil || fs.Ext.JournalUUID != j.UUID || fs.Ext.JournalInode != 0 {
+		t.Errorf("%+v on %+v: %v", fs.Ext, j, err)
+	}
+}
+
 // patch changes bytes of a file.
 func patch(tb testing.TB, path string, off int64, b []byte) {
 	tb.Helper()

@@ -93,18 +93,22 @@ func look(ctx context.Context, path string, o Options) (u usage, err error) {
 
 // read fills the report with what is on d.
 func (u *usage) read(d *device, others []*device, warnings []string) {
+	u.Parts = []vps.DiskPart{}
 	whole := vps.DiskPart{Size: vps.Bytes(d.Size())}
-	fs, err := probe(d, others)
+	left := u.identify(&whole, d, others)
 	var parts []partition
-	if errors.Is(err, errNothing) {
-		var tableErr error
-		if u.Table, parts, tableErr = partitions(d); errors.Is(tableErr, errNoTable) {
-			u.fill(&whole, d, others)
-		} else {
-			u.note(&whole, tableErr)
+	// What is left of an older filesystem does not hide a partition table.
+	if left || whole.Error != "" {
+		table, found, err := partitions(d)
+		switch {
+		case err == nil:
+			u.Table, parts, whole.Error = table, found, ""
+		case !errors.Is(err, errNoTable) && left:
+			u.Table, parts = table, found
+			u.note(&whole, err)
+		case left:
+			u.salvage(&whole, d, others)
 		}
-	} else {
-		u.set(&whole, fs, err)
 	}
 	if whole.Filesystem != nil {
 		whole.Filesystem.Warnings = append(whole.Filesystem.Warnings, warnings...)
@@ -116,22 +120,35 @@ func (u *usage) read(d *device, others []*device, warnings []string) {
 		part := vps.DiskPart{Number: p.number, Name: p.name, Start: vps.Bytes(p.start), Size: vps.Bytes(p.size)}
 		if p.start <= d.Size() && p.size <= d.Size()-p.start {
 			sub := &device{ctx: d.ctx, source: &section{d, p.start, p.size}, left: d.left}
-			if fs, err := probe(sub, others); errors.Is(err, errNothing) {
-				u.fill(&part, sub, others)
-			} else {
-				u.set(&part, fs, err)
+			if u.identify(&part, sub, others) {
+				u.salvage(&part, sub, others)
 			}
 		}
 		u.Parts = append(u.Parts, part)
 	}
-	if u.Parts == nil {
-		u.Parts = []vps.DiskPart{}
-	}
 }
 
-// fill tells what is on d when no filesystem is where it should be.
-func (u *usage) fill(part *vps.DiskPart, d *device, others []*device) {
-	contents, err := otherContents(d)
+// identify tells what is on d where it should be. It returns true when there
+// is nothing.
+func (u *usage) identify(part *vps.DiskPart, d *device, others []*device) bool {
+	owner, err := named(d, owners)
+	if err != nil || owner != "" {
+		part.Contains = owner
+		u.note(part, err)
+		return false
+	}
+	fs, err := probe(d, others)
+	if errors.Is(err, errNothing) {
+		return true
+	}
+	u.set(part, fs, err)
+	return false
+}
+
+// salvage names what is on d other than filesystems that are read, and looks
+// for what is left of one whose begin is destroyed.
+func (u *usage) salvage(part *vps.DiskPart, d *device, others []*device) {
+	contents, err := named(d, foreign)
 	if err != nil || contents != "" {
 		part.Contains = contents
 		u.note(part, err)

@@ -216,6 +216,19 @@ func TestLookContents(t *testing.T) {
 	if u := look1(t, path, Options{}); u.Parts[0].Contains != lvm {
 		t.Errorf("LVM: %+v", u)
 	}
+	// What was there before does not count.
+	ext4Image(t, path, "old", "64M")
+	patch(t, path, 0, []byte("LUKS\xba\xbe"))
+	if u := look1(t, path, Options{}); u.Parts[0].Filesystem != nil || !strings.HasPrefix(u.Parts[0].Contains, "LUKS") {
+		t.Errorf("LUKS: %+v", u)
+	}
+	patch(t, path, 0, make([]byte, 8))
+	feed(t, "label: dos\n1M,8M\n", "sfdisk", "-q", "--wipe", "never", path)
+	patch(t, path, extOffset+0x78, []byte("damaged"))
+	patch(t, path, 8193*1024+0x78, []byte("damaged"))
+	if u := look1(t, path, Options{}); u.Table != "mbr" || len(u.Parts) != 1 || u.Parts[0].Number != 1 || u.Parts[0].Error != "" {
+		t.Errorf("a table over a filesystem: %+v", u)
+	}
 }
 
 func TestLookRefused(t *testing.T) {
