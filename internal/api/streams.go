@@ -44,8 +44,12 @@ func (s *Server) registerStreams(m routes) {
 	m.HandleFunc(patternExport, s.serveExport)
 	m.HandleFunc(patternAudit, s.serveAudit)
 	s.registerPacks(m)
+	m.HandleFunc(patternCopyOut, s.serveCopyOut)
+	m.HandleFunc(patternCopyIn, s.serveCopyIn)
+	m.HandleFunc(patternCheck, s.serveCheck)
 	describeStreams(s.api.OpenAPI())
 	describeAudit(s.api.OpenAPI())
+	describeFiles(s.api.OpenAPI())
 }
 
 // onlyKnown refuses parameters that the route does not know, as huma does for

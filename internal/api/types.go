@@ -259,4 +259,5 @@ type Backend struct {
 	Usages   Usages
 	Disks    Disks
 	Packs    Packs
+	Files    Files
 }

@@ -98,6 +98,13 @@ type Packs interface {
 	Unpacks(ctx context.Context) ([]api.Unpacking, error)
 }
 
+// Files works on the filesystems of guests that do not run.
+type Files interface {
+	CopyOut(ctx context.Context, name string, o api.CopyOptions, w io.Writer) error
+	CopyIn(ctx context.Context, name string, o api.CopyOptions, archive io.Reader) error
+	Check(ctx context.Context, name string, o api.CheckOptions, w io.Writer) (api.CheckReport, error)
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface { //nolint:interfacebloat // of parts, each small
@@ -112,6 +119,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Disks
 	GuestDisks
 	Packs
+	Files
 }
 
 // overSocket is the daemon behind a unix socket.

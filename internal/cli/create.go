@@ -114,7 +114,7 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 		}
 		u.SSHKeys = &keys
 	}
-	hash, err := a.passwordHash(cmd.Context(), f.askPassword, f.passwordFile)
+	hash, err := a.passwordHash(cmd.Context(), "--root-password-file", f.askPassword, f.passwordFile)
 	u.RootPasswordHash = hash
 	return u, err
 }

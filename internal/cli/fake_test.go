@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sublet/internal/api"
+	"sublet/internal/tree"
 	"sublet/internal/vps"
 )
 
@@ -22,19 +23,20 @@ var now = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 // called "stubborn" has to be killed, one called "deaf" never answers SSH, and
 // one called "broken" cannot start.
 type fake struct {
-	mu      sync.Mutex
-	guests  map[string]*api.Guest
-	tenants map[string]vps.Tenant
-	images  []vps.Image
-	events  []vps.Event
-	polls   int
-	next    int
-	failure error // what every call answers, when set
-	console Stream
-	opened  api.ConsoleOptions
-	created []api.CreateGuest
-	orders  []string
-	built   api.BuildKernel
+	mu       sync.Mutex
+	filesDir string // the root of every guest
+	guests   map[string]*api.Guest
+	tenants  map[string]vps.Tenant
+	images   []vps.Image
+	events   []vps.Event
+	polls    int
+	next     int
+	failure  error // what every call answers, when set
+	console  Stream
+	opened   api.ConsoleOptions
+	created  []api.CreateGuest
+	orders   []string
+	built    api.BuildKernel
 	// warnings come with every edit.
 	warnings  []string
 	applied   api.ApplyOptions
@@ -222,6 +224,7 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u api.UpdateGuest, dr
 		set(&g.Spec.Bandwidth, u.Bandwidth)
 		set(&g.Spec.Memory, u.Memory)
 		set(&g.Spec.SSHKeys, u.SSHKeys)
+		set(&g.Spec.RootPassword, u.RootPasswordHash)
 		set(&g.Spec.Forwards, u.Forwards)
 		set(&g.Spec.Disk, u.Disk)
 		set(&g.Spec.Disks, u.Disks)
@@ -504,4 +507,54 @@ func (f *fake) DiskForecast(_ context.Context, guest string) ([]vps.DiskForecast
 
 func (f *fake) DiskHistory(context.Context, string, time.Time) ([]vps.DiskSample, error) {
 	return f.samples, f.failure
+}
+
+// Files of the fake are those of one folder, which is its only guest's root.
+func (f *fake) CopyOut(ctx context.Context, name string, o api.CopyOptions, w io.Writer) error {
+	root, err := f.root(name)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // read only
+	if err := root.Pack(ctx, w, o.Path, tree.As(o.Path)); err != nil {
+		return vps.Errorf(vps.CodeNotFound, "%s", err)
+	}
+	return nil
+}
+
+func (f *fake) CopyIn(ctx context.Context, name string, o api.CopyOptions, archive io.Reader) error {
+	root, err := f.root(name)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // read only
+	if o.Unpack {
+		_, err = root.UnpackAt(ctx, archive, o.Path, tree.Options{KeepOwner: true})
+	} else {
+		_, err = root.Receive(ctx, archive, o.Path, tree.Options{KeepOwner: true})
+	}
+	return err
+}
+
+func (f *fake) root(name string) (*tree.Root, error) {
+	g, err := f.find(name)
+	if err != nil {
+		return nil, err
+	}
+	if g.Status.State == vps.StateRunning {
+		return nil, vps.Errorf(vps.CodeConflict, "%s runs", name)
+	}
+	return tree.Open(f.filesDir)
+}
+
+func (f *fake) Check(_ context.Context, name string, o api.CheckOptions, w io.Writer) (api.CheckReport, error) {
+	if _, err := f.find(name); err != nil {
+		return api.CheckReport{}, err
+	}
+	_, _ = io.WriteString(w, "pass 1\n")
+	verdict := "damaged"
+	if o.Repair {
+		verdict = "mended"
+	}
+	return api.CheckReport{Schema: api.SchemaVersion, Filesystem: "ext4", Verdict: verdict, OK: o.Repair}, nil
 }

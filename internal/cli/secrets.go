@@ -135,7 +135,7 @@ func (a *app) expand(file string) string {
 
 // passwordHash returns the hash of the password that is asked for or read
 // from a file, and nil when neither was wanted.
-func (a *app) passwordHash(ctx context.Context, ask bool, file string) (*string, error) {
+func (a *app) passwordHash(ctx context.Context, flag string, ask bool, file string) (*string, error) {
 	var password string
 	var err error
 	switch {
@@ -144,7 +144,7 @@ func (a *app) passwordHash(ctx context.Context, ask bool, file string) (*string,
 	case ask:
 		password, err = a.askPassword(ctx)
 	case file != "":
-		password, err = a.passwordFromFile(file)
+		password, err = a.passwordFromFile(flag, file)
 	default:
 		return nil, nil //nolint:nilnil // nil is "left out", as in the request
 	}
@@ -158,8 +158,7 @@ func (a *app) passwordHash(ctx context.Context, ask bool, file string) (*string,
 	return &hash, nil
 }
 
-func (a *app) passwordFromFile(file string) (string, error) {
-	const flag = "--root-password-file"
+func (a *app) passwordFromFile(flag, file string) (string, error) {
 	var text string
 	if file == "-" {
 		raw, err := io.ReadAll(io.LimitReader(a.Stdin, maxPassword+2))

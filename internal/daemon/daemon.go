@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sublet/internal/api"
+	"sublet/internal/appliance"
 	"sublet/internal/desired"
 	"sublet/internal/disk"
 	"sublet/internal/door"
@@ -44,18 +45,19 @@ type parts struct {
 	// lifetime ends with the daemon; work that outlives a request uses it.
 	lifetime context.Context //nolint:containedctx // the daemon's own, not a request's
 
-	db       *sqlite.DB
-	state    *desired.State
-	volumes  *disk.Store
-	images   *image.Store
-	kernels  *kernel.Catalog
-	hostnet  *hostnet.Net
-	nft      *nft.Firewall
-	driver   *uml.Driver
-	loop     *reconcile.Loop
-	drops    meter.Drops
-	fill     meter.Fill
-	auditing sync.Mutex
+	db         *sqlite.DB
+	state      *desired.State
+	volumes    *disk.Store
+	images     *image.Store
+	kernels    *kernel.Catalog
+	hostnet    *hostnet.Net
+	nft        *nft.Firewall
+	driver     *uml.Driver
+	appliances *appliance.Host
+	loop       *reconcile.Loop
+	drops      meter.Drops
+	fill       meter.Fill
+	auditing   sync.Mutex
 	// building is held while a kernel is built, trying while one is booted for
 	// a test.
 	building, trying sync.Mutex
@@ -124,7 +126,7 @@ func listen(ctx context.Context, c Config, log *slog.Logger) ([]entrance, error)
 func prepare(c Config) (unlock func(), err error) {
 	// Guests' processes pass through to their own files, by name.
 	const passable = 0o711
-	for _, dir := range []string{c.StateDir, c.RunDir, filepath.Join(c.RunDir, "guests"), c.statePath("seeds")} {
+	for _, dir := range []string{c.StateDir, c.RunDir, filepath.Join(c.RunDir, "guests"), filepath.Join(c.RunDir, applianceDir), c.statePath("seeds")} {
 		if err := os.MkdirAll(dir, passable); err != nil {
 			return nil, vps.Wrap(vps.CodeDenied, err, "the folder %s cannot be made; run the daemon as root, or name other folders with --state-dir and --run-dir", dir)
 		}
@@ -160,6 +162,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.nft = nft.New(log, nft.Options{})
 	p.hostnet = hostnet.New(log, hostnet.Options{Guard: p.nft.Guard})
 	p.driver = newDriver(c, log)
+	p.appliances = p.newAppliances()
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
 	p.loop = p.newLoop()
@@ -167,7 +170,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	if err != nil {
 		return p, err
 	}
-	return p, errors.Join(p.images.Sweep(ctx), p.volumes.Sweep(ctx, known), p.sweepBuilds())
+	return p, errors.Join(p.appliances.Sweep(ctx), p.images.Sweep(ctx), p.volumes.Sweep(ctx, known), p.sweepBuilds())
 }
 
 // known tells which guests there are, by ID.
@@ -202,7 +205,7 @@ func (p *parts) newLoop() *reconcile.Loop {
 // serve runs everything until ctx ends or one part of it fails.
 func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b}, api.ServerOptions{
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b}, api.ServerOptions{
 		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, &p.fill, p.states),
 	})
 	work, ctx := errgroup.WithContext(ctx)

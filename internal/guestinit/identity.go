@@ -177,6 +177,9 @@ func (id *identity) password(context.Context) error {
 	return nil
 }
 
+// shadowExpires is the place of the day on which an account ends (shadow(5)).
+const shadowExpires = 7
+
 // setPassword returns the text of a shadow(5) file with root's hash, and the
 // day of the change, replaced. Other fields and lines stay.
 func setPassword(text, hash string, now time.Time) (string, error) {
@@ -188,6 +191,9 @@ func setPassword(text, hash string, now time.Time) (string, error) {
 		}
 		fields[1] = hash
 		fields[2] = strconv.FormatInt(now.Unix()/(24*60*60), 10)
+		if len(fields) > shadowExpires {
+			fields[shadowExpires] = "" // a new password for an account that is over would be of no use
+		}
 		lines[i] = strings.Join(fields, ":")
 		return joinLines(lines), nil
 	}

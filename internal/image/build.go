@@ -192,7 +192,7 @@ func (b *build) finish(tree string, sources []source, now time.Time) ([]vps.Pack
 		return nil, err
 	}
 	defer func() { _ = root.Close() }() // a folder
-	if err := finish(root, sources, now); err != nil {
+	if err := finish(root, b.release, sources, now); err != nil {
 		return nil, err
 	}
 	return installed(root)

@@ -16,6 +16,9 @@ type release struct {
 	// mergeUsr asks for /bin, /lib and /sbin as links into /usr, which the
 	// packages of releases before Debian 12 do not see to.
 	mergeUsr bool
+	// extra and files come on top of those of every image.
+	extra []string
+	files []file
 }
 
 func (r release) name() string { return r.distribution + "/" + r.number }
@@ -25,9 +28,10 @@ func releases() map[string]release {
 	all := append(slices.Clone(old), "non-free-firmware") // since Debian 12
 	m := map[string]release{}
 	for _, r := range []release{
-		{"debian", "11", "bullseye", old, true},
-		{"debian", "12", "bookworm", all, false},
-		{"debian", "13", "trixie", all, false},
+		{distribution: "debian", number: "11", codename: "bullseye", components: old, mergeUsr: true},
+		{distribution: "debian", number: "12", codename: "bookworm", components: all},
+		{distribution: "debian", number: "13", codename: "trixie", components: all},
+		rescue(all),
 	} {
 		m[r.name()] = r
 	}
@@ -99,26 +103,28 @@ var generators = []string{
 // file is one that the recipe writes into the image.
 type file struct {
 	path, text string
+	// program makes it one that can be executed.
+	program bool
 }
 
 // The texts of the recipe's files.
 func files() []file {
 	return []file{
-		{"etc/fstab", "# The root filesystem is mounted before systemd starts and needs no line here.\n"},
-		{"etc/hosts", "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
-		{"etc/default/locale", "LANG=C.UTF-8\n"},
+		{path: "etc/fstab", text: "# The root filesystem is mounted before systemd starts and needs no line here.\n"},
+		{path: "etc/hosts", text: "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n"},
+		{path: "etc/default/locale", text: "LANG=C.UTF-8\n"},
 		// Empty, not "uninitialized": systemd then makes an id without taking
 		// this for a first boot, which would run the presets (machine-id(5)).
-		{"etc/machine-id", ""},
-		{"etc/ssh/sshd_config.d/10-sublet.conf", "# One key, made for this machine before its first start.\n" +
+		{path: "etc/machine-id", text: ""},
+		{path: "etc/ssh/sshd_config.d/10-sublet.conf", text: "# One key, made for this machine before its first start.\n" +
 			"HostKey /etc/ssh/ssh_host_ed25519_key\nUseDNS no\n"},
 		// The check of its settings that Debian runs before sshd reads the
 		// same settings a second later; sshd says the same in the journal.
-		{"etc/systemd/system/ssh.service.d/10-sublet.conf", "[Service]\nExecStartPre=\n"},
-		{"etc/systemd/system/console-getty.service.d/10-sublet.conf", "[Service]\nEnvironment=TERM=xterm-256color\n"},
-		{"etc/systemd/journald.conf.d/10-sublet.conf", "[Journal]\nStorage=persistent\nSystemMaxUse=64M\n" +
+		{path: "etc/systemd/system/ssh.service.d/10-sublet.conf", text: "[Service]\nExecStartPre=\n"},
+		{path: "etc/systemd/system/console-getty.service.d/10-sublet.conf", text: "[Service]\nEnvironment=TERM=xterm-256color\n"},
+		{path: "etc/systemd/journald.conf.d/10-sublet.conf", text: "[Journal]\nStorage=persistent\nSystemMaxUse=64M\n" +
 			"SystemMaxFileSize=8M\nRuntimeMaxUse=8M\nAudit=no\n"},
-		{"etc/systemd/coredump.conf.d/10-sublet.conf", "[Coredump]\nStorage=none\n"},
+		{path: "etc/systemd/coredump.conf.d/10-sublet.conf", text: "[Coredump]\nStorage=none\n"},
 	}
 }
 
@@ -157,7 +163,7 @@ const useLegacyIptables = `chroot "$1" update-alternatives --set iptables /usr/s
 func bootstrapArgs(mmdebstrap string, r release, sourcesFile, root string, proxies []string) []string {
 	args := []string{
 		mmdebstrap, "--verbose", "--mode=root", "--format=directory", "--variant=apt",
-		"--include=" + strings.Join(packages, ","),
+		"--include=" + strings.Join(append(slices.Clone(packages), r.extra...), ","),
 		// The folder holds cached packages already, and they are fetched back
 		// from there afterwards.
 		"--skip=check/empty,essential/unlink,cleanup/apt/cache",

@@ -18,7 +18,7 @@ import (
 // finish turns an unpacked system into an image's: the recipe's files in,
 // everything of the build and of this host out. All paths are resolved inside
 // the tree, whatever links the packages made.
-func finish(root *os.Root, sources []source, now time.Time) error {
+func finish(root *os.Root, r release, sources []source, now time.Time) error {
 	// Other parts are gone already: mmdebstrap empties /run, /tmp and the lists.
 	for _, pattern := range []string{
 		"etc/ssh/ssh_host_*", // made by the package's installation
@@ -42,10 +42,16 @@ func finish(root *os.Root, sources []source, now time.Time) error {
 	if err := root.MkdirAll("var/cache/apt/archives/partial", 0o755); err != nil {
 		return err
 	}
-	all := append(files(), file{"etc/apt/sources.list.d/debian.sources", formatSources(forGuest(sources))})
+	all := append(files(), file{path: "etc/apt/sources.list.d/debian.sources", text: formatSources(forGuest(sources))})
+	all = append(all, r.files...)
 	for _, f := range all {
 		if err := writeFile(root, f.path, f.text); err != nil {
 			return err
+		}
+		if f.program {
+			if err := root.Chmod(f.path, 0o755); err != nil {
+				return err
+			}
 		}
 	}
 	for name, target := range links() {

@@ -56,6 +56,8 @@ type progress struct {
 	restarts int
 	boots    int64
 	nextTry  time.Time
+	// letGo is set while somebody holds the guest, and asks for it back.
+	letGo context.CancelFunc
 	// replugs counts the tries to plug a guest in again that did not help.
 	replugs  int
 	replugAt time.Time
@@ -87,6 +89,12 @@ func (l *Loop) setOff(ctx context.Context, era int64, host vps.Host, o plan.Obse
 				p.cancel() // the power switch does not wait for the shutdown
 			case p.waiting && !reflect.DeepEqual(p.record, g):
 				p.cancel() // what it waits for may not be wanted any more
+			}
+			continue
+		}
+		if p.letGo != nil {
+			if g.Deleting {
+				p.letGo() // nothing is worth doing to it any more
 			}
 			continue
 		}

@@ -500,7 +500,7 @@ func (l *Loop) publish(loaded time.Time, host vps.Host, o plan.Observed, steps [
 			s.Orphans = append(s.Orphans, orphan(id, g))
 		}
 	}
-	maps.DeleteFunc(l.guests, func(id string, p *progress) bool { return !known[id] && p.cancel == nil })
+	maps.DeleteFunc(l.guests, func(id string, p *progress) bool { return !known[id] && p.cancel == nil && p.letGo == nil })
 	l.snapshot = s
 	close(l.changed)
 	l.changed = make(chan struct{})

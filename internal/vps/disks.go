@@ -118,3 +118,7 @@ func (s *GuestSpec) validateDisks() error {
 	}
 	return nil
 }
+
+// RescueDevice is the guest's own root disk in the rescue system, under User
+// Mode Linux: the first behind the root, the seed and the modules.
+const RescueDevice = "/dev/ubdd"

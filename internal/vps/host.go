@@ -70,6 +70,7 @@ const (
 	DefaultDisk        = 8 * GiB
 	DefaultPorts       = 20
 	DefaultImage       = "debian/12"
+	RescueImage        = "sublet/rescue"
 	DefaultDriver      = "uml"
 	DefaultStopTimeout = Duration(60 * time.Second)
 )
