@@ -33,6 +33,13 @@ func OpenClosed(dir string) (*Root, error) {
 	return open(dir, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS)
 }
 
+// OpenBeneath opens the folder dir as one that a whole system is unpacked
+// into: symbolic links in it are followed as long as they stay below it by
+// their own words. Absolute ones, and ones that lead above dir, are refused.
+func OpenBeneath(dir string) (*Root, error) {
+	return open(dir, unix.RESOLVE_BENEATH|unix.RESOLVE_NO_MAGICLINKS)
+}
+
 func open(dir string, resolve uint64) (*Root, error) {
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -54,12 +61,17 @@ func (r *Root) open(name string, flags int) (int, error) {
 			continue // something was renamed meanwhile
 		case errors.Is(err, unix.ELOOP) && r.resolve&unix.RESOLVE_NO_SYMLINKS != 0:
 			return -1, &fs.PathError{Op: "open", Path: name, Err: errThroughLink}
+		case errors.Is(err, unix.EXDEV):
+			return -1, &fs.PathError{Op: "open", Path: name, Err: errLeaves}
 		case err != nil:
 			return -1, &fs.PathError{Op: "open", Path: name, Err: err}
 		}
 		return fd, nil
 	}
 }
+
+// errLeaves is for paths that a symbolic link leads out of the root.
+var errLeaves = errors.New("the path leads out of the folder, through a symbolic link")
 
 // errThroughLink is for paths that lead through a symbolic link where none is
 // followed.

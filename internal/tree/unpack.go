@@ -10,17 +10,18 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path"
 	"slices"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// xattrRecord starts the names of the pax records with extended attributes.
-const xattrRecord = "SCHILY.xattr."
+// typeVolume is GNU tar's name of the whole archive, which is no file.
+const typeVolume = 'V'
+
+// noID is no user and no group, but says to leave the owner (chown(2)).
+const noID = 1<<32 - 1
 
 // Options say what of an archive's files is taken over. The zero value is for
 // an archive that is trusted on the system that it is unpacked on, as a guest's
@@ -32,6 +33,15 @@ type Options struct {
 	Tame bool
 	// KeepOwner leaves all files with the calling user, who need not be root.
 	KeepOwner bool
+	// Layer takes the archive for a layer over what is there, as images of
+	// containers have them: whatever stands in a member's place goes, folders
+	// too, and names that only mark what a layer removes (see Mask) are passed
+	// over.
+	Layer bool
+	// MaxMembers and MaxSize bound what an archive may hold: its members, and
+	// the length in bytes of all its files together, holes included. 0 is no
+	// bound.
+	MaxMembers, MaxSize int64
 }
 
 // Left is what was left out, by Options or because the filesystem or the
@@ -81,6 +91,8 @@ type unpacker struct {
 	// in them.
 	folders []folder
 	buf     []byte
+	// members and size are what came up to now.
+	members, size int64
 }
 
 // folder is what is still to be set of one.
@@ -109,11 +121,17 @@ func (u *unpacker) all(archive *tar.Reader) error {
 
 // entry unpacks one member.
 func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
-	if h.Typeflag == tar.TypeXGlobalHeader {
+	if h.Typeflag == tar.TypeXGlobalHeader || h.Typeflag == typeVolume {
 		return nil
 	}
+	if err := u.count(h); err != nil {
+		return err
+	}
 	if !local(h.Name) {
-		return fmt.Errorf("the archive's member %q would leave the folder that it is unpacked into", h.Name)
+		return leaves(h.Name)
+	}
+	if u.o.Layer && isWhiteout(h.Name) {
+		return nil
 	}
 	name, err := u.place(h.Name)
 	if err != nil {
@@ -133,7 +151,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 	defer unix.Close(dir) //nolint:errcheck // O_PATH
 	err = u.make(dir, base, h, content)
 	if errors.Is(err, unix.EEXIST) {
-		if err = unix.Unlinkat(dir, base, 0); err != nil {
+		if err = u.clear(dir, base); err != nil {
 			return &fs.PathError{Op: "replace", Path: name, Err: err}
 		}
 		err = u.make(dir, base, h, content)
@@ -145,6 +163,11 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 }
 
 func (u *unpacker) makeFolder(name string, h *tar.Header) error {
+	if u.o.Layer && name != "." {
+		if err := u.clearForFolder(name); err != nil {
+			return &fs.PathError{Op: "replace", Path: name, Err: err}
+		}
+	}
 	fd, err := u.root.makeAll(name)
 	if errors.Is(err, unix.ENOTDIR) {
 		// A file is in its place.
@@ -167,7 +190,7 @@ func (u *unpacker) makeFolder(name string, h *tar.Header) error {
 // make makes one file that is not there: unix.EEXIST when it is.
 func (u *unpacker) make(dir int, base string, h *tar.Header, content io.Reader) error {
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeGNUSparse:
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		return u.makeFile(dir, base, h, content)
 	case tar.TypeSymlink:
 		if err := unix.Symlinkat(h.Linkname, dir, base); err != nil {
@@ -295,22 +318,8 @@ func (u *unpacker) dress(fd int, h *tar.Header) error {
 	if err := unix.Chmod(path, u.mode(h)); err != nil {
 		return fmt.Errorf("set the mode: %w", err)
 	}
-	for _, key := range slices.Sorted(maps.Keys(h.PAXRecords)) {
-		name, found := strings.CutPrefix(key, xattrRecord)
-		if !found {
-			continue
-		}
-		if u.o.Tame && !strings.HasPrefix(name, "user.") {
-			u.left.Attributes++
-			continue
-		}
-		err := unix.Setxattr(path, name, []byte(h.PAXRecords[key]), 0)
-		switch {
-		case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EPERM) && u.o.KeepOwner:
-			u.left.Attributes++
-		case err != nil:
-			return fmt.Errorf("set the attribute %q: %w", name, err)
-		}
+	if err := u.attributes(path, h); err != nil {
+		return err
 	}
 	return unix.UtimesNanoAt(unix.AT_FDCWD, path, times(h), 0)
 }
@@ -319,6 +328,9 @@ func (u *unpacker) own(h *tar.Header, chown func(uid, gid int) error) error {
 	if u.o.KeepOwner {
 		u.left.Owners++
 		return nil
+	}
+	if int64(h.Uid) != int64(uint32(h.Uid)) || int64(h.Gid) != int64(uint32(h.Gid)) || uint32(h.Uid) == noID || uint32(h.Gid) == noID {
+		return fmt.Errorf("its owner, user %d and group %d, cannot be", h.Uid, h.Gid)
 	}
 	if err := chown(h.Uid, h.Gid); err != nil {
 		return fmt.Errorf("give it to user %d and group %d: %w", h.Uid, h.Gid, err)
