@@ -64,6 +64,8 @@ func newClient(where string, dial func(ctx context.Context, network, address str
 		DisableCompression: true,
 		MaxIdleConns:       4,
 		IdleConnTimeout:    30 * time.Second,
+		// For requests that wait to be asked for their body.
+		ExpectContinueTimeout: 30 * time.Second,
 	}
 	return &Client{socket: where, http: &http.Client{
 		Transport: transport,

@@ -23,7 +23,7 @@ import (
 
 // Limits of the server. A request waits for a place to run; one that finds
 // the queue full too is refused with vps.CodeUnavailable. Streams (wait, logs,
-// console, audit) last long and are counted apart, so that they cannot starve the
+// console, audit, files of images) last long and are counted apart, so that they cannot starve the
 // rest.
 const (
 	maxQueued  = 256
@@ -262,7 +262,7 @@ func (s *Server) route(w *recorder, r *http.Request) {
 	if isStream(pattern) {
 		leave, ok := enter(s.streams)
 		if !ok {
-			s.refuse(w, r, vps.Errorf(vps.CodeUnavailable, "%d consoles, logs, waits and audits are open, which is the limit; close some and try again", maxStreams))
+			s.refuse(w, r, vps.Errorf(vps.CodeUnavailable, "%d consoles, logs, waits, uploads and audits are open, which is the limit; close some and try again", maxStreams))
 			return
 		}
 		defer leave()
@@ -287,7 +287,7 @@ func (s *Server) route(w *recorder, r *http.Request) {
 
 func isStream(pattern string) bool {
 	return slices.Contains([]string{patternWait, patternLogs, patternConsole, patternAudit, patternPack, patternUnpack}, pattern) ||
-		slices.Contains([]string{patternCopyOut, patternCopyIn, patternCheck}, pattern)
+		slices.Contains([]string{patternCopyOut, patternCopyIn, patternCheck, patternImport}, pattern)
 }
 
 // enter takes a place without waiting.

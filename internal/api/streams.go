@@ -47,9 +47,11 @@ func (s *Server) registerStreams(m routes) {
 	m.HandleFunc(patternCopyOut, s.serveCopyOut)
 	m.HandleFunc(patternCopyIn, s.serveCopyIn)
 	m.HandleFunc(patternCheck, s.serveCheck)
+	m.HandleFunc(patternImport, s.serveImport)
 	describeStreams(s.api.OpenAPI())
 	describeAudit(s.api.OpenAPI())
 	describeFiles(s.api.OpenAPI())
+	describeImageFiles(s.api.OpenAPI())
 }
 
 // onlyKnown refuses parameters that the route does not know, as huma does for

@@ -260,4 +260,6 @@ type Backend struct {
 	Disks    Disks
 	Packs    Packs
 	Files    Files
+	// ImageFiles goes with Images.
+	ImageFiles ImageFiles
 }

@@ -60,6 +60,11 @@ type Images interface {
 	DeleteImage(ctx context.Context, name string) error
 }
 
+// ImageFiles moves images in and out.
+type ImageFiles interface {
+	ImportImage(ctx context.Context, name string, o api.ImportImage, file io.Reader) (api.Operation, error)
+}
+
 // Machines reads the state of the host.
 type Machines interface {
 	Host(ctx context.Context) (api.HostInfo, error)
@@ -114,6 +119,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Consoles
 	Images
 	Kernels
+	ImageFiles
 	Machines
 	Auditor
 	Disks

@@ -60,7 +60,7 @@ func newFake() *fake {
 		guests: map[string]*api.Guest{}, snapshots: map[string][]vps.Snapshot{},
 		tenants: map[string]vps.Tenant{vps.DefaultTenant: {Name: vps.DefaultTenant, Created: now.Add(-24 * time.Hour)}},
 		images: []vps.Image{{
-			Name: "debian/12", ID: "img-1", Distribution: "debian", Release: "12", Architecture: "amd64", Filesystem: "ext4",
+			Name: "debian/12", ID: "img-1", Distribution: "debian", Release: "12", Architecture: "amd64", Filesystem: "ext4", FilesystemSize: 640 * vps.MiB,
 			Packages: []vps.Package{{Name: "apt", Version: "2.6.1"}, {Name: "systemd", Version: "252.39-1"}},
 			Size:     2 * vps.GiB, Content: 412 * vps.MiB, SHA256: strings.Repeat("ab", 32), Created: now.Add(-3 * time.Hour),
 		}},
@@ -406,6 +406,13 @@ func (f *fake) Operation(context.Context, string) (api.Operation, error) {
 		op.Progress, op.Done = vps.Progress{Phase: "done", Fraction: 1}, true
 	}
 	return op, nil
+}
+
+func (f *fake) ImportImage(_ context.Context, name string, _ api.ImportImage, file io.Reader) (api.Operation, error) {
+	if _, err := io.Copy(io.Discard, file); err != nil {
+		return api.Operation{}, err
+	}
+	return api.Operation{ID: "op-1", Kind: "image-import", Target: name, Progress: vps.Progress{Phase: "unpack"}}, f.failure
 }
 
 func (f *fake) DeleteImage(_ context.Context, name string) error {

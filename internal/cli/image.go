@@ -15,7 +15,7 @@ import (
 
 func (a *app) imageCmd() *cobra.Command {
 	return noun("image", "Build and keep the images that guests are cloned from",
-		a.imageBuildCmd(), a.imageListCmd(), a.imageShowCmd(), a.imageDeleteCmd())
+		a.imageBuildCmd(), a.imageImportCmd(), a.imageListCmd(), a.imageShowCmd(), a.imageDeleteCmd())
 }
 
 func (a *app) imageBuildCmd() *cobra.Command {
@@ -53,22 +53,41 @@ on when this verb is interrupted. Guests keep the version they were made from.`,
 			a.say("%s is being built; `sublet image list` shows it when it is done", name)
 			return nil
 		}
-		op, err = a.follow(ctx, client, op)
-		switch {
-		case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
-			a.say("the build of %s goes on in the daemon; `sublet image list` shows it when it is done", name)
-			if cmd.Context().Err() == nil {
-				return vps.Errorf(vps.CodeTimeout, "%s is not built after %s", name, timeout)
-			}
-			return err
-		case err != nil:
-			return about(name, err)
-		case op.Code != "" || op.Error != "":
-			return about(name, operationError(op))
-		}
-		return a.sayBuilt(ctx, client, name)
+		return a.followImage(ctx, cmd, client, op, "built")
 	}
 	return cmd
+}
+
+// followImage waits for an image to be built, or imported, and says how that
+// ended.
+func (a *app) followImage(ctx context.Context, cmd *cobra.Command, client Client, op api.Operation, done string) error {
+	name := op.Target
+	op, err := a.follow(ctx, client, op)
+	switch {
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		a.say("%s is still being %s in the daemon; `sublet image list` shows it when it is done", name, done)
+		if cmd.Context().Err() == nil {
+			return vps.Errorf(vps.CodeTimeout, "%s is not %s in the time given", name, done)
+		}
+		return err
+	case err != nil:
+		return about(name, err)
+	case op.Code != "" || op.Error != "":
+		return about(name, operationError(op))
+	}
+	img, err := client.Image(ctx, name)
+	if err != nil {
+		return about(name, err)
+	}
+	what := fmt.Sprintf("%d packages, %s", len(img.Packages), img.Content)
+	if len(img.Packages) == 0 {
+		what = fmt.Sprintf("%s, %s", img.Filesystem, img.Content)
+	}
+	a.say("%s is %s: %s", name, done, what)
+	for _, w := range img.Warnings {
+		a.say("warning: %s", w)
+	}
+	return nil
 }
 
 func operationError(op api.Operation) error {
@@ -77,15 +96,6 @@ func operationError(op api.Operation) error {
 		code = vps.CodeInternal
 	}
 	return vps.Errorf(code, "%s", op.Error)
-}
-
-func (a *app) sayBuilt(ctx context.Context, client Client, name string) error {
-	img, err := client.Image(ctx, name)
-	if err != nil {
-		return about(name, err)
-	}
-	a.say("%s is built: %d packages, %s", name, len(img.Packages), img.Content)
-	return nil
 }
 
 // follow draws the progress of an operation until it is done. A daemon that
@@ -180,12 +190,18 @@ func (a *app) imageShowCmd() *cobra.Command {
 			{"name", img.Name},
 			{"distribution", joined(img.Distribution, img.Release)},
 			{"architecture", img.Architecture},
-			{"filesystem", img.Filesystem},
+			{"system", img.OS},
+			{"init", img.Init},
+			{"source", img.Source},
+			{"filesystem", joined(img.Filesystem, inBrackets(img.FilesystemSize.String()))},
 			{"size", joined(img.Size.String(), inBrackets(img.Content.String()+" of it used"))},
 			{"packages", strconv.Itoa(len(img.Packages))},
 			{"sha256", img.SHA256},
 			{"id", img.ID},
 			{"created", stamp(img.Created)},
+		}
+		for _, w := range img.Warnings {
+			fields = append(fields, field{"warning", w})
 		}
 		if packages {
 			fields = append(fields, field{value: "Packages"})

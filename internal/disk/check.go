@@ -151,7 +151,7 @@ func openImage(img vps.Image) (*os.File, error) {
 
 // checkSize refuses a size that the image's filesystem does not fit into.
 func checkSize(base *os.File, img vps.Image, size vps.Bytes) error {
-	least := img.Content
+	least := max(img.FilesystemSize, img.Content)
 	if img.Filesystem == "ext4" || img.Filesystem == "" {
 		var err error
 		if least, err = ext4Size(base); err != nil {

@@ -38,7 +38,7 @@ func addVersion(t *testing.T, s *Store, name, id string) string {
 	if err := errors.Join(err, f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	m := manifest{Version: 1, FilesystemSize: 4096, Image: vps.Image{Name: name, ID: id, Size: 1 << 20, SHA256: sum, Created: time.Unix(1, 0).UTC()}}
+	m := manifest{Version: 1, Image: vps.Image{FilesystemSize: 4096, Name: name, ID: id, Size: 1 << 20, SHA256: sum, Created: time.Unix(1, 0).UTC()}}
 	if err := m.write(dir); err != nil {
 		t.Fatal(err)
 	}
@@ -219,11 +219,11 @@ func TestSweepAndLock(t *testing.T) {
 
 func TestManifestIsStable(t *testing.T) {
 	t.Parallel()
-	b, err := json.Marshal(manifest{Version: 1, FilesystemSize: 3, Image: vps.Image{Name: "n", ID: "i", Path: "/hidden", Size: 9, Packages: []vps.Package{{Name: "a", Version: "1"}}}})
+	b, err := json.Marshal(manifest{Version: 1, Image: vps.Image{FilesystemSize: 3, Name: "n", ID: "i", Path: "/hidden", Size: 9, Packages: []vps.Package{{Name: "a", Version: "1"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := `{"version":1,"name":"n","id":"i","distribution":"","release":"","architecture":"","filesystem":"","packages":[{"name":"a","version":"1"}],"size":9,"content":0,"sha256":"","created":"0001-01-01T00:00:00Z","filesystem_size":3}`
+	want := `{"version":1,"name":"n","id":"i","distribution":"","release":"","architecture":"","packages":[{"name":"a","version":"1"}],"filesystem":"","filesystem_size":3,"size":9,"content":0,"sha256":"","created":"0001-01-01T00:00:00Z"}`
 	if diff := cmp.Diff(want, string(b)); diff != "" {
 		t.Error(diff)
 	}
@@ -232,7 +232,7 @@ func TestManifestIsStable(t *testing.T) {
 func TestCacheKeepsWhatWasUsed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	b := &build{Store: New(dir, Options{CacheDir: filepath.Join(dir, "cache")}), release: releases()["debian/12"]}
+	b := &build{work: &work{Store: New(dir, Options{CacheDir: filepath.Join(dir, "cache")})}, release: releases()["debian/12"]}
 	archives, cache := filepath.Join(dir, "archives"), b.cache()
 	for _, path := range []string{archives, cache} {
 		if err := os.MkdirAll(path, 0o700); err != nil {

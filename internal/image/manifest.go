@@ -23,9 +23,6 @@ const (
 type manifest struct {
 	Version int `json:"version"`
 	vps.Image
-	// FilesystemSize is how much of the file the filesystem takes from its
-	// start; SHA256 covers just that, as the rest is a hole.
-	FilesystemSize vps.Bytes `json:"filesystem_size"`
 }
 
 // readManifest reads the version in dir and checks that it is whole as far as

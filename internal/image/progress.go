@@ -16,6 +16,7 @@ const (
 	phaseWrite     = "write"
 	phaseChecksum  = "checksum"
 
+	endUnpack    = 0.7
 	endBootstrap = 0.85
 	endWrite     = 0.95
 )

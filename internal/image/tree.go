@@ -1,16 +1,16 @@
 package image
 
 import (
-	"bufio"
 	"errors"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/vps"
 )
@@ -125,46 +125,12 @@ func emptyLogs(root *os.Root) error {
 	})
 }
 
-// installed lists the packages that dpkg's status file names as installed,
-// sorted by name.
-func installed(root *os.Root) ([]vps.Package, error) {
-	f, err := root.Open("var/lib/dpkg/status")
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // read only
-	var all []vps.Package
-	var p vps.Package
-	ok := false
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		key, value, _ := strings.Cut(lines.Text(), ": ")
-		switch key {
-		case "Package":
-			p.Name = value
-		case "Version":
-			p.Version = value
-		case "Status":
-			ok = strings.HasSuffix(value, " installed")
-		case "":
-			if ok {
-				all = append(all, p)
-			}
-			p, ok = vps.Package{}, false
-		}
-	}
-	if ok {
-		all = append(all, p)
-	}
-	slices.SortFunc(all, func(a, b vps.Package) int { return strings.Compare(a.Name, b.Name) })
-	return all, lines.Err()
-}
-
-// usage is what a tree takes in a filesystem with blocks of 4 KiB.
+// usage is what a tree takes in a filesystem with blocks of 4 KiB. Holes take
+// nothing.
 func usage(dir string) (size vps.Bytes, inodes int64, err error) {
-	seen := map[uint64]bool{} // files with several names count once
-	err = filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+	type file struct{ device, number uint64 }
+	seen := map[file]bool{} // files with several names count once
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
@@ -173,15 +139,58 @@ func usage(dir string) (size vps.Bytes, inodes int64, err error) {
 			return err
 		}
 		st, ok := info.Sys().(*syscall.Stat_t)
-		if !ok || st.Nlink > 1 && !d.IsDir() && seen[st.Ino] {
+		if !ok {
 			return nil
 		}
-		seen[st.Ino] = true
+		if st.Nlink > 1 && !d.IsDir() {
+			key := file{st.Dev, st.Ino} //nolint:unconvert // not the same type on every platform
+			if seen[key] {
+				return nil
+			}
+			seen[key] = true
+		}
 		inodes++
-		if d.IsDir() || d.Type().IsRegular() {
-			size += vps.Bytes(info.Size()+blockSize-1) / blockSize * blockSize
+		switch {
+		case d.IsDir():
+			size += inBlocks(info.Size())
+		case d.Type().IsRegular():
+			length := info.Size()
+			if st.Blocks*512 < length { // it may have holes, or be compressed
+				if length, err = dataIn(path); err != nil {
+					return err
+				}
+			}
+			size += inBlocks(length)
 		}
 		return nil
 	})
 	return size, inodes, err
+}
+
+func inBlocks(length int64) vps.Bytes {
+	return vps.Bytes(length+blockSize-1) / blockSize * blockSize
+}
+
+// dataIn is the length of what a file holds beside holes, in bytes, of which
+// each run counts as whole blocks.
+func dataIn(path string) (int64, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Close() }() // read only
+	var sum int64
+	for at := int64(0); ; {
+		from, err := unix.Seek(int(f.Fd()), at, unix.SEEK_DATA)
+		if errors.Is(err, unix.ENXIO) {
+			return sum, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if at, err = unix.Seek(int(f.Fd()), from, unix.SEEK_HOLE); err != nil {
+			return 0, err
+		}
+		sum += int64(inBlocks(at - from))
+	}
 }

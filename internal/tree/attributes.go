@@ -37,6 +37,9 @@ const (
 // path means.
 func (u *unpacker) attributes(path string, h *tar.Header) error {
 	for _, key := range slices.Sorted(maps.Keys(h.PAXRecords)) {
+		if other := twin(key); other != "" && h.PAXRecords[other] != "" {
+			continue // it is there in the kernel's form as well
+		}
 		name, value, ok, err := attribute(key, h.PAXRecords[key])
 		switch {
 		case err != nil, ok && u.o.Tame && !strings.HasPrefix(name, "user."):
@@ -54,6 +57,18 @@ func (u *unpacker) attributes(path string, h *tar.Header) error {
 		}
 	}
 	return nil
+}
+
+// twin is the record that has a list of access in the kernel's form, for one
+// that has it as text.
+func twin(key string) string {
+	switch key {
+	case aclAccessRecord:
+		return xattrRecord + aclAccess
+	case aclDefaultRecord:
+		return xattrRecord + aclDefault
+	}
+	return ""
 }
 
 // attribute reads a pax record. It is not ok for one that holds no attribute.

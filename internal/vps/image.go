@@ -13,8 +13,21 @@ type Image struct {
 	Distribution string    `json:"distribution"`
 	Release      string    `json:"release"`
 	Architecture string    `json:"architecture"`
-	Filesystem   string    `json:"filesystem"`
 	Packages     []Package `json:"packages"`
+	// OS is what the system calls itself: "Debian GNU/Linux 12 (bookworm)". Init
+	// is the program that starts the rest of it, and empty when it has none or
+	// nobody looked.
+	OS   string `json:"os,omitempty" doc:"What the system calls itself."`
+	Init string `json:"init,omitempty" doc:"The program that starts the rest: systemd, openrc, runit, sysvinit, busybox, or another's name."`
+	// Source is what it was made of.
+	Source string `json:"source,omitempty" doc:"What it was made of: recipe, tarball, oci, docker or disk."`
+	// Warnings say what will not work, one sentence each.
+	Warnings []string `json:"warnings,omitempty" doc:"What will not work, one sentence each."`
+	// Filesystem is how it is mounted. FilesystemSize is how much of the file the
+	// filesystem takes from its start, which is the smallest disk of a guest;
+	// SHA256 covers just that, as the rest is a hole.
+	Filesystem     string `json:"filesystem"`
+	FilesystemSize Bytes  `json:"filesystem_size"`
 	// Size is the length of the file, which bounds the disk of guests whose
 	// volume is an overlay on it; Content is what it occupies.
 	Size    Bytes     `json:"size"`

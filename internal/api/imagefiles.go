@@ -1,0 +1,182 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"sublet/internal/vps"
+)
+
+const (
+	patternImport = "POST /v1/images/{distribution}/{release}/import"
+
+	typeBytes = "application/octet-stream"
+
+	// uploadPatience is how long a sender may send nothing.
+	uploadPatience = 2 * time.Minute
+	// What is read of a file that was refused, so that the sender gets to read
+	// why: most clients read no answer before they have sent all.
+	drainBytes = 1 << 30
+	drainTime  = 30 * time.Second
+)
+
+// ImportImage says how an image is made of a file.
+type ImportImage struct {
+	Filesystem string    // ext4, xfs or btrfs; empty is ext4, or what the file has
+	Capacity   vps.Bytes // largest disk of guests as overlays on it; 0 is the host's usual
+}
+
+// ImageFiles moves images in and out.
+type ImageFiles interface {
+	// ImportImage takes the file in, then starts to make an image of it and
+	// returns. A file that breaks off leaves nothing.
+	ImportImage(ctx context.Context, name string, o ImportImage, file io.Reader) (Operation, error)
+}
+
+func (s *Server) imageFiles() (ImageFiles, error) {
+	if s.backend.ImageFiles == nil {
+		return nil, missing("images")
+	}
+	return s.backend.ImageFiles, nil
+}
+
+func (s *Server) serveImport(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := stream(r.Context())
+	defer cancel()
+	control := http.NewResponseController(w)
+	body := &patient{r: r.Body, control: control}
+	op, err := s.importImage(ctx, r, body)
+	if err != nil {
+		body.drain()
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	if err != nil {
+		w.Header().Set("Connection", "close")
+		s.refuse(w, r, streamError(ctx, err))
+		return
+	}
+	w.Header().Set("Content-Type", typeJSON)
+	w.Header().Set("Location", "/v1/operations/"+op.ID)
+	w.WriteHeader(http.StatusAccepted)
+	_ = json.NewEncoder(w).Encode(op) // a caller that left needs no answer
+}
+
+func (s *Server) importImage(ctx context.Context, r *http.Request, body io.Reader) (Operation, error) {
+	if err := onlyKnown(r, "filesystem", "capacity"); err != nil {
+		return Operation{}, err
+	}
+	capacity, err := bytesOf(r, "capacity")
+	if err != nil {
+		return Operation{}, err
+	}
+	files, err := s.imageFiles()
+	if err != nil {
+		return Operation{}, err
+	}
+	name := r.PathValue("distribution") + "/" + r.PathValue("release")
+	return files.ImportImage(ctx, name, ImportImage{Filesystem: r.URL.Query().Get("filesystem"), Capacity: capacity}, body)
+}
+
+// bytesOf reads a number of bytes in a query; "" is 0.
+func bytesOf(r *http.Request, key string) (vps.Bytes, error) {
+	text := r.URL.Query().Get(key)
+	if text == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 0 {
+		return 0, vps.Invalid(key, "%q is not a number of bytes", text)
+	}
+	return vps.Bytes(n), nil
+}
+
+// patient reads a body of any size from a sender who has to send something now
+// and then.
+type patient struct {
+	r       io.Reader
+	control *http.ResponseController
+	began   bool
+}
+
+func (p *patient) Read(b []byte) (int, error) {
+	p.began = true
+	_ = p.control.SetReadDeadline(time.Now().Add(uploadPatience))
+	return p.r.Read(b)
+}
+
+// drain reads what still comes, within bounds. A sender who was never asked for
+// the file waits for that, and has sent nothing.
+func (p *patient) drain() {
+	if !p.began {
+		return
+	}
+	_ = p.control.SetReadDeadline(time.Now().Add(drainTime))
+	_, _ = io.CopyN(io.Discard, p.r, drainBytes) // the answer is what counts
+}
+
+// ImportImage sends a file to make an image of and returns when it has arrived
+// and the work has begun; Operation tells how far that is.
+func (c *Client) ImportImage(ctx context.Context, name string, o ImportImage, file io.Reader) (Operation, error) {
+	if err := vps.ValidImageName("name", name); err != nil {
+		return Operation{}, err
+	}
+	query := url.Values{}
+	if o.Filesystem != "" {
+		query.Set("filesystem", o.Filesystem)
+	}
+	if o.Capacity != 0 {
+		query.Set("capacity", strconv.FormatInt(int64(o.Capacity), 10))
+	}
+	// The daemon may refuse before the file is sent.
+	header := http.Header{"Expect": {"100-continue"}}
+	body := &source{r: file}
+	op, err := roundTrip[Operation](ctx, c, request{
+		method: http.MethodPost, path: "/v1/images/" + name + "/import", query: query, body: body, contentType: typeBytes, header: header,
+	})
+	if body.err != nil {
+		return Operation{}, vps.Wrap(vps.CodeInvalid, body.err, "the file cannot be read: %v", body.err)
+	}
+	return op, err
+}
+
+// source remembers the error of a reader, to tell it from one of the network.
+type source struct {
+	r   io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.err = err
+	}
+	return n, err
+}
+
+// describeImageFiles documents the routes of this file.
+func describeImageFiles(doc *huma.OpenAPI) {
+	text := &huma.Schema{Type: huma.TypeString}
+	bytes := &huma.Schema{Type: huma.TypeString, Format: "binary"}
+	path := []*huma.Param{
+		{Name: "distribution", In: "path", Required: true, Schema: text, Example: "arch"},
+		{Name: "release", In: "path", Required: true, Schema: text, Example: "latest"},
+	}
+	in := operation("import-image", http.MethodPost, "/v1/images/{distribution}/{release}/import", "images", "Make an image of a file")
+	in.Description = "The file is told by its contents: a root filesystem as a tar archive (plain, gzip, xz, zstd or bzip2). " +
+		"Answers when it has arrived, with the operation to follow. Send `Expect: 100-continue` to hear of a refusal before the file is sent."
+	in.Parameters = append(path,
+		query("filesystem", huma.TypeString, "What it is put into: ext4, xfs or btrfs; left out: ext4."),
+		query("capacity", huma.TypeInteger, "Bytes; the largest disk of guests whose disks are overlays on it."),
+	)
+	in.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeBytes: {Schema: bytes}}}
+	in.Responses = answers("202", "The work has begun.", typeJSON, &huma.Schema{Ref: "#/components/schemas/Operation"})
+	doc.AddOperation(&in)
+}
