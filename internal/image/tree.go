@@ -143,7 +143,7 @@ func usage(dir string) (size vps.Bytes, inodes int64, err error) {
 			return nil
 		}
 		if st.Nlink > 1 && !d.IsDir() {
-			key := file{st.Dev, st.Ino} //nolint:unconvert // not the same type on every platform
+			key := file{st.Dev, st.Ino}
 			if seen[key] {
 				return nil
 			}

@@ -62,8 +62,8 @@ func Inspect(dir string) (Info, error) {
 		_, err := root.Resolve(name)
 		info.SSH = info.SSH || err == nil
 	}
-	info.Packages, err = packages(root, dir)
-	return info, err
+	info.Packages = packages(root, dir)
+	return info, nil
 }
 
 // Warnings say what will not work with a system, one sentence each; nil for
@@ -116,22 +116,24 @@ func parseRelease(r io.Reader) map[string]string {
 			value = unquoted
 		}
 		value = strings.Trim(value, `'"`)
-		const most = 100
-		values[key] = printable(value, most)
+		values[key] = printable(value)
 	}
 	return values
 }
 
-// printable is text of somebody else for people to read.
-func printable(s string, most int) string {
+// maxName bounds names that are shown, in bytes.
+const maxName = 100
+
+// printable is a name of somebody else's for people to read.
+func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f || r == '\ufffd' {
 			return -1
 		}
 		return r
 	}, strings.ToValidUTF8(s, ""))
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "")
+	if len(s) > maxName {
+		s = strings.ToValidUTF8(s[:maxName], "")
 	}
 	return s
 }
@@ -166,11 +168,8 @@ func findInit(root *tree.Root) string {
 	if _, err := root.Resolve("etc/inittab"); err == nil {
 		return SysVInit
 	}
-	return printable(program, maxName)
+	return printable(program)
 }
-
-// maxName bounds names that are shown, in bytes.
-const maxName = 100
 
 // machine tells for which processor a program is.
 func machine(root *tree.Root, name string) string {

@@ -18,7 +18,7 @@ const maxDatabase = 64 << 20
 
 // packages lists what the system's package manager has installed, sorted by
 // name: nil for one that is not known here.
-func packages(root *tree.Root, dir string) ([]vps.Package, error) {
+func packages(root *tree.Root, dir string) []vps.Package {
 	var all []vps.Package
 	for _, db := range []struct {
 		file  string
@@ -42,7 +42,7 @@ func packages(root *tree.Root, dir string) ([]vps.Package, error) {
 		all = pacman(root, dir)
 	}
 	slices.SortFunc(all, func(a, b vps.Package) int { return strings.Compare(a.Name, b.Name) })
-	return all, nil
+	return all
 }
 
 // parseDpkg reads dpkg's status file: stanzas of fields, an empty line between
@@ -63,9 +63,9 @@ func parseDpkg(r io.Reader) ([]vps.Package, error) {
 		key, value, _ := strings.Cut(lines.Text(), ": ")
 		switch key {
 		case "Package":
-			p.Name = printable(value, maxName)
+			p.Name = printable(value)
 		case "Version":
-			p.Version = printable(value, maxName)
+			p.Version = printable(value)
 		case "Status":
 			ok = strings.HasSuffix(value, " installed")
 		case "":
@@ -92,9 +92,9 @@ func parseApk(r io.Reader) ([]vps.Package, error) {
 		key, value, _ := strings.Cut(lines.Text(), ":")
 		switch key {
 		case "P":
-			p.Name = printable(value, maxName)
+			p.Name = printable(value)
 		case "V":
-			p.Version = printable(value, maxName)
+			p.Version = printable(value)
 		case "":
 			end()
 		}
@@ -118,7 +118,7 @@ func pacman(root *tree.Root, dir string) []vps.Package {
 	for _, e := range entries {
 		parts := strings.Split(e.Name(), "-")
 		if n := len(parts); e.IsDir() && n >= 3 {
-			all = append(all, vps.Package{Name: printable(strings.Join(parts[:n-2], "-"), maxName), Version: printable(parts[n-2]+"-"+parts[n-1], maxName)})
+			all = append(all, vps.Package{Name: printable(strings.Join(parts[:n-2], "-")), Version: printable(parts[n-2]+"-"+parts[n-1])})
 		}
 	}
 	return all

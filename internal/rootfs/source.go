@@ -134,8 +134,7 @@ func refused(ctx context.Context, err error) error {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(err, unix.EIO), errors.Is(err, unix.EROFS), errors.Is(err, unix.ENOMEM):
 		return err
 	}
-	var known *vps.Error
-	if errors.As(err, &known) {
+	if _, known := errors.AsType[*vps.Error](err); known {
 		return err
 	}
 	return vps.Wrap(vps.CodeInvalid, err, "the archive is refused: %v", err)

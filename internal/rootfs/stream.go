@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -47,8 +48,8 @@ type stream struct {
 // Close ends what reads the file, and tells when that failed.
 func (s *stream) Close() error {
 	var errs []error
-	for i := len(s.closers) - 1; i >= 0; i-- {
-		errs = append(errs, s.closers[i]())
+	for _, end := range slices.Backward(s.closers) {
+		errs = append(errs, end())
 	}
 	return errors.Join(errs...)
 }

@@ -153,20 +153,20 @@ func parseACLEntry(fields []string) (aclEntry, error) {
 	}
 	e := aclEntry{id: noID}
 	kind, who := fields[0], fields[1]
-	switch {
-	case kind == "user" || kind == "u":
+	switch kind {
+	case "user", "u":
 		e.tag = aclUserObj
 		if who != "" {
 			e.tag = aclUser
 		}
-	case kind == "group" || kind == "g":
+	case "group", "g":
 		e.tag = aclGroupObj
 		if who != "" {
 			e.tag = aclGroup
 		}
-	case kind == "mask" || kind == "m":
+	case "mask", "m":
 		e.tag = aclMask
-	case kind == "other" || kind == "o":
+	case "other", "o":
 		e.tag = aclOther
 	default:
 		return aclEntry{}, wrong
