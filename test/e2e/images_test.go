@@ -9,17 +9,10 @@ import (
 	"sublet/test/lab"
 )
 
-// debianTree unpacks the image that all tests share into a new folder, called
-// name, and returns the folder that this is in.
-func debianTree(t *testing.T, name string) string {
+// debian is a folder with a Debian that boots and answers SSH.
+func debian(t *testing.T) string {
 	t.Helper()
-	dir := t.TempDir()
-	if err := os.Mkdir(filepath.Join(dir, name), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	disk := filepath.Join(lab.Images(t), "debian/12/latest/disk.img")
-	run(t, "debugfs", "-R", "rdump / "+filepath.Join(dir, name), disk)
-	return dir
+	return lab.Debian(t, "apt", "systemd-sysv,openssh-server,iproute2,iputils-ping")
 }
 
 func run(t *testing.T, program string, args ...string) {
@@ -33,12 +26,13 @@ func run(t *testing.T, program string, args ...string) {
 // bootstrap.
 func TestImportedImage(t *testing.T) {
 	t.Parallel()
-	dir := debianTree(t, "root.x86_64")
+	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "pkglist.x86_64.txt"), []byte("base 3-2\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tarball := filepath.Join(dir, "bootstrap.tar.zst")
-	run(t, "tar", "--directory", dir, "--zstd", "--xattrs", "--numeric-owner", "--create", "--file", tarball, "root.x86_64", "pkglist.x86_64.txt")
+	run(t, "tar", "--zstd", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--create", "--file", tarball, "--transform=s,^[.],root.x86_64,S",
+		"--directory", debian(t), ".", "--directory", dir, "pkglist.x86_64.txt")
 	h := lab.New(t)
 	h.Start()
 	h.Sublet("image", "import", tarball, "--name", "arch/latest", "--capacity", "4GiB")
