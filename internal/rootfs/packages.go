@@ -118,7 +118,7 @@ func pacman(root *tree.Root, dir string) []vps.Package {
 	for _, e := range entries {
 		parts := strings.Split(e.Name(), "-")
 		if n := len(parts); e.IsDir() && n >= 3 {
-			all = append(all, vps.Package{Name: printable(strings.Join(parts[:n-2], "-")), Version: printable(parts[n-2]+"-"+parts[n-1])})
+			all = append(all, vps.Package{Name: printable(strings.Join(parts[:n-2], "-")), Version: printable(parts[n-2] + "-" + parts[n-1])})
 		}
 	}
 	return all
