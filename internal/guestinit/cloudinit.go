@@ -31,7 +31,9 @@ network:
 disable_root: false
 ssh_deletekeys: false
 ssh_genkeytypes: [ ed25519 ]
-locale: false
+ssh:
+  emit_keys_to_console: false
+locale: "false"
 growpart:
   mode: "off"
 resize_rootfs: false

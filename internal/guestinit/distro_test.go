@@ -140,6 +140,12 @@ func (l *lab) makeDiskFrom(tree string, files map[string]string) {
 	l.t.Helper()
 	l.newDisk(400 << 20)
 	l.net.Exec("mke2fs", "-q", "-F", "-t", "ext4", "-d", tree, l.disk)
+	l.changeDisk(files)
+}
+
+// changeDisk gives files of a disk other contents, and makes it 1 GiB large.
+func (l *lab) changeDisk(files map[string]string) {
+	l.t.Helper()
 	var commands strings.Builder
 	i := 0
 	for name, text := range files {
@@ -234,4 +240,117 @@ func TestBootSysvinit(t *testing.T) {
 		"/etc/network/interfaces": "auto lo\niface lo inet loopback\nauto eth0\niface eth0 inet dhcp\n",
 	})
 	goodGuest(t, l.power(l.disk))
+}
+
+func TestBootOpenRC(t *testing.T) {
+	t.Parallel()
+	tree := testlab.Debian(t, "essential", "sysvinit-core,openrc,ifupdown,netbase"+basics)
+	l := newLab(t)
+	l.seed.Swap = 64 * vps.MiB
+	l.makeDiskFrom(tree, map[string]string{"/etc/fstab": oldFstab})
+	goodGuest(t, l.power(l.disk))
+}
+
+func TestBootRunit(t *testing.T) {
+	t.Parallel()
+	tree := testlab.Debian(t, "essential", "runit-init,runit,getty-run"+basics)
+	l := newLab(t)
+	l.seed.Swap = 64 * vps.MiB
+	l.makeDiskFrom(tree, map[string]string{"/etc/fstab": oldFstab})
+	goodGuest(t, l.power(l.disk))
+}
+
+// TestBootCloudInit boots systemd with udev and a real cloud-init: an image of
+// the kind that distributions make for clouds.
+func TestBootCloudInit(t *testing.T) {
+	t.Parallel()
+	tree := testlab.Debian(t, "essential", "systemd-sysv,dbus,udev,cloud-init,openssh-server,sudo,ifupdown,netbase"+basics)
+	l := newLab(t)
+	key := filepath.Join(l.dir, "key")
+	l.net.Exec("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", key)
+	public, err := os.ReadFile(key + ".pub")
+	l.must(err)
+	l.seed.SSHKeys = []string{strings.TrimSpace(string(public))}
+	l.seed.Swap = 64 * vps.MiB
+	l.makeDiskFrom(tree, map[string]string{
+		"/etc/fstab":              oldFstab,
+		"/etc/network/interfaces": "source /etc/network/interfaces.d/*\nauto lo\niface lo inet loopback\nallow-hotplug eth0\niface eth0 inet dhcp\n",
+	})
+	s := l.power(l.disk)
+	as := func(user, command string) (string, error) {
+		return l.net.Try("ssh", "-q", "-i", key, "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+			"-o", "BatchMode=yes", "-o", "ConnectTimeout=20", user+"@10.213.0.2", command)
+	}
+	// The image's own user is there once cloud-init made it.
+	for {
+		if _, err := as("debian", "sudo true"); err == nil {
+			break
+		}
+		select {
+		case <-s.gone:
+			t.Fatalf("the guest is over:\n%s", s.text())
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+	for _, ask := range [][2]string{
+		{"sudo cloud-init status --wait --long", "DataSourceNoCloud [seed=/var/lib/cloud/seed/nocloud"},
+		{"cloud-id; hostname", "nocloud\nalice"},
+		{"swapon --show=NAME --noheadings", "/sublet.swap"},
+		{"ip -4 -o addr show vec0; ip route", "10.213.0.2/32"},
+		{"systemctl is-system-running --wait; systemctl --failed --no-legend --plain", "running"},
+	} {
+		command, want := ask[0], ask[1]
+		if got, err := as("debian", "PATH=/usr/sbin:$PATH; "+command); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, without %q (%v)", command, got, want, err)
+		}
+	}
+	if got, err := as("root", "cat /run/systemd/network/05-sublet.network"); err != nil || !strings.Contains(got, "MACAddress="+l.seed.MAC.String()) {
+		t.Errorf("root: %v, %q", err, got)
+	}
+	// The image has some, which were made when the package was installed.
+	if keys, err := as("root", "ls /etc/ssh"); err != nil || strings.Contains(keys, "rsa_key") || !strings.Contains(keys, "ed25519_key") {
+		t.Errorf("host keys: %q, %v", keys, err)
+	}
+	s.ctrlAltDel()
+	shown := s.text()
+	if n := strings.Count(shown, "alice login: "); n != 1 {
+		t.Errorf("%d logins were offered on the console", n)
+	}
+	for _, bad := range []string{"A start job is running", "sublet: could not", "Invalid cloud-config", "Restarting system"} {
+		if strings.Contains(shown, bad) {
+			t.Errorf("the console shows %q", bad)
+		}
+	}
+	if t.Failed() {
+		t.Logf("console:\n%s", shown)
+	}
+}
+
+// TestBootExtraDisk boots our own image, whose systemd has no udev, with an extra
+// disk in fstab: nothing announces that disk, and the line asks for a check.
+func TestBootExtraDisk(t *testing.T) {
+	t.Parallel()
+	image := filepath.Join(testlab.Images(t), vps.DefaultImage, "latest", "disk.img")
+	l := newLab(t)
+	l.disk = filepath.Join(l.dir, "disk.img")
+	l.net.Exec("cp", "--sparse=always", image, l.disk)
+	l.must(os.Chmod(l.disk, 0o600))
+	l.changeDisk(map[string]string{"/etc/fstab": "/dev/disk/by-id/sublet-data /srv ext4 defaults 0 2\nLABEL=lost /mnt ext4 defaults 0 2\n"})
+	l.extra = filepath.Join(l.dir, "extra.img")
+	l.must(os.WriteFile(l.extra, nil, 0o600))
+	l.must(os.Truncate(l.extra, 32<<20))
+	l.net.Exec("mke2fs", "-q", "-F", "-t", "ext4", l.extra)
+	l.seed.Disks = []seed.Disk{{Name: "data", Device: "/dev/ubdd", Size: 32 * vps.MiB}}
+	s := l.power(l.disk)
+	s.login()
+	if got := s.run("findmnt -n -o SOURCE,FSTYPE /srv"); got != "/dev/ubdd ext4" {
+		t.Errorf("/srv: %q", got)
+	}
+	if got := s.run("systemctl --failed --no-legend --plain; readlink -f /dev/disk/by-id/sublet-data"); got != "/dev/ubdd" {
+		t.Errorf("failed units: %q", got)
+	}
+	s.ctrlAltDel()
+	if t.Failed() {
+		t.Logf("console:\n%s", s.text())
+	}
 }

@@ -77,11 +77,10 @@ func findInit(t *Tree, programs []string) initSystem {
 			s.inittab, s.busybox = true, true
 		case t.Exists("/etc/runit/1") && !t.Exists("/etc/inittab"):
 			s.runit = true
-		case t.Exists("/etc/inittab"):
-			// Upstart's has one line, which the init does not read.
-			s.inittab, s.upstart = true, t.IsDir("/etc/init") && t.Exists("/sbin/initctl")
 		case t.IsDir("/etc/init") && t.Exists("/sbin/initctl"):
-			s.upstart = true
+			s.upstart = true // it reads one line of inittab, the runlevel
+		case t.Exists("/etc/inittab"):
+			s.inittab = true
 		}
 		break
 	}

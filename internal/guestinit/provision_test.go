@@ -113,7 +113,7 @@ func TestFindInit(t *testing.T) {
 		"gentoo":             {inittab: true, openrc: true},
 		"gentoo openrc-init": {openrcInit: true, openrc: true},
 		"void":               {runit: true},
-		"centos 6":           {inittab: true, upstart: true},
+		"centos 6":           {upstart: true},
 	} {
 		g := newGuest(t, distributions()[name])
 		tree, err := OpenTree(g.root)
@@ -193,6 +193,7 @@ func TestDistributions(t *testing.T) {
 			"etc/rc.conf":     "HARDWARECLOCK=\"UTC\"\n",
 		},
 		"centos 6": {
+			"etc/inittab":                          "id:3:initdefault:\n",
 			"etc/init/control-alt-delete.override": "exec /sbin/shutdown -h -P now\n", "etc/init/tty1.override": "manual\n", "etc/init/tty.override": "",
 			"etc/init/sublet-console.conf": "# sublet wrote this file: the login on the guest's console.\n" +
 				"start on stopped rc RUNLEVEL=[2345]\nstop on runlevel [!2345]\nrespawn\nexec /sbin/mingetty --noclear tty0\n",
