@@ -289,7 +289,7 @@ func (b *booter) loadIPv6(context.Context) error {
 // identify writes the identity into the root filesystem.
 func (b *booter) identify(ctx context.Context) {
 	id := &identity{
-		tree: b.tree, seed: b.seed, last: loadState(b.tree),
+		tree: b.tree, seed: b.seed, last: loadState(b.tree), fresh: !b.tree.Exists(StatePath),
 		now: time.Now(), rand: rand.Reader, run: runIn(newRoot), say: b.say,
 	}
 	steps := id.steps()

@@ -22,6 +22,7 @@ const (
 	keysPath      = "/root/.ssh/authorized_keys"
 	shadowPath    = "/etc/shadow"
 	machineIDPath = "/etc/machine-id"
+	dbusIDPath    = "/var/lib/dbus/machine-id"
 	resolvPath    = "/etc/resolv.conf"
 	sshDir        = "/etc/ssh"
 	hostKeyPath   = "/etc/ssh/ssh_host_ed25519_key"
@@ -39,9 +40,11 @@ type identity struct {
 	seed seed.Seed
 	// last is what earlier boots applied; the steps bring it up to date.
 	last state
-	now  time.Time
-	rand io.Reader
-	run  command
+	// fresh tells that there was no earlier boot: the disk is as the image was.
+	fresh bool
+	now   time.Time
+	rand  io.Reader
+	run   command
 	// say writes one line to the console.
 	say func(format string, args ...any)
 }
@@ -206,6 +209,11 @@ func (id *identity) hostKey(context.Context) error {
 	if !id.tree.IsDir(sshDir) {
 		return nil
 	}
+	if id.fresh {
+		if err := id.setKeysAside(); err != nil {
+			return err
+		}
+	}
 	for _, name := range id.tree.List(sshDir) {
 		if strings.HasPrefix(name, "ssh_host_") && strings.HasSuffix(name, "_key") {
 			// A power cut may have left an empty one.
@@ -225,14 +233,42 @@ func (id *identity) hostKey(context.Context) error {
 	return id.tree.Replace(hostKeyPath, private, 0o600)
 }
 
+// imageKeys is where the host keys that an image brought are kept.
+const imageKeys = "/var/lib/sublet-init/image-keys"
+
+// setKeysAside takes an image's own host keys out of use at a guest's first
+// boot: all guests of that image would have them, and could pass for each
+// other. They are kept for those who moved a server and want them back.
+func (id *identity) setKeysAside() error {
+	var found []string
+	for _, name := range id.tree.List(sshDir) {
+		if strings.HasPrefix(name, "ssh_host_") && (strings.HasSuffix(name, "_key") || strings.HasSuffix(name, "_key.pub")) {
+			found = append(found, name)
+		}
+	}
+	if len(found) == 0 {
+		return nil
+	}
+	if err := id.tree.MkdirAll(imageKeys, 0o700); err != nil {
+		return err
+	}
+	for _, name := range found {
+		if err := id.tree.Rename(path.Join(sshDir, name), path.Join(imageKeys, name)); err != nil {
+			return err
+		}
+	}
+	id.say("the image brought SSH host keys, which all its guests would share; they are in %s now, and this guest gets its own", imageKeys)
+	return nil
+}
+
 // machineID makes an id as machine-id(5) describes it: 32 hexadecimal digits,
-// a version 4 UUID.
+// a version 4 UUID. The one that an image brought is not this guest's.
 func (id *identity) machineID(context.Context) error {
 	old, err := id.tree.Text(machineIDPath)
 	if err != nil {
 		return err
 	}
-	if old = strings.TrimSpace(old); old != "" && old != "uninitialized" {
+	if old = strings.TrimSpace(old); old != "" && old != "uninitialized" && !id.fresh {
 		return nil
 	}
 	var b [16]byte
@@ -241,7 +277,14 @@ func (id *identity) machineID(context.Context) error {
 	}
 	b[6] = b[6]&0x0f | 0x40
 	b[8] = b[8]&0x3f | 0x80
-	return id.tree.Replace(machineIDPath, fmt.Appendf(nil, "%x\n", b), 0o444)
+	text := fmt.Appendf(nil, "%x\n", b)
+	// D-Bus looks here first; most have a link to the other.
+	if id.tree.Exists(dbusIDPath) && id.tree.Readlink(dbusIDPath) == "" {
+		if err := id.tree.Replace(dbusIDPath, text, 0o644); err != nil {
+			return err
+		}
+	}
+	return id.tree.Replace(machineIDPath, text, 0o444)
 }
 
 // resolver writes resolv.conf when it is ours, missing or empty. A link that

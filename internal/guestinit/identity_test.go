@@ -78,7 +78,7 @@ func (g *guest) boot() (changed bool) {
 	defer tree.Close() //nolint:errcheck // only read from now on
 	g.commands, g.lines, g.errs = nil, nil, nil
 	id := &identity{
-		tree: tree, seed: g.seed, last: loadState(tree), now: time.Unix(20000*86400, 0), rand: rand.Reader,
+		tree: tree, seed: g.seed, last: loadState(tree), fresh: !tree.Exists(StatePath), now: time.Unix(20000*86400, 0), rand: rand.Reader,
 		run: func(_ context.Context, program string, args ...string) error {
 			g.commands = append(g.commands, strings.Join(append([]string{program}, args...), " "))
 			return g.runErr
@@ -358,11 +358,33 @@ func TestHostKey(t *testing.T) {
 	})
 	t.Run("others stay alone", func(t *testing.T) {
 		t.Parallel()
-		files := image()
-		files["etc/ssh/ssh_host_rsa_key"] = "mine"
-		g := newGuest(t, files)
+		g := newGuest(t, image())
+		g.mustBoot()
+		if err := os.Remove(filepath.Join(g.root, hostKeyPath)); err != nil {
+			t.Fatal(err)
+		}
+		g.write("etc/ssh/ssh_host_rsa_key", "mine")
 		g.mustBoot()
 		g.want("etc/ssh/ssh_host_ed25519_key", "")
+		g.want("etc/ssh/ssh_host_rsa_key", "mine")
+	})
+	t.Run("the image's are set aside", func(t *testing.T) {
+		t.Parallel()
+		files := image()
+		files["etc/ssh/ssh_host_rsa_key"], files["etc/ssh/ssh_host_rsa_key.pub"] = "everybody's", "public"
+		files["etc/ssh/ssh_host_ed25519_key"] = "everybody's"
+		files["etc/machine-id"], files["var/lib/dbus/machine-id"] = "0123456789abcdef0123456789abcdef\n", "0123456789abcdef0123456789abcdef\n"
+		g := newGuest(t, files)
+		g.mustBoot()
+		g.want("etc/ssh/ssh_host_rsa_key", "")
+		g.want("var/lib/sublet-init/image-keys/ssh_host_rsa_key", "everybody's")
+		g.want("var/lib/sublet-init/image-keys/ssh_host_rsa_key.pub", "public")
+		if _, err := ssh.ParsePrivateKey([]byte(g.read("etc/ssh/ssh_host_ed25519_key"))); err != nil || len(g.lines) != 1 {
+			t.Errorf("%v, said %q", err, g.lines)
+		}
+		if id := g.read("etc/machine-id"); id == files["etc/machine-id"] || g.read("var/lib/dbus/machine-id") != id {
+			t.Errorf("the machine's id is %q", id)
+		}
 	})
 	t.Run("an empty one is made anew", func(t *testing.T) {
 		t.Parallel()

@@ -251,8 +251,26 @@ func (t *Tree) Replace(name string, data []byte, mode uint32) error {
 		if err == nil {
 			err = unix.Fchmod(fd, mode)
 		}
+		if err == nil {
+			copyLabel(dir, path.Base(name), fd)
+		}
 		return errors.Join(err, f.Close())
 	})
+}
+
+// copyLabel gives a new file the SELinux label of the one that it replaces, or
+// of its folder: where SELinux is enforced, services cannot read a file without
+// one. Where there are no labels, there is nothing to do.
+func copyLabel(dir int, old string, fd int) {
+	const label = "security.selinux"
+	var value [256]byte
+	for _, from := range []string{procPath(dir) + "/" + old, procPath(dir) + "/."} {
+		// A symbolic link's label is its own, not that of a file outside.
+		if n, err := unix.Lgetxattr(from, label, value[:]); err == nil && n > 0 {
+			_ = unix.Fsetxattr(fd, label, value[:n], 0)
+			return
+		}
+	}
 }
 
 // Symlink makes name a symbolic link to target, in one step, whatever name
@@ -277,6 +295,27 @@ func (t *Tree) Remove(name string) error {
 	defer unix.Close(dir) //nolint:errcheck // O_PATH
 	if err := unix.Unlinkat(dir, base, 0); err != nil {
 		return notMissing(&fs.PathError{Op: "remove", Path: name, Err: err})
+	}
+	t.changed = true
+	return nil
+}
+
+// Rename moves a file or a symbolic link. The folder of the new name is there.
+func (t *Tree) Rename(from, to string) error {
+	fromDir, fromBase := path.Split(from)
+	toDir, toBase := path.Split(to)
+	a, err := t.open(parentPath(fromDir), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(a) //nolint:errcheck // O_PATH
+	b, err := t.open(parentPath(toDir), unix.O_PATH|unix.O_DIRECTORY)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(b) //nolint:errcheck // O_PATH
+	if err := unix.Renameat(a, fromBase, b, toBase); err != nil {
+		return &fs.PathError{Op: "rename", Path: from, Err: err}
 	}
 	t.changed = true
 	return nil

@@ -173,3 +173,29 @@ func TestReadBounds(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestWriteKeepsLabels sets labels as SELinux does, which root may do on any
+// filesystem that keeps attributes, whether or not the kernel knows them.
+func TestWriteKeepsLabels(t *testing.T) {
+	t.Parallel()
+	tree, root, _ := newTree(t)
+	put(t, root, map[string]string{"etc/shadow": "old"})
+	const label = "security.selinux"
+	for name, value := range map[string]string{"etc": "system_u:object_r:etc_t:s0", "etc/shadow": "system_u:object_r:shadow_t:s0"} {
+		if err := unix.Setxattr(filepath.Join(root, name), label, []byte(value), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, name := range []string{"/etc/shadow", "/etc/new"} {
+		if err := tree.Write(name, []byte("new"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for name, want := range map[string]string{"etc/shadow": "system_u:object_r:shadow_t:s0", "etc/new": "system_u:object_r:etc_t:s0"} {
+		var value [256]byte
+		n, err := unix.Getxattr(filepath.Join(root, name), label, value[:])
+		if err != nil || string(value[:n]) != want {
+			t.Errorf("%s: %q, %v", name, value[:max(n, 0)], err)
+		}
+	}
+}
