@@ -120,7 +120,29 @@ func unpackInto(ctx context.Context, in io.Reader, dir string) (left tree.Left, 
 	}
 	defer root.Close() //nolint:errcheck // a folder
 	left, err = root.Unpack(ctx, in, tree.Options{MaxMembers: maxMembers, MaxSize: maxLength})
-	return left, refused(ctx, err)
+	if err != nil {
+		return left, refused(ctx, err)
+	}
+	return left, drain(ctx, in)
+}
+
+// maxPadding bounds what may follow the end of an archive, in bytes: it is
+// filled up to whole records, of 10 KiB or some MiB for tapes.
+const maxPadding = 64 << 20
+
+// drain reads on to the end of a stream: an archive has no sum of what is in
+// its files, but what it is compressed with has one, at the end.
+func drain(ctx context.Context, in io.Reader) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(in, maxPadding+1))
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return damaged(err)
+	case n > maxPadding:
+		return vps.Errorf(vps.CodeInvalid, "the archive is refused: more than %d MiB follow its end", maxPadding>>20)
+	}
+	return nil
 }
 
 // refused turns an error of unpacking into what a user is told; those of the

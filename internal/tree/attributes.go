@@ -50,13 +50,27 @@ func (u *unpacker) attributes(path string, h *tar.Header) error {
 		}
 		err = unix.Setxattr(path, name, value, 0)
 		switch {
-		case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.EPERM) && u.o.KeepOwner:
+		case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.E2BIG), errors.Is(err, unix.EPERM) && u.o.KeepOwner,
+			errors.Is(err, unix.ENOSPC) && roomAt(path):
 			u.left.Attributes++
 		case err != nil:
 			return fmt.Errorf("set the attribute %q: %w", name, err)
 		}
 	}
 	return nil
+}
+
+// roomAt tells whether the filesystem of a file has room: then it is the file
+// that takes no more attributes, which ext4 calls by the same error (xattr(7)).
+func roomAt(path string) bool {
+	const some = 64 // blocks
+	var st unix.Statfs_t
+	return unix.Statfs(path, &st) == nil && st.Bavail > some
+}
+
+// isAttribute tells whether a pax record is one that attribute reads.
+func isAttribute(key string) bool {
+	return strings.HasPrefix(key, xattrRecord) || strings.HasPrefix(key, libarchiveRecord) || key == aclAccessRecord || key == aclDefaultRecord
 }
 
 // twin is the record that has a list of access in the kernel's form, for one

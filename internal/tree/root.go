@@ -77,6 +77,10 @@ var errLeaves = errors.New("the path leads out of the folder, through a symbolic
 // followed.
 var errThroughLink = errors.New("the path leads through a symbolic link, which might lead anywhere")
 
+// errDeep is for folders whose path has no room for the name of a file, see
+// PATH_MAX in include/uapi/linux/limits.h.
+var errDeep = errors.New("its path is too long for the system, with the links on the way")
+
 // parent opens the folder that holds name, and returns name's last part. With
 // create, folders that are missing are made.
 func (r *Root) parent(name string, create bool) (fd int, base string, err error) {
@@ -97,15 +101,55 @@ func (r *Root) makeAll(dir string) (int, error) {
 	if err == nil || !errors.Is(err, fs.ErrNotExist) || dir == "." {
 		return fd, err
 	}
-	above, err := r.makeAll(path.Dir(dir))
-	if err != nil {
+	if fd, err = r.open(".", unix.O_PATH|unix.O_DIRECTORY); err != nil {
 		return -1, err
 	}
-	defer unix.Close(above) //nolint:errcheck // O_PATH
-	if err := unix.Mkdirat(above, path.Base(dir), 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
+	// Each from the one above: a path from the root leads through links that
+	// may be made to take long, and a member has thousands of them.
+	for at := 0; at < len(dir); {
+		end := len(dir)
+		if n := strings.IndexByte(dir[at:], '/'); n >= 0 {
+			end = at + n
+		}
+		below, err := r.makeBelow(fd, dir[:end], dir[at:end])
+		_ = unix.Close(fd)
+		if err != nil {
+			return -1, err
+		}
+		fd, at = below, end+1
+	}
+	return fd, nil
+}
+
+// makeBelow opens the folder dir, whose last part is base, in the open folder
+// above, and makes it when missing.
+func (r *Root) makeBelow(above int, dir, base string) (int, error) {
+	how := unix.OpenHow{
+		Flags:   unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
+	fd, err := unix.Openat2(above, base, &how)
+	if err == nil {
+		return fd, nil
+	}
+	if !errors.Is(err, unix.ENOENT) {
+		return r.open(dir, unix.O_PATH|unix.O_DIRECTORY) // a link, or nothing that can be opened
+	}
+	if err := unix.Mkdirat(above, base, 0o755); err != nil && !errors.Is(err, unix.EEXIST) {
 		return -1, &fs.PathError{Op: "mkdir", Path: dir, Err: err}
 	}
-	return r.open(dir, unix.O_PATH|unix.O_DIRECTORY)
+	if fd, err = unix.Openat2(above, base, &how); err != nil {
+		return r.open(dir, unix.O_PATH|unix.O_DIRECTORY)
+	}
+	// With links that lead to ever deeper folders, short names make paths that
+	// nobody can use, and trees that nobody can remove.
+	const file = 256 // for the name of one in it, with a slash
+	n, err := unix.Readlink(procPath(fd), make([]byte, unix.PathMax))
+	if errors.Is(err, unix.ENAMETOOLONG) || err == nil && n > unix.PathMax-file {
+		_ = unix.Close(fd)
+		return -1, &fs.PathError{Op: "mkdir", Path: dir, Err: errDeep}
+	}
+	return fd, nil
 }
 
 // clean makes any path one that is relative to the root, "." for the root

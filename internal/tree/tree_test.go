@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -282,7 +283,7 @@ func FuzzUnpack(f *testing.F) {
 		// A header may claim a hole of exabytes.
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		_, _ = r.Unpack(ctx, io.LimitReader(bytes.NewReader(data), 1<<20), tree.Options{Tame: true, KeepOwner: true})
+		_, _ = r.Unpack(ctx, io.LimitReader(bytes.NewReader(data), 1<<20), tree.Options{Tame: true, KeepOwner: true, MaxSize: 16 << 20, MaxMembers: 1000})
 		entries, err := os.ReadDir(above)
 		if err != nil || len(entries) != 1 {
 			t.Fatalf("outside: %v, %v", entries, err)
@@ -323,5 +324,145 @@ func TestPackOne(t *testing.T) {
 	}
 	if err := root(t, dir).Pack(t.Context(), io.Discard, "nowhere", "x"); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
+	}
+}
+
+// archive packs members that have no content.
+func archive(t *testing.T, members ...tar.Header) *bytes.Buffer {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, h := range members {
+		if err := w.WriteHeader(&h); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &b
+}
+
+func beneath(t *testing.T, dir string) *tree.Root {
+	t.Helper()
+	r, err := tree.OpenBeneath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = r.Close() })
+	return r
+}
+
+// Of folders only what is set at the end is kept in memory: their headers may
+// hold a megabyte each that compresses to nothing.
+func TestFoldersTakeLittleMemory(t *testing.T) { //nolint:paralleltest // it looks at the memory of the whole process
+	const folders, each = 200, 512 << 10
+	read, write := io.Pipe()
+	go func() {
+		w := tar.NewWriter(write)
+		comment := strings.Repeat("x", each)
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		var err error
+		for i := 0; i < folders && err == nil; i++ {
+			err = w.WriteHeader(&tar.Header{
+				Name: fmt.Sprintf("d%d/", i), Typeflag: tar.TypeDir, Mode: 0o755, Format: tar.FormatPAX,
+				PAXRecords: map[string]string{"SUBLET.comment": comment},
+			})
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		if after.HeapAlloc > before.HeapAlloc+folders*each/4 {
+			err = errors.Join(err, fmt.Errorf("%d MiB are in use, and %d before", after.HeapAlloc>>20, before.HeapAlloc>>20))
+		}
+		if err == nil {
+			err = w.Close() // which ends the archive: not after an error
+		}
+		write.CloseWithError(err)
+	}()
+	if _, err := beneath(t, t.TempDir()).Unpack(t.Context(), read, tree.Options{}); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestFoldersAreBounded(t *testing.T) {
+	t.Parallel()
+	value := strings.Repeat("x", 1000<<10)
+	read, write := io.Pipe()
+	go func() {
+		w := tar.NewWriter(write)
+		var err error
+		for i := 0; i < 200 && err == nil; i++ {
+			err = w.WriteHeader(&tar.Header{
+				Name: fmt.Sprintf("d%d/", i), Typeflag: tar.TypeDir, Mode: 0o755,
+				PAXRecords: map[string]string{"SCHILY.xattr.user.x": value},
+			})
+		}
+		if err == nil {
+			err = w.Close() // which ends the archive: not after an error
+		}
+		write.CloseWithError(err)
+	}()
+	_, err := beneath(t, t.TempDir()).Unpack(t.Context(), read, tree.Options{})
+	_ = read.Close()
+	if err == nil || !strings.Contains(err.Error(), "names and attributes") {
+		t.Errorf("200 MiB of attributes: %v", err)
+	}
+}
+
+// Links that lead to ever deeper folders make paths of any length.
+func TestDeepFoldersAreRefused(t *testing.T) {
+	t.Parallel()
+	steps := strings.TrimSuffix(strings.Repeat("a/", 500), "/")
+	var chain []tar.Header
+	before := ""
+	for i := range 30 {
+		chain = append(chain,
+			tar.Header{Name: before + steps + "/", Typeflag: tar.TypeDir, Mode: 0o755},
+			tar.Header{Name: fmt.Sprintf("l%d", i), Typeflag: tar.TypeSymlink, Linkname: before + steps})
+		before = fmt.Sprintf("l%d/", i)
+	}
+	for name, members := range map[string][]tar.Header{
+		"chain": chain,
+		"name":  {{Name: strings.Repeat("a/", 1000), Typeflag: tar.TypeDir, Mode: 0o755}},
+	} {
+		dir := t.TempDir()
+		_, err := beneath(t, dir).Unpack(t.Context(), archive(t, members...), tree.Options{})
+		if err == nil || errors.Is(err, unix.ENAMETOOLONG) {
+			t.Errorf("%s: %v", name, err)
+		}
+		err = filepath.WalkDir(dir, func(_ string, _ os.DirEntry, err error) error { return err })
+		if err != nil {
+			t.Errorf("%s: what was made cannot be walked: %v", name, err)
+		}
+	}
+}
+
+// A whole system has links for folders (bin is usr/bin), and members below them.
+func TestFoldersThroughLinks(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, err := beneath(t, dir).Unpack(t.Context(), archive(t,
+		tar.Header{Name: "usr/lib/", Typeflag: tar.TypeDir, Mode: 0o755},
+		tar.Header{Name: "lib", Typeflag: tar.TypeSymlink, Linkname: "usr/lib"},
+		tar.Header{Name: "lib/a/b/c/file", Typeflag: tar.TypeReg, Mode: 0o644},
+	), tree.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(filepath.Join(dir, "usr/lib/a/b/c/file")); err != nil {
+		t.Error(err)
+	}
+}
+
+// An attribute that a file cannot hold is left out and told, and no full disk.
+func TestLargeAttribute(t *testing.T) {
+	t.Parallel()
+	left, err := beneath(t, t.TempDir()).Unpack(t.Context(), archive(t,
+		tar.Header{Name: "f", Typeflag: tar.TypeReg, Mode: 0o644, PAXRecords: map[string]string{"SCHILY.xattr.user.x": strings.Repeat("x", 70000)}},
+	), tree.Options{})
+	if err != nil || left.Attributes != 1 {
+		t.Errorf("left out %+v, %v", left, err)
 	}
 }

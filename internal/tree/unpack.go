@@ -13,6 +13,7 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -90,6 +91,7 @@ type unpacker struct {
 	// folders get their modes and times at the end: until then files are made
 	// in them.
 	folders []folder
+	kept    int64 // bytes that folders takes
 	buf     []byte
 	// members and size are what came up to now.
 	members, size int64
@@ -99,6 +101,35 @@ type unpacker struct {
 type folder struct {
 	name   string
 	header *tar.Header
+}
+
+// maxFolders bounds what is kept of an archive's folders until its end, in
+// bytes: half a million of them with names of usual length. Each may have a
+// megabyte of attributes that takes a few bytes of a compressed archive.
+const maxFolders = 128 << 20
+
+// keep remembers what finish sets of a folder, and no more of its header.
+func (u *unpacker) keep(name string, h *tar.Header) error {
+	const rest = 200 // what a folder takes beside its name and attributes
+	records := map[string]string{}
+	size := int64(rest + len(name))
+	for key, value := range h.PAXRecords {
+		if isAttribute(key) {
+			// Copied, for they are parts of what the archive said in one piece.
+			records[strings.Clone(key)] = strings.Clone(value)
+			size += int64(len(key) + len(value))
+		}
+	}
+	if len(records) == 0 {
+		records = nil
+	}
+	if u.kept += size; u.kept > maxFolders {
+		return fmt.Errorf("the archive's folders have more than %d MiB of names and attributes", maxFolders>>20)
+	}
+	u.folders = append(u.folders, folder{strings.Clone(name), &tar.Header{
+		Mode: h.Mode, Uid: h.Uid, Gid: h.Gid, ModTime: h.ModTime, PAXRecords: records,
+	}})
+	return nil
 }
 
 func (u *unpacker) all(archive *tar.Reader) error {
@@ -138,6 +169,9 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return err
 	}
 	name = clean(name)
+	if strings.Count(name, "/") > maxDepth {
+		return fmt.Errorf("the archive's member %.100q... has more than %d folders within each other", name, maxDepth)
+	}
 	if h.Typeflag == tar.TypeDir {
 		return u.makeFolder(name, h)
 	}
@@ -183,8 +217,7 @@ func (u *unpacker) makeFolder(name string, h *tar.Header) error {
 		return err
 	}
 	_ = unix.Close(fd)
-	u.folders = append(u.folders, folder{name, h})
-	return nil
+	return u.keep(name, h)
 }
 
 // make makes one file that is not there: unix.EEXIST when it is.
