@@ -125,14 +125,38 @@ func jailConfig(c *Config) (jail.Config, error) {
 		return jail.Config{}, err
 	}
 	reboot := filepath.Join(c.RunDir, rebootName)
+	files, devices, err := devicesAmong(c.Files, true)
+	if err != nil {
+		return jail.Config{}, err
+	}
+	disks, more, err := devicesAmong(c.Disks, false)
+	if err != nil {
+		return jail.Config{}, err
+	}
 	return jail.Config{
 		Root: filepath.Join(c.RunDir, jailName), WorkDir: c.RunDir, OwnDirs: c.OwnDirs,
-		Files: slices.Concat([]string{c.Argv[0]}, libraries, c.Files), Writable: c.Disks,
+		Files: slices.Concat([]string{c.Argv[0]}, libraries, files), Writable: disks, Devices: append(devices, more...),
 		Links:     map[string]string{reboot: c.Command[0]},
 		MemoryDir: MemoryDir, MemorySize: c.Memory, Cgroups: c.Cgroups, UID: c.UID,
 		Program: c.Argv[0], Argv: append([]string{reboot}, c.Argv[1:]...),
 		Env: append(slices.Clone(c.Env), kernelVariable+"="+c.Argv[0]),
 	}, nil
+}
+
+// devicesAmong tells files from block devices.
+func devicesAmong(paths []string, readOnly bool) (files []string, devices []jail.Device, err error) {
+	for _, path := range paths {
+		var st unix.Stat_t
+		if err := unix.Stat(path, &st); err != nil {
+			return nil, nil, fmt.Errorf("look at %s: %w", path, err)
+		}
+		if st.Mode&unix.S_IFMT != unix.S_IFBLK {
+			files = append(files, path)
+			continue
+		}
+		devices = append(devices, jail.Device{Path: path, Major: unix.Major(st.Rdev), Minor: unix.Minor(st.Rdev), ReadOnly: readOnly})
+	}
+	return files, devices, nil
 }
 
 // GuestRoot is the way to the root filesystem that only a guest's process

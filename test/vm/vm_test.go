@@ -26,9 +26,22 @@ import (
 // virtual machines.
 const kernelPackage = "linux-image-cloud-amd64"
 
-// modules are those that the machine needs: a disk, and a scheduler for it
-// that knows weights. What they need themselves is found.
-var modules = []string{"virtio_pci", "virtio_blk", "bfq"} //nolint:gochecknoglobals // a constant
+// machine says what is to be booted.
+type machine struct {
+	// pkg is the package whose tests are run, built with tags.
+	pkg, tags string
+	tests     []string
+	// variable is one that they have in their environment.
+	variable string
+	// modules are those that the machine needs beside its disk; what they need
+	// themselves is found.
+	modules []string
+	// programs are those of this machine that it has too, with their libraries,
+	// and files more, by their path there.
+	programs []string
+	files    map[string]string
+	disk     int64 // bytes
+}
 
 // patience is how long a machine may take: it is emulated.
 const patience = 8 * time.Minute
@@ -38,8 +51,38 @@ const patience = 8 * time.Minute
 func TestCgroupVersion2(t *testing.T) {
 	t.Parallel()
 	tests := []string{"TestMemory", "TestProcessorQuota", "TestProcesses", "TestDiskRate", "TestDelegated"}
-	out := boot(t, "./internal/keeper/cgroup", tests, "CGROUP_DISK=/dev/vda")
-	for _, name := range tests {
+	machine{
+		pkg: "./internal/keeper/cgroup", tests: tests, variable: "CGROUP_DISK=/dev/vda",
+		// A scheduler for the disk that knows weights.
+		modules: []string{"bfq"}, disk: 64 << 20,
+	}.run(t)
+}
+
+// lvmConf is for a machine without udev, where LVM makes its devices itself.
+const lvmConf = `activation { udev_sync = 0 udev_rules = 0 verify_udev_operations = 1 monitoring = 0 }
+devices { scan = ["/dev"] obtain_device_list_from_udev = 0 external_device_info_source = "none" use_devicesfile = 0 }
+global { use_lvmpolld = 0 event_activation = 0 }
+backup { backup = 0 archive = 0 }
+`
+
+// TestLVM runs the tests of disks on logical volumes where there is a device
+// mapper.
+func TestLVM(t *testing.T) {
+	t.Parallel()
+	machine{
+		pkg: "./internal/disk", tags: "lvm", tests: []string{"TestConformanceThick", "TestConformanceThin", "TestLVMFaults"}, variable: "DISK_LVM=/dev/vda",
+		modules:  []string{"dm_mod", "dm_snapshot", "dm_thin_pool"},
+		programs: []string{"/usr/sbin/lvm", "/usr/sbin/mke2fs", "/usr/sbin/thin_check", "/usr/sbin/thin_repair", "/usr/sbin/thin_dump"},
+		files:    map[string]string{"/etc/lvm/lvm.conf": lvmConf, "/etc/mke2fs.conf": "[defaults]\nbase_features = has_journal,extent\n"},
+		disk:     256 << 20,
+	}.run(t)
+}
+
+// run fails unless all tests pass.
+func (m machine) run(t *testing.T) {
+	t.Helper()
+	out := m.boot(t)
+	for _, name := range m.tests {
 		if !strings.Contains(out, "--- PASS: "+name) {
 			t.Errorf("%s did not pass", name)
 		}
@@ -49,9 +92,8 @@ func TestCgroupVersion2(t *testing.T) {
 	}
 }
 
-// boot runs tests of a package in a machine of their own, with a variable in
-// their environment, and returns what the machine said.
-func boot(t *testing.T, pkg string, tests []string, variable string) string {
+// boot runs the tests and returns what the machine said.
+func (m machine) boot(t *testing.T) string {
 	t.Helper()
 	root, err := lab.Root()
 	if err != nil {
@@ -59,13 +101,13 @@ func boot(t *testing.T, pkg string, tests []string, variable string) string {
 	}
 	dir := t.TempDir()
 	program, first := filepath.Join(dir, "test"), filepath.Join(dir, "boot")
-	run(t, root, "go", "test", "-c", "-o", program, pkg)
+	run(t, root, "go", "test", "-c", "-tags", m.tags, "-o", program, m.pkg)
 	run(t, root, "go", "build", "-o", first, "./test/vm/boot")
 	k := kernel(t)
 	initrd := filepath.Join(dir, "initrd")
-	initramfs(t, initrd, k, map[string]string{"init": first, "test": program})
+	m.initramfs(t, initrd, k, map[string]string{"/init": first, "/test": program})
 	disk := filepath.Join(dir, "disk")
-	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, 64<<20)); err != nil {
+	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, m.disk)); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -76,7 +118,7 @@ func boot(t *testing.T, pkg string, tests []string, variable string) string {
 	}
 	// What the kernel does not know itself becomes its first process's
 	// environment, and what is behind the hyphens its arguments.
-	cmdline := "console=ttyS0 quiet panic=-1 " + variable + " -- -test.v -test.timeout=5m -test.run=^(" + strings.Join(tests, "|") + ")$"
+	cmdline := "console=ttyS0 quiet panic=-1 " + m.variable + " -- -test.v -test.timeout=7m -test.run=^(" + strings.Join(m.tests, "|") + ")$"
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "768",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", images[0], "-initrd", initrd, "-append", cmdline,
@@ -148,9 +190,9 @@ func kernel(t *testing.T) string {
 	return dir
 }
 
-// initramfs makes the machine's first files: programs, by their name there, and
-// the modules with the order to load them in.
-func initramfs(t *testing.T, path, tree string, programs map[string]string) {
+// initramfs makes the machine's first files: those given, by their path there,
+// and the modules with the order to load them in.
+func (m machine) initramfs(t *testing.T, path, tree string, programs map[string]string) {
 	t.Helper()
 	f, err := os.Create(path)
 	if err != nil {
@@ -162,26 +204,50 @@ func initramfs(t *testing.T, path, tree string, programs map[string]string) {
 			t.Fatal(err)
 		}
 	}
+	made := map[string]bool{"/": true, "/dev": true, "/modules": true}
+	var parent func(name string)
+	parent = func(name string) {
+		if dir := filepath.Dir(name); !made[dir] {
+			parent(dir)
+			made[dir] = true
+			add(cpio.Directory(dir[1:], 0o755))
+		}
+	}
+	content := func(name, text string) {
+		if parent(name); !made[name] {
+			made[name] = true
+			add(cpio.StaticFile(name[1:], text, 0o755))
+		}
+	}
 	file := func(name, from string) {
-		content, err := os.ReadFile(from)
+		text, err := os.ReadFile(from)
 		if err != nil {
 			t.Fatal(err)
 		}
-		add(cpio.StaticFile(name, string(content), 0o755))
+		content(name, string(text))
 	}
 	const console = 5<<8 | 1
 	add(cpio.Directory("dev", 0o755), cpio.CharDev("dev/console", 0o600, console>>8, console&0xff), cpio.Directory("modules", 0o755))
 	for name, from := range programs {
 		file(name, from)
 	}
+	for name, text := range m.files {
+		content(name, text)
+	}
+	for _, name := range m.programs {
+		file(name, name)
+		for _, library := range libraries(t, name) {
+			file(library, library)
+		}
+	}
 	var order []string
-	for _, module := range modules {
+	for _, module := range append([]string{"virtio_pci", "virtio_blk"}, m.modules...) {
 		release := strings.TrimPrefix(filepath.Base(tree), "linux-image-")
 		needs := run(t, tree, "/sbin/modprobe", "-d", tree, "-S", release, "--show-depends", module)
 		for line := range strings.Lines(needs) {
 			kind, from, _ := strings.Cut(strings.TrimSpace(line), " ")
 			if name := filepath.Base(from); kind == "insmod" && !slices.Contains(order, name) {
-				file("modules/"+name, from)
+				file("/modules/"+name, from)
 				order = append(order, name)
 			}
 		}
@@ -190,4 +256,23 @@ func initramfs(t *testing.T, path, tree string, programs map[string]string) {
 	if err := errors.Join(cpio.WriteTrailer(w), f.Close()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// libraries are what a program of this machine needs to run, with its loader,
+// by the paths under which they are looked for.
+func libraries(t *testing.T, program string) []string {
+	t.Helper()
+	var all []string
+	for line := range strings.Lines(run(t, "/", "ldd", program)) {
+		words := strings.Fields(line)
+		for _, word := range words {
+			if strings.HasPrefix(word, "/") {
+				all = append(all, word)
+			}
+		}
+	}
+	if len(all) == 0 {
+		t.Fatalf("%s has no libraries; install the packages lvm2 and thin-provisioning-tools", program)
+	}
+	return all
 }

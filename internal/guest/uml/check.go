@@ -39,6 +39,9 @@ func (d *Driver) preflight(m vps.Machine) error {
 		if f.path == "" {
 			continue
 		}
+		if isDevice(f.path) {
+			continue // the guest's jail gives it a device of its own
+		}
 		if err := openAs(m.UID, f.path, f.write); err != nil {
 			return fileError(err, f.what, f.path, m)
 		}
@@ -49,6 +52,11 @@ func (d *Driver) preflight(m vps.Machine) error {
 		}
 	}
 	return checkMemory(m)
+}
+
+func isDevice(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode()&(fs.ModeDevice|fs.ModeCharDevice) == fs.ModeDevice
 }
 
 func (d *Driver) checkKernel(m vps.Machine) error {

@@ -51,6 +51,8 @@ type Config struct {
 	// Writable are those that it may write to as well, as far as their mode
 	// lets it.
 	Writable []string `json:"writable,omitempty"`
+	// Devices are disks of the host that it sees as devices of its own.
+	Devices []Device `json:"devices,omitempty"`
 	// Links are files of the host that the guest sees read-only under another
 	// path: from the path inside to that of the host.
 	Links map[string]string `json:"links,omitempty"`
@@ -69,6 +71,15 @@ type Config struct {
 	Env     []string `json:"env"`
 }
 
+// Device is a block device that belongs to the guest's user, in its root.
+type Device struct {
+	// Path is below /dev.
+	Path     string `json:"path"`
+	Major    uint32 `json:"major"`
+	Minor    uint32 `json:"minor"`
+	ReadOnly bool   `json:"read_only,omitempty"`
+}
+
 // check refuses what would show the guest more than was meant.
 func (c *Config) check() error {
 	paths := slices.Concat([]string{c.Root, c.WorkDir, c.MemoryDir, c.Program}, c.Files, c.Writable)
@@ -83,6 +94,11 @@ func (c *Config) check() error {
 			if p == kept || strings.HasPrefix(p, kept+"/") {
 				return vps.Invalid("jail", "%q lies in a folder that the jail makes itself", p)
 			}
+		}
+	}
+	for _, d := range c.Devices {
+		if filepath.Clean(d.Path) != d.Path || !strings.HasPrefix(d.Path, "/dev/") || d.Major == 0 {
+			return vps.Invalid("jail", "%q is no place for a disk's device", d.Path)
 		}
 	}
 	for _, d := range c.OwnDirs {

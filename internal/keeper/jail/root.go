@@ -17,7 +17,7 @@ import (
 // Sizes of the small filesystems in memory.
 const (
 	rootSize   = "size=1m,nr_inodes=1024,mode=0755"
-	deviceSize = "size=4k,nr_inodes=32,mode=0755"
+	deviceSize = "size=4k,nr_inodes=64,mode=0755"
 	ownSize    = "size=256k,nr_inodes=64"
 	// memoryInodes: the kernel makes one file for its memory and unlinks it;
 	// after a reboot inside one more.
@@ -118,7 +118,33 @@ func (c *Config) devices() error {
 			return err
 		}
 	}
+	if err := c.disks(); err != nil {
+		return err
+	}
 	return mount("", dev, "", unix.MS_REMOUNT|unix.MS_RDONLY|quiet, deviceSize)
+}
+
+// disks makes the devices of disks that are none of files. They belong to the
+// guest's user; those of the host stay root's, and nobody outside of the jail
+// gets to these.
+func (c *Config) disks() error {
+	for _, d := range c.Devices {
+		path := filepath.Join(c.Root, d.Path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return fmt.Errorf("make a folder for the disk %s: %w", d.Path, err)
+		}
+		mode := uint32(0o600)
+		if d.ReadOnly {
+			mode = 0o400
+		}
+		if err := unix.Mknod(path, unix.S_IFBLK|mode, int(unix.Mkdev(d.Major, d.Minor))); err != nil {
+			return fmt.Errorf("make the device of the disk %s; a host that is itself a container has to allow that: %w", d.Path, err)
+		}
+		if err := errors.Join(os.Chmod(path, os.FileMode(mode)), os.Chown(path, int(c.UID), int(c.UID))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // processes mounts a /proc that shows this user's processes of this pid

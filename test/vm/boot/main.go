@@ -38,7 +38,7 @@ func run() (code int, err error) {
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stdout
 	cmd.Env = []string{"HOME=/", "PATH=/", "TMPDIR=/tmp"}
 	for _, e := range os.Environ() {
-		if strings.HasPrefix(e, "CGROUP_") {
+		if strings.HasPrefix(e, "CGROUP_") || strings.HasPrefix(e, "DISK_") {
 			cmd.Env = append(cmd.Env, e)
 		}
 	}
@@ -50,6 +50,9 @@ func run() (code int, err error) {
 }
 
 func prepare() error {
+	if err := os.MkdirAll("/run/lock", 0o755); err != nil { // of lvm(8)
+		return err
+	}
 	for _, m := range []struct{ kind, dir string }{
 		{"proc", "/proc"}, {"sysfs", "/sys"}, {"devtmpfs", "/dev"}, {"tmpfs", "/tmp"}, {"cgroup2", "/sys/fs/cgroup"},
 	} {
