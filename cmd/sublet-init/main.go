@@ -24,6 +24,11 @@ func main() {
 		fmt.Fprintln(os.Stderr, "sublet-init:", guestinit.Mind(os.Args[2:]))
 		os.Exit(1)
 	}
+	if len(os.Args) > 1 && os.Args[1] == guestinit.MindDisksArg && os.Getpid() != 1 {
+		debug.SetGCPercent(10)
+		fmt.Fprintln(os.Stderr, "sublet-init:", guestinit.MindDisks())
+		os.Exit(1)
+	}
 	if os.Getpid() != 1 && slices.ContainsFunc(os.Args, func(a string) bool { return strings.HasPrefix(a, "umid=") }) {
 		// Started like a kernel for User Mode Linux: the audit's stand-in for one.
 		os.Exit(probe.Escape(os.Stdin, os.Stdout, os.Args))

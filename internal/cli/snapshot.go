@@ -68,10 +68,11 @@ func (a *app) snapshotCreateCmd() *cobra.Command {
 		Long: `Take a snapshot of all disks of a guest, at one instant. Without a name it is
 named after the time.
 
-A guest that does not run is copied as it is. One that runs writes out what it holds and
+A guest that does not run is copied as it is. One that runs freezes its filesystems and
 stands still while its disks are copied: no time where the host's filesystem shares
-extents (XFS, Btrfs) or on LVM, else as long as copying what it wrote takes. What is
-copied is then what a power cut would leave, and the journals of its filesystems make it whole.`,
+extents (XFS, Btrfs) or on LVM, else as long as copying what it wrote takes. Where it cannot
+be asked to freeze them, what is copied is what a power cut would leave, and the journals of
+its filesystems make it whole; the list says which it was.`,
 		Example: `  sublet snapshot create alice before-upgrade`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) < 1 || len(args) > 2 {

@@ -107,8 +107,8 @@ func (b backend) TakeSnapshot(ctx context.Context, name, snapshot string) (api.O
 	}), nil
 }
 
-// quiet makes a guest write nothing for a while: one that runs writes out what
-// it holds, and then stands still.
+// quiet makes a guest write nothing for a while: one that runs freezes its
+// filesystems, or at least writes out what it holds, and then stands still.
 func (b backend) quiet(g vps.Guest) disk.Quiet {
 	return func(ctx context.Context) (vps.SnapshotState, func() error, error) {
 		in, err := b.instance(ctx, g)
@@ -120,12 +120,25 @@ func (b backend) quiet(g vps.Guest) disk.Quiet {
 		}
 		ctx, cancel := context.WithTimeout(ctx, quietWithin)
 		defer cancel()
-		if err := b.driver.Sync(ctx, *in); err != nil {
+		thaw, err := b.driver.Freeze(ctx, *in)
+		state := vps.SnapshotFrozen
+		if err != nil {
 			// It is as after a power cut then, which has to do.
-			b.log.InfoContext(ctx, "a guest could not be asked to write out its disks", "guest", g.Spec.Name, "error", err)
+			b.log.InfoContext(ctx, "a guest could not freeze its filesystems", "guest", g.Spec.Name, "error", err)
+			state, thaw = vps.SnapshotRunning, func() {}
+			if err := b.driver.Sync(ctx, *in); err != nil {
+				b.log.InfoContext(ctx, "a guest could not be asked to write out its disks", "guest", g.Spec.Name, "error", err)
+			}
 		}
 		resume, err := b.driver.Pause(ctx, *in)
-		return vps.SnapshotRunning, resume, err
+		if err != nil {
+			thaw()
+			return "", nil, err
+		}
+		return state, func() error {
+			defer thaw()
+			return resume()
+		}, nil
 	}
 }
 

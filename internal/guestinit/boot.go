@@ -106,6 +106,7 @@ func (b *booter) boot(ctx context.Context) (err error) {
 		b.attempt(ctx, step{"load IPv6", b.loadIPv6})
 		b.attempt(ctx, step{"set the network up", func(context.Context) error { return setNetwork("/sys", b.seed) }})
 		b.attempt(ctx, step{"mind the network card", func(context.Context) error { return b.mindCard() }})
+		b.attempt(ctx, step{"mind the disks", func(context.Context) error { return b.mindDisks() }})
 		b.identify(ctx)
 	}
 	return b.handOver(ctx)

@@ -186,16 +186,10 @@ func mindSeed(args []string) (s seed.Seed, err error) {
 // rings looks for the doorbell among messages of rtnetlink(7): an RTM_NEWLINK
 // whose attribute IFLA_IFNAME is its name.
 func rings(messages []byte) bool {
-	for len(messages) >= unix.NLMSG_HDRLEN {
-		length := int(binary.NativeEndian.Uint32(messages))
-		if length < unix.NLMSG_HDRLEN || length > len(messages) {
-			return false
-		}
-		kind, body := binary.NativeEndian.Uint16(messages[4:]), messages[unix.NLMSG_HDRLEN:length]
-		if kind == unix.RTM_NEWLINK && len(body) >= unix.SizeofIfInfomsg && linkName(body[unix.SizeofIfInfomsg:]) == Doorbell {
+	for kind, name := range links(messages) {
+		if kind == unix.RTM_NEWLINK && name == Doorbell {
 			return true
 		}
-		messages = messages[min((length+3)&^3, len(messages)):]
 	}
 	return false
 }
