@@ -6,6 +6,7 @@ package disk_test
 
 import (
 	"bytes"
+	"context"
 	"os"
 	"os/exec"
 	"slices"
@@ -19,7 +20,7 @@ import (
 
 func lvm(t *testing.T, args ...string) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "/usr/sbin/lvm", args...)
+	cmd := exec.CommandContext(context.WithoutCancel(t.Context()), "/usr/sbin/lvm", args...) // also to clean up
 	var words bytes.Buffer
 	cmd.Stderr = &words
 	out, err := cmd.Output()
