@@ -170,6 +170,12 @@ func TestPackAndUnpack(t *testing.T) {
 	if err != nil || v.Used > 13*vps.MiB || v.Size != 256*vps.MiB || v.Data[0].Size != 64*vps.MiB || v.Disk.Backing != "" {
 		t.Errorf("the volume is %+v, %v", v, err)
 	}
+	// The guest's user gets to it.
+	for path, mode := range map[string]fs.FileMode{to.volumesDir(): 0o711, filepath.Dir(v.Disk.Path): 0o711, v.Disk.Path: 0o600} {
+		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v", path, info.Mode(), err)
+		}
+	}
 	before := len(entries(t, to.volumesDir()))
 	_, err = to.Unpack(t.Context(), bytes.NewReader(file), api.UnpackOptions{})
 	if vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(err.Error(), "exists already") {

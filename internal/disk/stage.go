@@ -88,7 +88,7 @@ func (st *Staging) make(ctx context.Context, storage, imageID string, disks []St
 	if err := st.clear(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(st.dir, 0o700); err != nil {
+	if err := errors.Join(os.MkdirAll(st.s.dir, 0o711), os.MkdirAll(st.dir, 0o700)); err != nil {
 		return err
 	}
 	st.rec = record{Version: recordVersion, GuestID: st.id}
