@@ -32,6 +32,7 @@ const (
 type ImportImage struct {
 	Filesystem string    // ext4, xfs or btrfs; empty is ext4, or what the file has
 	Capacity   vps.Bytes // largest disk of guests as overlays on it; 0 is the host's usual
+	Partition  int       // of a disk, with its root filesystem; 0 finds it
 }
 
 // ImageFiles moves images in and out.
@@ -70,10 +71,15 @@ func (s *Server) serveImport(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) importImage(ctx context.Context, r *http.Request, body io.Reader) (Operation, error) {
-	if err := onlyKnown(r, "filesystem", "capacity"); err != nil {
+	if err := onlyKnown(r, "filesystem", "capacity", "partition"); err != nil {
 		return Operation{}, err
 	}
 	capacity, err := bytesOf(r, "capacity")
+	if err != nil {
+		return Operation{}, err
+	}
+	const most = 1024
+	partition, err := integer(r, "partition", most)
 	if err != nil {
 		return Operation{}, err
 	}
@@ -82,7 +88,7 @@ func (s *Server) importImage(ctx context.Context, r *http.Request, body io.Reade
 		return Operation{}, err
 	}
 	name := r.PathValue("distribution") + "/" + r.PathValue("release")
-	return files.ImportImage(ctx, name, ImportImage{Filesystem: r.URL.Query().Get("filesystem"), Capacity: capacity}, body)
+	return files.ImportImage(ctx, name, ImportImage{Filesystem: r.URL.Query().Get("filesystem"), Capacity: capacity, Partition: partition}, body)
 }
 
 // bytesOf reads a number of bytes in a query; "" is 0.
@@ -135,6 +141,9 @@ func (c *Client) ImportImage(ctx context.Context, name string, o ImportImage, fi
 	if o.Capacity != 0 {
 		query.Set("capacity", strconv.FormatInt(int64(o.Capacity), 10))
 	}
+	if o.Partition != 0 {
+		query.Set("partition", strconv.Itoa(o.Partition))
+	}
 	// The daemon may refuse before the file is sent.
 	header := http.Header{"Expect": {"100-continue"}}
 	body := &source{r: file}
@@ -170,11 +179,12 @@ func describeImageFiles(doc *huma.OpenAPI) {
 		{Name: "release", In: "path", Required: true, Schema: text, Example: "latest"},
 	}
 	in := operation("import-image", http.MethodPost, "/v1/images/{distribution}/{release}/import", "images", "Make an image of a file")
-	in.Description = "The file is told by its contents: a root filesystem as a tar archive (plain, gzip, xz, zstd or bzip2). " +
+	in.Description = "The file is told by its contents: a root filesystem as a tar archive (plain, gzip, xz, zstd or bzip2), or the image of a disk: a filesystem, partitions, or qcow2. " +
 		"Answers when it has arrived, with the operation to follow. Send `Expect: 100-continue` to hear of a refusal before the file is sent."
 	in.Parameters = append(path,
 		query("filesystem", huma.TypeString, "What it is put into: ext4, xfs or btrfs; left out: ext4."),
 		query("capacity", huma.TypeInteger, "Bytes; the largest disk of guests whose disks are overlays on it."),
+		query("partition", huma.TypeInteger, "Number of the partition of a disk that holds the root filesystem; left out: it is found."),
 	)
 	in.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeBytes: {Schema: bytes}}}
 	in.Responses = answers("202", "The work has begun.", typeJSON, &huma.Schema{Ref: "#/components/schemas/Operation"})

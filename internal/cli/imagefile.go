@@ -24,12 +24,13 @@ func (a *app) imageImportCmd() *cobra.Command {
 		Use:   "import FILE",
 		Short: "Make an image of a file",
 		Long: `Make an image of a file, or a new version of one. The file may be a root
-filesystem as a tar archive, packed or not, of any distribution. What it is,
-is told by its contents and not by its name; - reads the standard input. The
+filesystem as a tar archive, packed or not, of any distribution, or the image of
+a disk: a filesystem, with partitions, or qcow2. What it is, is told by its contents and not by its name; - reads the standard input. The
 client sends the file; when it has arrived, the work goes on in the daemon even
 if this verb is interrupted. Guests keep the version they were made from.`,
 		Example: `  sublet image import archlinux-bootstrap-x86_64.tar.zst --name arch/latest
   sublet image import alpine-minirootfs-x86_64.tar.gz --name alpine/3.22
+  sublet image import debian-12-generic-amd64.qcow2 --name cloud/12
   docker export web | sublet image import - --name web/1 --filesystem xfs`,
 		Args: one("one file, or - for the standard input"),
 	}
@@ -37,6 +38,7 @@ if this verb is interrupted. Guests keep the version they were made from.`,
 	flags.StringVar(&name, "name", "", "the image's name, as DISTRIBUTION/RELEASE")
 	flags.StringVar(&o.Filesystem, "filesystem", "", "what files are put into: ext4, xfs or btrfs (default ext4)")
 	flags.Var(&o.Capacity, "capacity", "largest disk of guests whose disks are overlays on it (default 64GiB)")
+	flags.IntVar(&o.Partition, "partition", 0, "number of the partition of a disk with the root filesystem, when it is not found")
 	flags.BoolVar(&noWait, "no-wait", false, "return when the file has arrived")
 	flags.DurationVar(&timeout, "timeout", time.Hour, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -153,7 +153,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 		return nil, err
 	}
 	p.volumes = disk.New(c.statePath("volumes"), log)
-	p.images = image.New(c.statePath("images"), image.Options{CacheDir: c.PackageCache, Log: log})
+	p.images = image.New(c.statePath("images"), image.Options{CacheDir: c.PackageCache, Log: log, Disks: imageDisks{}, Appliance: imageAppliance{p}})
 	var binaries []string
 	if c.Kernel != "" {
 		binaries = []string{c.Kernel}

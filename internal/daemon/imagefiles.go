@@ -13,7 +13,7 @@ import (
 // ImportImage takes the file in before it returns; what is made of it is made
 // in the background.
 func (b backend) ImportImage(ctx context.Context, name string, o api.ImportImage, file io.Reader) (api.Operation, error) {
-	how := image.Import{Filesystem: o.Filesystem, Capacity: o.Capacity}
+	how := image.Import{Filesystem: o.Filesystem, Capacity: o.Capacity, Partition: o.Partition}
 	if err := how.Validate(); err != nil {
 		return api.Operation{}, err
 	}

@@ -32,10 +32,21 @@ const (
 
 // filesystemSize returns how large a filesystem for such a tree is made: as
 // small as is safe, as it is the smallest disk that a guest can have.
-func filesystemSize(content vps.Bytes, inodes int64) vps.Bytes {
+func filesystemSize(kind string, content vps.Bytes, inodes int64) vps.Bytes {
 	const step = 64 * vps.MiB
 	size := content + content/8 + journal + 64*vps.MiB
-	size = max(size, vps.Bytes(inodes)*inodeRatio*9/8)
+	switch kind {
+	case "xfs":
+		// Its log is larger, each inode has half a block, and mkfs.xfs makes
+		// nothing smaller than 300 MiB.
+		size = max(size+64*vps.MiB+vps.Bytes(inodes)*vps.KiB, 384*vps.MiB)
+	case "btrfs":
+		// It keeps two of what describes files, with small files in it, and sets
+		// space aside in large pieces.
+		size += content/4 + 2*vps.Bytes(inodes)*vps.KiB + 256*vps.MiB
+	default:
+		size = max(size, vps.Bytes(inodes)*inodeRatio*9/8)
+	}
 	return (size + step - 1) / step * step
 }
 

@@ -39,6 +39,10 @@ type Options struct {
 	// each release; empty keeps none. Only root may write to it: apt checks
 	// no more than the length of a package that it finds there.
 	CacheDir string
+	// Disks reads images of disks, and Appliance works on filesystems that this
+	// host must not mount; without them only files become images, of ext4.
+	Disks     Disks
+	Appliance Appliance
 	// AptDir is the host's apt configuration; empty is /etc/apt.
 	AptDir string
 }

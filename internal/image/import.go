@@ -22,6 +22,9 @@ type Import struct {
 	// Capacity is the length of the image's file; 0 is that of the store. It is
 	// at least as long as its filesystem.
 	Capacity vps.Bytes
+	// Partition is the number of the partition of a disk that holds the root
+	// filesystem; 0 finds it.
+	Partition int
 }
 
 // Filesystems are those that an image can have.
@@ -32,11 +35,16 @@ func (i Import) Validate() error {
 	switch {
 	case i.Filesystem != "" && !slices.Contains(Filesystems(), i.Filesystem):
 		return vps.Invalid("filesystem", "%q is none of %s", i.Filesystem, strings.Join(Filesystems(), ", "))
+	case i.Partition < 0 || i.Partition > maxPartition:
+		return vps.Invalid("partition", "%d is no number of a partition", i.Partition)
 	case i.Capacity < 0 || i.Capacity > maxCapacity || i.Capacity%blockSize != 0:
 		return vps.Invalid("capacity", "%s is out of range; use at most %s, a multiple of 4KiB", i.Capacity.Exact(), maxCapacity)
 	}
 	return nil
 }
+
+// maxPartition bounds the numbers of partitions.
+const maxPartition = 1024
 
 // maxCapacity is the largest disk of a guest.
 const maxCapacity = vps.MaxDisk
@@ -65,7 +73,7 @@ func (s *Store) Receive(ctx context.Context, name string, r io.Reader) (_ *Uploa
 	u := &Upload{work: w}
 	u.file, err = os.OpenFile(filepath.Join(w.tmp, "upload"), os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err == nil {
-		_, err = io.Copy(u.file, &live{ctx: ctx, r: r})
+		_, err = rootfs.CopySparse(ctx, u.file, sender{r}, nil)
 	}
 	if err != nil {
 		return nil, errors.Join(w.explain(ctx, err), u.Drop())
@@ -73,19 +81,14 @@ func (s *Store) Receive(ctx context.Context, name string, r io.Reader) (_ *Uploa
 	return u, nil
 }
 
-// live reads until its context ends.
-type live struct {
-	ctx context.Context //nolint:containedctx // of one copy
-	r   io.Reader
-}
+// sender is the reader of a file that somebody sends.
+type sender struct{ r io.Reader }
 
-func (l *live) Read(b []byte) (int, error) {
-	if err := l.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := l.r.Read(b)
+func (s sender) Read(b []byte) (int, error) {
+	n, err := s.r.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = vps.Wrap(vps.CodeInvalid, err, "the file did not arrive whole; send it again")
+		// Wrapped, so that no end in its middle is taken for the file's.
+		err = vps.Wrap(vps.CodeInvalid, errors.New(err.Error()), "the file did not arrive whole; send it again")
 	}
 	return n, err
 }
@@ -129,6 +132,11 @@ func (u *Upload) run(ctx context.Context, i Import, m *manifest) error {
 	if err != nil {
 		return err
 	}
+	m.Source = string(source.Kind)
+	m.Size = i.Capacity
+	if source.Disk != "" {
+		return w.importDisk(ctx, source.Disk, i, m)
+	}
 	// What it was made of takes room no more.
 	if err := u.file.Truncate(0); err != nil {
 		return err
@@ -140,10 +148,8 @@ func (u *Upload) run(ctx context.Context, i Import, m *manifest) error {
 	if err := info.Check(runtime.GOARCH); err != nil {
 		return err
 	}
-	m.Source = string(source.Kind)
 	m.describe(info)
 	m.Warnings = append(m.Warnings, source.Warnings()...)
-	m.Size = i.Capacity
 	if i.Filesystem != "" {
 		m.Filesystem = i.Filesystem
 	}

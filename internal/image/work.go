@@ -44,6 +44,10 @@ func (s *Store) begin(ctx context.Context, name, doing string) (*work, error) {
 		return nil, err
 	}
 	if w.tmp, err = os.MkdirTemp(w.home, buildPrefix+"*"); err == nil {
+		// Whoever works on the new filesystem has to pass through.
+		err = os.Chmod(w.tmp, 0o711)
+	}
+	if err == nil {
 		w.version = filepath.Join(w.tmp, "version")
 		err = os.Mkdir(w.version, 0o755)
 	}
@@ -130,18 +134,33 @@ func (w *work) pack(ctx context.Context, tree string, m *manifest) error {
 	if err != nil {
 		return err
 	}
+	m.FilesystemSize = filesystemSize(m.Filesystem, content, inodes)
+	if m.Filesystem == "ext4" {
+		err = w.packExt4(ctx, tree, m)
+	} else {
+		err = w.packElsewhere(ctx, tree, m, content)
+	}
+	if err != nil {
+		return err
+	}
+	return w.keep(ctx, m)
+}
+
+// packExt4 lets mke2fs fill the filesystem, which mounts nothing.
+func (w *work) packExt4(ctx context.Context, tree string, m *manifest) error {
 	mke2fs, err := findTool("mke2fs")
 	if err != nil {
 		return err
 	}
-	m.FilesystemSize = filesystemSize(content, inodes)
+	return run(ctx, command{args: mke2fsArgs(mke2fs, tree, w.disk(), m.FilesystemSize), tmp: w.tmp}, nil)
+}
+
+// keep gives the new version's disk its last form.
+func (w *work) keep(ctx context.Context, m *manifest) error {
 	if m.Size == 0 {
 		m.Size = w.opts.Capacity
 	}
 	m.Size = max(m.Size, m.FilesystemSize)
-	if err := run(ctx, command{args: mke2fsArgs(mke2fs, tree, w.disk(), m.FilesystemSize), tmp: w.tmp}, nil); err != nil {
-		return err
-	}
 	f, err := os.OpenFile(w.disk(), os.O_RDWR, 0)
 	if err != nil {
 		return err

@@ -51,8 +51,11 @@ type Options struct {
 // Source is what was in a file.
 type Source struct {
 	Kind Kind
-	// Root is the folder of the root filesystem.
+	// Root is the folder of the root filesystem, or empty when there is a disk.
 	Root string
+	// Disk is the file with the image of a disk: with a filesystem from its
+	// start, partitions, or in QEMU's format. Empty when there is a folder.
+	Disk string
 	// Left is what could not be kept of it.
 	Left tree.Left
 }
@@ -89,10 +92,45 @@ func Unpack(ctx context.Context, f *os.File, o Options) (*Source, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, damaged(err)
 	}
-	if !isTar(head) {
+	switch {
+	case isTar(head):
+		return unpackTar(ctx, in, o)
+	case !isDisk(head):
 		return nil, unknown(head)
+	case in.compression == "":
+		return &Source{Kind: Disk, Disk: f.Name()}, nil
 	}
-	return unpackTar(ctx, in, o)
+	// The one in it has to be read at any place.
+	path := filepath.Join(o.Dir, "disk")
+	disk, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = CopySparse(ctx, disk, in, nil)
+	if err = errors.Join(err, disk.Close()); err != nil {
+		return nil, refused(ctx, err)
+	}
+	return &Source{Kind: Disk, Disk: path}, nil
+}
+
+// isDisk tells whether a stream that starts like this may be an image of a disk:
+// of a filesystem, with a partition table, or qcow2.
+func isDisk(head []byte) bool {
+	for _, m := range []struct {
+		at   int
+		mark string
+	}{
+		{0, "QFI\xfb"},
+		{510, "\x55\xaa"},
+		{0x438, "\x53\xef"},        // ext2 to ext4, fs/ext4/ext4.h
+		{0, "XFSB"},                // fs/xfs/libxfs/xfs_format.h
+		{0x10000 + 64, "_BHRfS_M"}, // fs/btrfs/fs.h
+	} {
+		if len(head) >= m.at+len(m.mark) && string(head[m.at:m.at+len(m.mark)]) == m.mark {
+			return true
+		}
+	}
+	return false
 }
 
 // unpackTar unpacks an archive, and finds out what it is an archive of.
@@ -102,11 +140,38 @@ func unpackTar(ctx context.Context, in io.Reader, o Options) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	if disk := onlyDisk(dir); disk != "" {
+		return &Source{Kind: Disk, Disk: disk}, nil
+	}
+	if s, err := unpackContainer(ctx, dir, o); err != nil || s != nil {
+		return s, err
+	}
 	root, err := findRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	return &Source{Kind: Tarball, Root: root, Left: left}, own(root)
+}
+
+// onlyDisk returns the image of a disk that is all that an archive held, as some
+// clouds want them; empty when there is none.
+func onlyDisk(dir string) string {
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || !entries[0].Type().IsRegular() {
+		return ""
+	}
+	path := filepath.Join(dir, entries[0].Name())
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close() //nolint:errcheck // read only
+	head := make([]byte, peeked)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) || !isDisk(head[:n]) {
+		return ""
+	}
+	return path
 }
 
 // unpackInto unpacks an archive into a new folder.

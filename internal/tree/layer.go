@@ -88,6 +88,18 @@ func leaves(name string) error {
 	return fmt.Errorf("the archive's member %q would leave the folder that it is unpacked into", name)
 }
 
+// passOver looks whether a mark lies in the root at all.
+func (u *unpacker) passOver(name string) error {
+	dir, _, err := u.root.parent(name, false)
+	if errors.Is(err, errLeaves) {
+		return err
+	}
+	if err == nil {
+		_ = unix.Close(dir) // O_PATH
+	}
+	return nil
+}
+
 // clear makes room for a member.
 func (u *unpacker) clear(dir int, base string) error {
 	if u.o.Layer {

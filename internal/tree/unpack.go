@@ -162,7 +162,7 @@ func (u *unpacker) entry(h *tar.Header, content io.Reader) error {
 		return leaves(h.Name)
 	}
 	if u.o.Layer && isWhiteout(h.Name) {
-		return nil
+		return u.passOver(clean(h.Name))
 	}
 	name, err := u.place(h.Name)
 	if err != nil {
