@@ -128,9 +128,9 @@ func rename(archive io.Reader, at string) (first *tar.Header, below io.Reader, e
 		if err != nil {
 			return nil, nil, err
 		}
-		h.Name = path.Join(at, h.Name)
+		h.Name = path.Join(at, h.Name) //nolint:gosec // unpacked beneath a folder
 		if h.Typeflag == tar.TypeLink {
-			h.Linkname = path.Join(at, h.Linkname)
+			h.Linkname = path.Join(at, h.Linkname) //nolint:gosec // likewise
 		}
 		if first == nil {
 			first = h
