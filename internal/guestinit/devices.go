@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -69,26 +70,22 @@ func (d *devices) find(spec string) string {
 	return ""
 }
 
-// probeAll reads the labels of all block devices that are there: those with a
-// size, which the kernel's loop devices have not until they are used.
+// probeAll reads the labels of all block devices but those in memory, and loops,
+// which nothing uses yet.
 func (d *devices) probeAll() {
 	d.labels = map[string]labels{}
-	sizes, err := filepath.Glob(filepath.Join(d.sys, "class/block/*/size"))
+	entries, err := os.ReadDir(filepath.Join(d.sys, "class/block"))
 	if err != nil {
 		return
 	}
-	for _, file := range sizes {
-		name := filepath.Base(filepath.Dir(file))
-		size, err := os.ReadFile(file)
-		if err != nil || strings.TrimSpace(string(size)) == "0" || strings.HasPrefix(name, "ram") {
+	for _, e := range entries {
+		name := e.Name()
+		if strings.HasPrefix(name, "ram") || strings.HasPrefix(name, "loop") || slices.Contains(d.skip, "/dev/"+name) {
 			continue
 		}
 		if l, ok := probeLabels(filepath.Join(d.dev, name)); ok {
 			d.labels["/dev/"+name] = l
 		}
-	}
-	for _, device := range d.skip {
-		delete(d.labels, device)
 	}
 }
 

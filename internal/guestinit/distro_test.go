@@ -162,7 +162,7 @@ func (l *lab) changeDisk(files map[string]string) {
 }
 
 // goodGuest asks of a guest with its login on the console what every guest has
-// to have, switches it off with Ctrl-Alt-Del, and looks at what is left.
+// to have, and ends it.
 func goodGuest(t *testing.T, s *session) {
 	t.Helper()
 	s.login()
@@ -183,6 +183,12 @@ func goodGuest(t *testing.T, s *session) {
 			t.Errorf("%s: %q, without %q", command, got, want)
 		}
 	}
+	goodEnd(t, s)
+}
+
+// goodEnd switches a guest off with Ctrl-Alt-Del, and looks at what is left.
+func goodEnd(t *testing.T, s *session) {
+	t.Helper()
 	s.ctrlAltDel()
 	shown := s.text()
 	for _, bad := range []string{"respawning too fast", "anic", "sublet: could not", "Restarting system"} {

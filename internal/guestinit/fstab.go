@@ -149,6 +149,10 @@ func commonOptions(options string) string {
 }
 
 func otherMount(m mount, rootSpec string, p place, announced bool) mount {
+	patient := !m.has("nofail") && !m.has("noauto")
+	if !patient && announced && m.spec != rootSpec {
+		return m // whether it is there makes no difference
+	}
 	device := p.device(m.spec)
 	if device == "" && m.spec == rootSpec {
 		// Another part of the root disk: a subvolume of Btrfs.
@@ -156,7 +160,7 @@ func otherMount(m mount, rootSpec string, p place, announced bool) mount {
 	}
 	switch {
 	case device == "":
-		if !m.has("nofail") && !m.has("noauto") {
+		if patient {
 			m.options += "," + noWait
 		}
 	case !announced:

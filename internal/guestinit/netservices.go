@@ -73,14 +73,15 @@ func (p *provision) networkdText() string {
 	return b.String()
 }
 
-// networkManager is told to leave the card alone (NetworkManager.conf(5)).
+// networkManager is told to leave the card alone, and resolv.conf, which it
+// would empty because it knows of no name servers (NetworkManager.conf(5)).
 func (p *provision) networkManager(context.Context) error {
 	const dir = "/NetworkManager/conf.d/05-sublet.conf"
 	if !p.tree.IsDir("/etc/NetworkManager") {
 		return nil
 	}
 	text := "# sublet wrote this file: the card has its address before this service starts.\n" +
-		"[device-sublet]\nmatch-device=mac:" + p.seed.MAC.String() + "\nmanaged=0\n"
+		"[main]\ndns=none\n\n[device-sublet]\nmatch-device=mac:" + p.seed.MAC.String() + "\nmanaged=0\n"
 	if p.init.systemd {
 		return p.run.Write("/run"+dir, []byte(text), 0o644)
 	}

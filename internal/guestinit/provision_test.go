@@ -159,7 +159,7 @@ func TestDistributions(t *testing.T) {
 			"run/systemd/system/getty.target.wants/console-getty.service": "-> /usr/lib/systemd/system/console-getty.service",
 			"run/systemd/system/serial-getty@x.service":                   mask,
 			"run/NetworkManager/conf.d/05-sublet.conf": "# sublet wrote this file: the card has its address before this service starts.\n" +
-				"[device-sublet]\nmatch-device=mac:02:53:4c:d5:00:02\nmanaged=0\n",
+				"[main]\ndns=none\n\n[device-sublet]\nmatch-device=mac:02:53:4c:d5:00:02\nmanaged=0\n",
 			"etc/NetworkManager/conf.d/05-sublet.conf": "",
 			"etc/securetty": "tty1\nconsole\ntty0\n",
 			"etc/adjtime":   "0.0 0 0.0\n0\nUTC\n",

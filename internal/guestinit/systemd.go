@@ -40,7 +40,7 @@ func mountRun(t *Tree) error {
 //     may name cards of the machine that it was made on.
 func (p *provision) systemdUnits() map[string]string {
 	units := "/usr/lib/systemd/system/"
-	if !p.tree.IsDir(units) {
+	if !p.tree.Exists(units + "poweroff.target") {
 		units = "/lib/systemd/system/"
 	}
 	files := map[string]string{
