@@ -171,6 +171,7 @@ func (s *Server) registerRoutes() {
 	s.registerGuests()
 	s.registerNetwork()
 	s.registerOrders()
+	s.registerRescue()
 	s.registerTenants()
 	s.registerHost()
 	s.registerImages()

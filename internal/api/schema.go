@@ -205,7 +205,7 @@ func (restartSchema) Schema(huma.Registry) *huma.Schema {
 
 // Schema describes vps.State.
 func (stateSchema) Schema(huma.Registry) *huma.Schema {
-	return words(vps.StateCreating, vps.StateStarting, vps.StateRunning, vps.StateStopping,
+	return words(vps.StateCreating, vps.StateStarting, vps.StateRunning, vps.StateRescue, vps.StateStopping,
 		vps.StateStopped, vps.StateCrashed, vps.StateFailed, vps.StateDeleting)
 }
 

@@ -262,4 +262,5 @@ type Backend struct {
 	Files    Files
 	// ImageFiles goes with Images.
 	ImageFiles ImageFiles
+	Rescuer    Rescuer
 }

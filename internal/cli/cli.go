@@ -111,7 +111,7 @@ has its own kernel, disk, address and ports.`,
 	addGroup(root, groupHost, a.imageCmd(), a.diskCmd(), a.snapshotCmd(), a.kernelCmd(), a.tenantCmd(), a.hostCmd(),
 		a.eventsCmd(), a.applyCmd(), a.diffCmd(), a.exportCmd(), a.doctorCmd())
 	addGroup(root, groupOther, a.versionCmd(), a.completionCmd())
-	addGroup(root, groupGuests, a.cpCmd(), a.fsckCmd(), a.resetPasswordCmd(), a.addKeyCmd())
+	addGroup(root, groupGuests, a.cpCmd(), a.fsckCmd(), a.resetPasswordCmd(), a.addKeyCmd(), a.rescueCmd(), a.reinstallCmd())
 	root.SetHelpCommandGroupID(groupOther)
 	flagsBeforeVerbs(root)
 	for _, c := range root.Commands() {

@@ -110,6 +110,13 @@ type Files interface {
 	Check(ctx context.Context, name string, o api.CheckOptions, w io.Writer) (api.CheckReport, error)
 }
 
+// Rescuer brings broken guests back.
+type Rescuer interface {
+	Rescue(ctx context.Context, name string, r api.RescueGuest, dryRun bool) (api.Change, error)
+	EndRescue(ctx context.Context, name string, dryRun bool) (api.Change, error)
+	Reinstall(ctx context.Context, name, image string) (api.Operation, error)
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface { //nolint:interfacebloat // of parts, each small
@@ -126,6 +133,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	GuestDisks
 	Packs
 	Files
+	Rescuer
 }
 
 // overSocket is the daemon behind a unix socket.

@@ -565,3 +565,35 @@ func (f *fake) Check(_ context.Context, name string, o api.CheckOptions, w io.Wr
 	}
 	return api.CheckReport{Schema: api.SchemaVersion, Filesystem: "ext4", Verdict: verdict, OK: o.Repair}, nil
 }
+
+func (f *fake) Rescue(_ context.Context, name string, r api.RescueGuest, dryRun bool) (api.Change, error) {
+	g, err := f.find(name)
+	if err != nil {
+		return api.Change{}, err
+	}
+	if !dryRun {
+		f.orders = append(f.orders, fmt.Sprintf("rescue %s with %d keys for %s", name, len(r.Keys), r.For))
+		g.Status.State, g.Spec.Power = vps.StateRescue, vps.PowerRunning
+	}
+	return api.Change{Schema: api.SchemaVersion, DryRun: dryRun, Steps: []string{"create-rescue " + name}}, nil
+}
+
+func (f *fake) EndRescue(_ context.Context, name string, dryRun bool) (api.Change, error) {
+	g, err := f.find(name)
+	if err != nil {
+		return api.Change{}, err
+	}
+	if !dryRun {
+		f.orders = append(f.orders, "end rescue "+name)
+		g.Status.State, g.Spec.Power = vps.StateStopped, vps.PowerStopped
+	}
+	return api.Change{Schema: api.SchemaVersion, DryRun: dryRun}, nil
+}
+
+func (f *fake) Reinstall(_ context.Context, name, image string) (api.Operation, error) {
+	if _, err := f.find(name); err != nil {
+		return api.Operation{}, err
+	}
+	f.orders = append(f.orders, "reinstall "+name+" "+image)
+	return api.Operation{ID: "op", Kind: "reinstall", Target: name, Done: true}, nil
+}

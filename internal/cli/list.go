@@ -252,7 +252,7 @@ func statePaint(s vps.State) string {
 	switch s {
 	case vps.StateRunning:
 		return paintGreen
-	case vps.StateCreating, vps.StateStarting, vps.StateStopping, vps.StateDeleting:
+	case vps.StateRescue, vps.StateCreating, vps.StateStarting, vps.StateStopping, vps.StateDeleting:
 		return paintYellow
 	case vps.StateCrashed, vps.StateFailed:
 		return paintRed
@@ -324,7 +324,7 @@ func enter(g api.Guest) string {
 }
 
 func (a *app) uptime(g api.Guest) string {
-	if g.Status.State != vps.StateRunning && g.Status.State != vps.StateStopping || g.Status.Started.IsZero() {
+	if g.Status.State != vps.StateRunning && g.Status.State != vps.StateRescue && g.Status.State != vps.StateStopping || g.Status.Started.IsZero() {
 		return ""
 	}
 	return ago(a.Now().Sub(g.Status.Started))

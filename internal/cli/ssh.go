@@ -73,7 +73,7 @@ to ssh as they are.`,
 func sshArguments(g api.Guest, user string, elsewhere bool, rest []string) ([]string, error) {
 	name := g.Spec.Name
 	switch g.Status.State {
-	case vps.StateRunning, vps.StateStarting, vps.StateStopping, vps.StateCreating:
+	case vps.StateRunning, vps.StateRescue, vps.StateStarting, vps.StateStopping, vps.StateCreating:
 	case vps.StateStopped, vps.StateCrashed, vps.StateFailed, vps.StateDeleting:
 		return nil, vps.Errorf(vps.CodeConflict, "%s is %s; `sublet start %s --wait ssh` starts it, `sublet show %s` says more", name, g.Status.State, name, name)
 	}

@@ -54,7 +54,11 @@ func (s seeds) seed(ctx context.Context, host vps.Host, g vps.Guest) seed.Seed {
 	if k, err := s.kernelOf(ctx, host.Settings, g.Spec); err == nil {
 		release = k.Release
 	}
-	return seed.For(host.Settings, g, release, s.resolvers())
+	made := seed.For(host.Settings, g, release, s.resolvers())
+	if g.Rescue != nil {
+		made = rescueSeed(g, made)
+	}
+	return made
 }
 
 func (s seeds) Current(host vps.Host, g vps.Guest) (bool, error) {
@@ -101,13 +105,17 @@ func (m machines) Machine(ctx context.Context, host vps.Host, g vps.Guest, v vps
 	if err := os.MkdirAll(filepath.Dir(logPath), 0o700); err != nil {
 		return vps.Machine{}, fmt.Errorf("make the folder of the console's log: %w", err)
 	}
-	return vps.Machine{
+	made := vps.Machine{
 		ID: g.ID, Name: g.Spec.Name, Boots: g.Boots, UID: host.Settings.UID(g.Index), Kernel: k, Memory: g.Spec.Memory,
 		Isolation: g.Spec.Isolation, CPUs: g.Spec.CPUs,
 		Root: v.Disk, Seed: vps.Disk{Path: seed.Path(m.seedDir(), g.ID), ReadOnly: true}, Data: dataDisks(g, v), DiskLimit: v.Limit,
 		Resources: g.Spec.Resources,
 		Tap:       g.Link(), MAC: g.Spec.MAC(), RunDir: m.runDir(g), LogPath: logPath,
-	}, nil
+	}
+	if g.Rescue != nil {
+		return m.rescues.machine(ctx, g, made)
+	}
+	return made, nil
 }
 
 // dataDisks are the guest's extra disks in the order of its spec, which names

@@ -384,7 +384,7 @@ func reached(s reconcile.Snapshot, g api.Guest, what api.WaitFor) (bool, error) 
 		return false, vps.Invalid("for", "%q cannot be waited for; use ssh, running, stopped or deleted", what)
 	}
 	switch {
-	case st.State == vps.StateRunning:
+	case st.State == vps.StateRunning || st.State == vps.StateRescue:
 		return true, nil
 	case st.State == vps.StateFailed:
 		return false, &vps.Error{Code: st.Code, Message: st.Message}

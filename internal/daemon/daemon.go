@@ -54,6 +54,7 @@ type parts struct {
 	nft        *nft.Firewall
 	driver     *uml.Driver
 	appliances *appliance.Host
+	rescues    rescues
 	loop       *reconcile.Loop
 	drops      meter.Drops
 	fill       meter.Fill
@@ -163,6 +164,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.hostnet = hostnet.New(log, hostnet.Options{Guard: p.nft.Guard})
 	p.driver = newDriver(c, log)
 	p.appliances = p.newAppliances()
+	p.rescues = rescues{p, disk.New(c.statePath("rescue"), log)}
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
 	p.loop = p.newLoop()
@@ -170,7 +172,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	if err != nil {
 		return p, err
 	}
-	return p, errors.Join(p.appliances.Sweep(ctx), p.images.Sweep(ctx), p.volumes.Sweep(ctx, known), p.sweepBuilds())
+	return p, errors.Join(p.appliances.Sweep(ctx), p.images.Sweep(ctx), p.volumes.Sweep(ctx, known), p.sweepBuilds(), p.rescues.store.Sweep(ctx, func(string) bool { return true }))
 }
 
 // known tells which guests there are, by ID.
@@ -195,7 +197,7 @@ func newDriver(c Config, log *slog.Logger) *uml.Driver {
 
 func (p *parts) newLoop() *reconcile.Loop {
 	return reconcile.New(reconcile.Options{
-		Desired: p.state, Volumes: p.volumes, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
+		Desired: p.state, Volumes: p.volumes, Rescues: p.rescues, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
 		Network: p.hostnet, Firewall: firewall{p.nft, p.hostnet}, Driver: p.driver, Replug: replugger{p}, Limits: p.driver, Events: p.db,
 		Log: p.log, HostBoot: p.hostBoot, BeforeStep: p.config.BeforeStep, AfterStep: p.config.AfterStep,
 		Ready: func(ctx context.Context, g vps.Guest) { _ = sshAnswers(ctx, g.Spec.Address) },
@@ -205,12 +207,13 @@ func (p *parts) newLoop() *reconcile.Loop {
 // serve runs everything until ctx ends or one part of it fails.
 func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b}, api.ServerOptions{
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b}, api.ServerOptions{
 		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, &p.fill, p.states),
 	})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
 	work.Go(func() error { return p.watchDrops(ctx) })
+	work.Go(func() error { return p.watchRescues(ctx) })
 	work.Go(func() error { return p.watchUsage(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.

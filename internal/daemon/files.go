@@ -59,12 +59,18 @@ func (b backend) onDisk(ctx context.Context, name, disk, instead string, work fu
 	if slices.ContainsFunc(instances, func(in vps.Instance) bool { return in.GuestID == g.ID && in.Exit == nil }) {
 		return vps.Errorf(vps.CodeConflict, "%s runs, and its disk is its own while it does; stop it first with `sublet stop %s`%s", name, name, instead)
 	}
-	img, err := b.images.ByID(held, g.ImageID)
+	v, err := b.volumes.Get(held, g.ID)
 	if err != nil {
 		return err
 	}
+	var img vps.Image
+	if v.Disk.Backing != "" {
+		if img, err = b.images.ByID(held, v.ImageID); err != nil {
+			return err
+		}
+	}
 	uid := host.Settings.UID(g.Index)
-	v, err := b.volumes.Check(held, g.ID, img, uid)
+	v, err = b.volumes.Check(held, g.ID, img, uid)
 	if err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func (b backend) DeleteImage(ctx context.Context, name string) error {
 				failure = err
 				return []string{g.Spec.Name}
 			}
-			if g.ImageID == id || slices.Contains(images, id) {
+			if g.ImageID == id || g.Rescue != nil && g.Rescue.ImageID == id || slices.Contains(images, id) {
 				users = append(users, g.Spec.Name)
 			}
 		}

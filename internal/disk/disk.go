@@ -72,12 +72,44 @@ func (s *Store) Create(ctx context.Context, id string, img vps.Image, want vps.V
 		return vps.Volume{}, err // before anything is made
 	}
 	defer func() { _ = base.Close() }() // read only
-	r := &record{Version: recordVersion, GuestID: id}
+	r := &record{Version: recordVersion, GuestID: id, Generation: want.Generation}
 	if err := s.build(ctx, r, func(dir string) error { return s.makeRoot(ctx, dir, &r.part, base, img, want) }); err != nil {
 		return vps.Volume{}, err
 	}
 	s.log.InfoContext(ctx, "volume made", "guest_id", id, "method", r.Method, "size", int64(want.Size), "image_id", img.ID)
 	return s.get(ctx, id)
+}
+
+// Replace makes the disk that a guest boots from anew, from an image, and
+// deletes the old one when the new one is in its place; the others stay. A
+// volume of this generation or a later one is returned as it is. When it fails
+// the old disk is as it was: the errors are those of Create, and CodeConflict
+// when a running guest has the disk open.
+func (s *Store) Replace(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
+	err := s.edit(ctx, id, func(dir string, r *record) (*record, []part, error) {
+		if r.Generation >= want.Generation {
+			return nil, nil, nil
+		}
+		if err := s.unheld(ctx, dir, r.part); err != nil {
+			return nil, nil, err
+		}
+		base, err := openBase(img, want)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = base.Close() }() // read only
+		after := *r
+		if err := s.makeRoot(ctx, dir, &after.part, base, img, want); err != nil {
+			return nil, nil, err
+		}
+		after.Generation = want.Generation
+		return &after, []part{after.part}, nil
+	})
+	if err != nil {
+		return vps.Volume{}, err
+	}
+	s.log.InfoContext(ctx, "volume made anew", "guest_id", id, "size", int64(want.Size), "image_id", img.ID, "generation", want.Generation)
+	return s.Get(ctx, id)
 }
 
 // openBase opens the image that a disk is to be made from, and checks that it
@@ -218,7 +250,7 @@ func (s *Store) folder(id string) string { return filepath.Join(s.dir, id) }
 
 // describe looks at all disks of a volume.
 func (s *Store) describe(ctx context.Context, dir string, r *record) (vps.Volume, error) {
-	v := vps.Volume{GuestID: r.GuestID, Size: r.Size, ImageID: r.ImageID, Storage: r.storage()}
+	v := vps.Volume{GuestID: r.GuestID, Size: r.Size, ImageID: r.ImageID, Generation: r.Generation, Storage: r.storage()}
 	for _, p := range r.parts() {
 		d, used, err := s.of(p).describe(ctx, dir, p)
 		if err != nil {

@@ -39,6 +39,8 @@ type record struct {
 	part
 	// Data are the guest's other disks.
 	Data []part `json:"data,omitempty"`
+	// Generation is vps.Guest's, when the disk that it boots from was made.
+	Generation int64 `json:"generation,omitempty"`
 	// Staged marks a volume whose guest may not be known to the store yet.
 	Staged bool `json:"staged,omitempty"`
 }

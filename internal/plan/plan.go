@@ -30,6 +30,9 @@ type Observed struct {
 type Guest struct {
 	// Volume is nil when there is none.
 	Volume *vps.Volume
+	// RescueRoots are the IDs of the disks that rescue systems of the guest
+	// have, or had.
+	RescueRoots []string
 	// Seed tells that the seed disk is what the spec calls for.
 	Seed bool
 	// Instance is the last life of the guest; nil when this host knows of
@@ -65,6 +68,12 @@ const (
 	StopGuest    Kind = "stop"
 	KillGuest    Kind = "kill"
 	DeleteVolume Kind = "delete-volume"
+	// ReplaceVolume makes the disk that the guest boots from anew.
+	ReplaceVolume Kind = "replace-volume"
+	// CreateRescue makes the root of a rescue system, and DeleteRescue removes
+	// the one that Disk names.
+	CreateRescue Kind = "create-rescue"
+	DeleteRescue Kind = "delete-rescue"
 	ForgetGuest  Kind = "forget"
 )
 
@@ -143,6 +152,9 @@ func guestSteps(g *vps.Guest, o Guest, hostBoot string) []Step {
 		if o.Volume != nil {
 			steps = append(steps, step(DeleteVolume, "", "it is being deleted"))
 		}
+		for _, id := range o.RescueRoots {
+			steps = append(steps, onDisk(step(DeleteRescue, id, "it is being deleted"), id))
+		}
 		return append(steps, step(ForgetGuest, "", "it is being deleted"))
 	}
 	if o.Running() {
@@ -152,10 +164,13 @@ func guestSteps(g *vps.Guest, o Guest, hostBoot string) []Step {
 	switch {
 	case o.Volume == nil:
 		steps = append(steps, step(CreateVolume, g.Spec.Disk.String()+" from "+g.Spec.Image, "it has none"))
+	case o.Volume.Generation < g.Generation:
+		steps = append(steps, step(ReplaceVolume, g.Spec.Disk.String()+" from "+g.Spec.Image, "it is to be reinstalled"))
 	case o.Volume.Size < g.Spec.Disk:
 		steps = append(steps, step(GrowVolume, "to "+g.Spec.Disk.String(), "it has "+o.Volume.Size.String()))
 	}
 	steps = append(steps, diskSteps(g, o, step)...)
+	steps = append(steps, rescueSteps(g, o, step)...)
 	if !o.Seed {
 		steps = append(steps, step(WriteSeed, "", "its identity changed"))
 	}
@@ -193,6 +208,27 @@ func diskSteps(g *vps.Guest, o Guest, step func(Kind, string, string) Step) []St
 		}
 	}
 	return steps
+}
+
+// rescueSteps make the root of the rescue system that is wanted, and remove
+// those of earlier ones.
+func rescueSteps(g *vps.Guest, o Guest, step func(Kind, string, string) Step) []Step {
+	want := g.RescueID()
+	var steps []Step
+	for _, id := range o.RescueRoots {
+		if id != want {
+			steps = append(steps, onDisk(step(DeleteRescue, id, "that rescue is over"), id))
+		}
+	}
+	if want != "" && !slices.Contains(o.RescueRoots, want) {
+		steps = append(steps, onDisk(step(CreateRescue, want, "it is to be rescued"), want))
+	}
+	return steps
+}
+
+func onDisk(s Step, id string) Step {
+	s.Disk = id
+	return s
 }
 
 func runningSteps(g *vps.Guest, o Guest, step func(Kind, string, string) Step) []Step {

@@ -75,6 +75,27 @@ create-disk a new of 1GiB (it has none of that name)
 delete-disk a old (it is not asked for any more)
 start a (it was asked to run)`},
 		{"disks that changed wait for the next boot", disks("more", 3*vps.GiB), plan.Guest{Seed: true, Volume: whole, Instance: running(1)}, ``},
+		{"to be reinstalled", func(g *vps.Guest) { g.Generation, g.Boots = 1, 2 }, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, `
+replace-volume a 8GiB from debian/12 (it is to be reinstalled)
+start a (a start was asked for)`},
+		{"to be reinstalled while it runs", func(g *vps.Guest) { g.Generation, g.Boots = 1, 2 }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+stop a within 1m0s (a restart was asked for)`},
+		{"another image is no reason to lose a disk", func(g *vps.Guest) { g.ImageID = "newer" }, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, ``},
+		{"a disk of a later generation is kept", nil, plan.Guest{Volume: &vps.Volume{Size: vps.DefaultDisk, Generation: 3}, Seed: true, Instance: running(1)}, ``},
+		{"to be rescued", func(g *vps.Guest) { g.Boots, g.Rescue = 2, &vps.Rescue{Boots: 2} }, plan.Guest{Volume: whole, Instance: ended(1, vps.ExitPowerOff), RescueRoots: []string{"id-a-rescue-1"}}, `
+delete-rescue a id-a-rescue-1 (that rescue is over)
+create-rescue a id-a-rescue-2 (it is to be rescued)
+write-seed a (its identity changed)
+start a (a start was asked for)`},
+		{"in rescue", func(g *vps.Guest) { g.Boots, g.Rescue = 2, &vps.Rescue{Boots: 2} }, plan.Guest{Volume: whole, Seed: true, Instance: running(2), RescueRoots: []string{"id-a-rescue-2"}}, ``},
+		{"after a rescue", func(g *vps.Guest) { g.Boots = 3 }, plan.Guest{Volume: whole, Instance: ended(2, vps.ExitPowerOff), RescueRoots: []string{"id-a-rescue-2"}}, `
+delete-rescue a id-a-rescue-2 (that rescue is over)
+write-seed a (its identity changed)
+start a (a start was asked for)`},
+		{"deleted in rescue", func(g *vps.Guest) { g.Deleting, g.Rescue = true, &vps.Rescue{Boots: 2} }, plan.Guest{Volume: whole, RescueRoots: []string{"id-a-rescue-2"}}, `
+delete-volume a (it is being deleted)
+delete-rescue a id-a-rescue-2 (it is being deleted)
+forget a (it is being deleted)`},
 		{"its link was made again", nil, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Detached: true}, `
 replug a (its link was made again)`},
 		{"other limits while it runs", func(g *vps.Guest) { g.Spec.Resources.CPUQuota = 50 }, plan.Guest{Volume: whole, Seed: true, Instance: running(1), Limits: &vps.Resources{}}, `
@@ -196,6 +217,10 @@ func drawGuest(t *rapid.T, name string) vps.Guest {
 				g.Spec.Disks = append(g.Spec.Disks, vps.DataDisk{Name: name, Size: vps.Bytes(size) * vps.GiB})
 			}
 		}
+		g.Generation = rapid.Int64Range(0, 2).Draw(t, "generation")
+		if began := rapid.Int64Range(0, 3).Draw(t, "rescue"); began > 0 {
+			g.Rescue = &vps.Rescue{Boots: began}
+		}
 		g.Spec.Autostart = rapid.Bool().Draw(t, "autostart")
 		g.HostBoot = rapid.SampledFrom([]string{boot, "boot-0"}).Draw(t, "host boot")
 		g.Spec.Restart = rapid.SampledFrom([]vps.RestartPolicy{vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever}).Draw(t, "restart")
@@ -212,6 +237,14 @@ func drawFound(t *rapid.T, name string) plan.Guest {
 			if size := rapid.IntRange(0, 2).Draw(t, "found size of "+name); size > 0 {
 				f.Volume.Data = append(f.Volume.Data, vps.DataVolume{Name: name, Size: vps.Bytes(size) * vps.GiB})
 			}
+		}
+	}
+	if f.Volume != nil {
+		f.Volume.Generation = rapid.Int64Range(0, 2).Draw(t, "generation of the volume")
+	}
+	for began := range int64(3) {
+		if rapid.Bool().Draw(t, "root of a rescue") {
+			f.RescueRoots = append(f.RescueRoots, (&vps.Guest{ID: "id-" + name, Rescue: &vps.Rescue{Boots: began}}).RescueID())
 		}
 	}
 	f.Seed = rapid.Bool().Draw(t, "seed")
@@ -242,10 +275,27 @@ func take(host *vps.Host, o *plan.Observed, s plan.Step) {
 		delete(o.Guests, s.GuestID)
 		host.Guests = slicesDelete(host.Guests, s.GuestID)
 		return
-	case plan.CreateVolume:
+	case plan.CreateVolume, plan.ReplaceVolume:
 		if f.Volume == nil {
-			f.Volume = &vps.Volume{GuestID: s.GuestID, Size: vps.DefaultDisk}
+			f.Volume = &vps.Volume{GuestID: s.GuestID}
 		}
+		f.Volume.Size = vps.DefaultDisk
+		for _, g := range host.Guests {
+			if g.ID == s.GuestID {
+				f.Volume.Generation = g.Generation
+			}
+		}
+	case plan.CreateRescue, plan.DeleteRescue:
+		kept := []string{}
+		for _, id := range f.RescueRoots {
+			if id != s.Disk {
+				kept = append(kept, id)
+			}
+		}
+		if s.Kind == plan.CreateRescue {
+			kept = append(kept, s.Disk)
+		}
+		f.RescueRoots = kept
 	case plan.GrowVolume:
 		f.Volume.Size = vps.DefaultDisk
 	case plan.CreateDisk, plan.GrowDisk, plan.DeleteDisk:

@@ -262,6 +262,12 @@ func (w *worker) take(ctx context.Context, s plan.Step) error {
 		return o.Volumes.Delete(ctx, g.ID)
 	case plan.ForgetGuest:
 		return w.forget(ctx)
+	case plan.ReplaceVolume:
+		return w.replaceVolume(ctx)
+	case plan.CreateRescue:
+		return o.Rescues.Create(ctx, g, w.host.Settings.UID(g.Index))
+	case plan.DeleteRescue:
+		return o.Rescues.Delete(ctx, s.Disk)
 	case plan.SetFirewall, plan.SetNetwork:
 	}
 	return fmt.Errorf("reconcile: %s is no step of a guest", s.Kind)
@@ -281,9 +287,23 @@ func (w *worker) createVolume(ctx context.Context) error {
 	return nil
 }
 
+func (w *worker) replaceVolume(ctx context.Context) error {
+	img, err := w.loop.o.Images.ByID(ctx, w.guest.ImageID)
+	if err != nil {
+		return err
+	}
+	v, err := w.loop.o.Volumes.Replace(ctx, w.guest.ID, img, w.volumeSpec(w.guest.Spec.Disk))
+	if err != nil {
+		return err
+	}
+	w.observed.Volume = &v
+	w.loop.event(ctx, w.guest.Spec.Name, vps.EventCreated, fmt.Sprintf("its volume of %s anew, from %s; the old one is deleted", v.Size, w.guest.Spec.Image))
+	return nil
+}
+
 // volumeSpec is what a disk of this size is to be.
 func (w *worker) volumeSpec(size vps.Bytes) vps.VolumeSpec {
-	return vps.VolumeSpec{Storage: w.guest.Spec.Storage, Size: size, UID: w.host.Settings.UID(w.guest.Index)}
+	return vps.VolumeSpec{Storage: w.guest.Spec.Storage, Size: size, UID: w.host.Settings.UID(w.guest.Index), Generation: w.guest.Generation}
 }
 
 func (w *worker) start(ctx context.Context) error {
@@ -438,7 +458,7 @@ func (l *Loop) status(g *vps.Guest, o plan.Guest, now time.Time) vps.GuestStatus
 	s.State = state(g, o, p, l.o.HostBoot)
 	if f := p.fault; f != nil {
 		s.Code, s.Message = f.code, f.message
-	} else if l.netFault != nil && s.State != vps.StateRunning && s.State != vps.StateStopped {
+	} else if l.netFault != nil && s.State != vps.StateRunning && s.State != vps.StateRescue && s.State != vps.StateStopped {
 		s.Code, s.Message = l.netFault.code, l.netFault.message
 	}
 	return s
@@ -450,6 +470,8 @@ func state(g *vps.Guest, o plan.Guest, p *progress, hostBoot string) vps.State {
 		return vps.StateDeleting
 	case o.Running() && (g.Spec.Power == vps.PowerStopped || o.Instance.Boots < g.Boots):
 		return vps.StateStopping
+	case o.Running() && g.Rescue != nil:
+		return vps.StateRescue
 	case o.Running():
 		return vps.StateRunning
 	case p.fault != nil:

@@ -30,6 +30,9 @@ type Desired interface {
 // Volumes keeps guests' disks.
 type Volumes interface {
 	Create(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
+	// Replace makes the disk that a guest boots from anew, for a later
+	// generation; the old one is whole until then.
+	Replace(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
 	// CreateDisk and DeleteDisk are for the disks beside the one that a guest
 	// boots from, by name.
 	CreateDisk(ctx context.Context, id, name string, want vps.VolumeSpec) error
@@ -41,6 +44,14 @@ type Volumes interface {
 	// looked at when the volume lies on an image.
 	Check(ctx context.Context, id string, img vps.Image, uid uint32) (vps.Volume, error)
 	Delete(ctx context.Context, id string) error
+}
+
+// Rescues keeps the disks that rescue systems boot from, each by the ID that
+// vps.Guest.RescueID says.
+type Rescues interface {
+	Create(ctx context.Context, g vps.Guest, uid uint32) error
+	Delete(ctx context.Context, id string) error
+	List(ctx context.Context) ([]string, error)
 }
 
 // Images finds the image that a volume was cloned from.
@@ -107,6 +118,7 @@ type Events interface {
 type Options struct {
 	Desired  Desired
 	Volumes  Volumes
+	Rescues  Rescues
 	Images   Images
 	Seeds    Seeds
 	Machines Machines
@@ -294,7 +306,7 @@ func withoutNetwork(steps []plan.Step) []plan.Step {
 		switch s.Kind {
 		case plan.StartGuest, plan.ReplugGuest, plan.ForgetGuest:
 			held[s.GuestID] = true
-		case plan.SetFirewall, plan.SetNetwork, plan.SetLimits, plan.CreateVolume, plan.GrowVolume, plan.CreateDisk, plan.GrowDisk, plan.DeleteDisk, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
+		case plan.SetFirewall, plan.SetNetwork, plan.SetLimits, plan.CreateVolume, plan.GrowVolume, plan.CreateDisk, plan.GrowDisk, plan.DeleteDisk, plan.ReplaceVolume, plan.CreateRescue, plan.DeleteRescue, plan.WriteSeed, plan.StopGuest, plan.KillGuest, plan.DeleteVolume:
 		}
 		if !held[s.GuestID] {
 			safe = append(safe, s)
@@ -331,6 +343,17 @@ func (l *Loop) observe(ctx context.Context, host vps.Host) (o plan.Observed, net
 		g := o.Guests[v.GuestID]
 		g.Volume = &v
 		o.Guests[v.GuestID] = g
+	}
+	rescues, err := l.o.Rescues.List(ctx)
+	if err != nil {
+		return o, nil, fmt.Errorf("list the roots of rescue systems: %w", err)
+	}
+	for _, id := range rescues {
+		if guest := vps.RescuedGuest(id); guest != "" {
+			g := o.Guests[guest]
+			g.RescueRoots = append(g.RescueRoots, id)
+			o.Guests[guest] = g
+		}
 	}
 	for i := range host.Guests {
 		g := o.Guests[host.Guests[i].ID]

@@ -34,6 +34,7 @@ type world struct {
 	steps     []string
 	fail      map[plan.Kind]error // the next tries of a step fail with this
 	detached  map[string]bool     // guests, by ID, whose link was made again
+	rescues   []string            // the roots of rescue systems
 	stubborn  bool                // they do not plug in
 	broken    bool                // the network cannot be looked at
 	deaf      map[string]bool     // guests that do not hear an orderly shutdown
@@ -62,7 +63,7 @@ func newWorld() *world {
 func (w *world) run(t *testing.T, change func(*reconcile.Options)) (end func()) {
 	t.Helper()
 	o := reconcile.Options{
-		Desired: w, Volumes: fakeVolumes{w}, Images: w, Seeds: fakeSeeds{w}, Machines: w,
+		Desired: w, Volumes: fakeVolumes{w}, Rescues: fakeRescues{w}, Images: w, Seeds: fakeSeeds{w}, Machines: w,
 		Network: fakeNet{w, plan.SetNetwork, &w.network}, Firewall: fakeNet{w, plan.SetFirewall, &w.firewall}, Driver: w, Replug: w, Limits: w, Events: w,
 		HostBoot: boot,
 		AfterStep: func(s plan.Step) {
@@ -229,7 +230,7 @@ func (v fakeVolumes) Create(_ context.Context, id string, _ vps.Image, want vps.
 	if err := v.failure(plan.CreateVolume); err != nil {
 		return vps.Volume{}, err
 	}
-	v.volumes[id] = vps.Volume{GuestID: id, Size: want.Size, Disk: vps.Disk{Path: "/" + id}}
+	v.volumes[id] = vps.Volume{GuestID: id, Size: want.Size, Generation: want.Generation, Disk: vps.Disk{Path: "/" + id}}
 	return v.volumes[id], nil
 }
 
@@ -497,4 +498,36 @@ func (w *world) SetLimits(_ context.Context, i vps.Instance, r vps.Resources) er
 	}
 	w.instances[i.GuestID].limits = r
 	return nil
+}
+
+// fakeRescues keeps the roots of rescue systems.
+type fakeRescues struct{ w *world }
+
+func (r fakeRescues) Create(_ context.Context, g vps.Guest, _ uint32) error {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	if !slices.Contains(r.w.rescues, g.RescueID()) {
+		r.w.rescues = append(r.w.rescues, g.RescueID())
+	}
+	return nil
+}
+
+func (r fakeRescues) Delete(_ context.Context, id string) error {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	r.w.rescues = slices.DeleteFunc(r.w.rescues, func(have string) bool { return have == id })
+	return nil
+}
+
+func (r fakeRescues) List(context.Context) ([]string, error) {
+	r.w.mu.Lock()
+	defer r.w.mu.Unlock()
+	return slices.Clone(r.w.rescues), nil
+}
+
+func (v fakeVolumes) Replace(_ context.Context, id string, _ vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
+	err := v.change(id, plan.ReplaceVolume, func(have *vps.Volume) { have.Size, have.Generation = want.Size, want.Generation })
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.volumes[id], err
 }

@@ -142,6 +142,9 @@ type Guest struct {
 	Index int `json:"index"`
 	// ImageID is the version of the image that the volume is cloned from.
 	ImageID string `json:"image_id"`
+	// Generation counts the times that a reinstallation was asked for. A volume
+	// that was made for a smaller one is made anew, and for no other reason.
+	Generation int64 `json:"generation,omitempty"`
 	// Boots counts the times that a start was asked for by start or restart.
 	// A running guest whose instance carries a smaller number is restarted.
 	Boots int64 `json:"boots"`
@@ -153,6 +156,9 @@ type Guest struct {
 	// StopWithin is the deadline of the last order to stop, in place of the
 	// spec's own; zero means none was given.
 	StopWithin Duration `json:"stop_within,omitzero"`
+	// Rescue is set while the guest is to boot the rescue system instead of its
+	// own disk. It is replaced as a whole and never changed.
+	Rescue *Rescue `json:"rescue,omitempty"`
 	// Deleting marks a guest whose parts are being removed.
 	Deleting bool      `json:"deleting,omitempty"`
 	Created  time.Time `json:"created"`
@@ -187,6 +193,7 @@ const (
 	StateCreating State = "creating" // its disk is not there yet
 	StateStarting State = "starting" // asked to run, and not running yet
 	StateRunning  State = "running"
+	StateRescue   State = "rescue" // runs, from the rescue system
 	StateStopping State = "stopping"
 	StateStopped  State = "stopped"
 	StateCrashed  State = "crashed" // ended by itself; may be started again after a backoff

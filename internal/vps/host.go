@@ -179,6 +179,7 @@ const (
 	EventFailed   = "failed"
 	EventOrphan   = "orphan"
 	EventAttached = "attached"
+	EventRescue   = "rescue"
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
 )

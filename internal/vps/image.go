@@ -68,6 +68,8 @@ type Volume struct {
 	Limit Bytes
 	// ImageID is the version of the image it was cloned from.
 	ImageID string
+	// Generation is the one that it was made for; see Guest.Generation.
+	Generation int64
 	// Storage is where the disk lies, as GuestSpec.Storage says it.
 	Storage string
 	// Data are the guest's other disks, in the order in which they were made.
@@ -89,6 +91,8 @@ type VolumeSpec struct {
 	Size    Bytes
 	// UID is the user who may open it.
 	UID uint32
+	// Generation goes into the volume that is made; see Guest.Generation.
+	Generation int64
 }
 
 // Snapshot is what all disks of a guest were at one instant.

@@ -116,30 +116,43 @@ func buildImage() (string, error) {
 		}
 		if info.Mode()&0o011 != 0o011 {
 			// A home folder is closed to others; a bind would not help a uid.
-			return buildIn(filepath.Join("/var/tmp", "sublet-test", "images-"+key))
+			return imageIn(filepath.Join("/var/tmp", "sublet-test", "images-"+key))
 		}
 	}
-	return buildIn(dir)
+	return imageIn(dir)
 }
 
-func buildIn(dir string) (string, error) {
+func imageIn(dir string) (string, error) {
 	if err := os.MkdirAll(dir, 0o711); err != nil {
 		return "", err
 	}
+	return dir, buildIn(dir, vps.DefaultImage)
+}
+
+// Rescue makes the image of the rescue system, once, beside the one that all
+// tests share. Making it needs the machine's own network: call it before New.
+func Rescue(t testing.TB) {
+	t.Helper()
+	if err := buildIn(images(t), vps.RescueImage); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func buildIn(dir, name string) error {
 	unlock, err := Lock(dir)
 	if err != nil {
-		return "", err
+		return err
 	}
 	defer unlock()
 	store := image.New(dir, image.Options{CacheDir: filepath.Join(filepath.Dir(dir), "packages")})
 	ctx := context.Background()
-	if _, err := store.Get(ctx, vps.DefaultImage); err == nil {
-		return dir, nil
+	if _, err := store.Get(ctx, name); err == nil {
+		return nil
 	}
-	if _, err := store.Build(ctx, vps.DefaultImage, func(vps.Progress) {}); err != nil {
-		return "", fmt.Errorf("build the image for the tests: %w", err)
+	if _, err := store.Build(ctx, name, func(vps.Progress) {}); err != nil {
+		return fmt.Errorf("build the image %s for the tests: %w", name, err)
 	}
-	return dir, nil
+	return nil
 }
 
 // Lock waits until no other process makes what is kept in a folder, which

@@ -194,6 +194,27 @@ func (h *Host) shutdown() {
 	h.RemoveGroups()
 }
 
+// InstancePIDs returns the process ids of what runs below a folder of run
+// folders.
+func (h *Host) InstancePIDs(runs string) []int {
+	h.t.Helper()
+	records, err := filepath.Glob(filepath.Join(runs, "*", "instance.json"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var pids []int
+	for _, path := range records {
+		var i struct {
+			PID  int             `json:"pid"`
+			Exit json.RawMessage `json:"exit"`
+		}
+		if text, err := os.ReadFile(path); err == nil && json.Unmarshal(text, &i) == nil && i.PID > 0 && i.Exit == nil {
+			pids = append(pids, i.PID)
+		}
+	}
+	return pids
+}
+
 // RemoveGroups removes the control groups of guests that were killed with
 // their keepers, once they are over.
 func (h *Host) RemoveGroups() {
