@@ -169,7 +169,7 @@ func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
 // switch that takes no value, or it takes the verb for the value. The verb
 // itself still refuses switches that it does not have.
 func flagsBeforeVerbs(cmd *cobra.Command) {
-	for _, name := range []string{"all", "dry-run", "first", "follow", "forecast", "history", "live", "no-headers", "no-wait", "prune", "resume", "start", "stop", "stopped", "yes"} {
+	for _, name := range []string{"all", "console", "dry-run", "end", "first", "follow", "forecast", "history", "live", "no-headers", "no-wait", "prune", "repair", "resume", "start", "stop", "stopped", "yes"} {
 		cmd.Flags().Bool(name, false, "")
 		_ = cmd.Flags().MarkHidden(name)
 	}

@@ -150,6 +150,8 @@ something stands in the way, no guest is left.`,
 	fixedCompletion(cmd, "address")
 	dryRun := addDryRun(cmd)
 	wait := addWait(cmd)
+	var console bool
+	cmd.Flags().BoolVar(&console, "console", false, "open the guest's console, from its kernel's first line on")
 	out := addOutput(cmd, itemFormats)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := out.check(cmd); err != nil {
@@ -161,6 +163,9 @@ something stands in the way, no guest is left.`,
 		}
 		if stopped && (goal == api.WaitSSH || goal == api.WaitRunning) {
 			return usage(cmd, "--wait %s and --stopped exclude each other", goal)
+		}
+		if console && (stopped || goal != "" || *dryRun || out.structured()) {
+			return usage(cmd, "--console goes with neither --stopped, --wait, --dry-run nor -o")
 		}
 		name := args[0]
 		if err := vps.ValidName("", name); err != nil {
@@ -185,7 +190,10 @@ something stands in the way, no guest is left.`,
 			power := vps.PowerStopped
 			req.Power = &power
 		}
-		return about(name, a.create(cmd, req, *dryRun, goal, wait.timeout, out))
+		if err := a.create(cmd, req, *dryRun, goal, wait.timeout, out); err != nil || !console {
+			return about(name, err)
+		}
+		return about(name, a.console(cmd.Context(), name, api.ConsoleOptions{}))
 	}
 	return cmd
 }

@@ -84,7 +84,17 @@ func (a *app) restartCmd() *cobra.Command {
 func (a *app) startLike(verb, short string, order api.Order) *cobra.Command {
 	cmd, m := a.orderCmd(verb, short, order)
 	wait := addWait(cmd)
+	var console bool
+	cmd.Flags().BoolVar(&console, "console", false, "open the guest's console, from its kernel's first line on; for one guest")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if console {
+			switch {
+			case m.all || len(args) != 1:
+				return usage(cmd, "--console goes with one guest")
+			case *m.dryRun || m.noWait || cmd.Flags().Changed("wait"):
+				return usage(cmd, "--console goes with neither --wait, --no-wait nor --dry-run")
+			}
+		}
 		goal, err := wait.goal(cmd)
 		if err != nil {
 			return err
@@ -92,7 +102,12 @@ func (a *app) startLike(verb, short string, order api.Order) *cobra.Command {
 		if goal == "" {
 			goal = api.WaitRunning
 		}
-		return a.order(cmd, m, args, order, goal, func(api.Guest) (time.Duration, time.Duration) { return 0, wait.timeout })
+		err = a.order(cmd, m, args, order, goal, func(api.Guest) (time.Duration, time.Duration) { return 0, wait.timeout })
+		if err != nil || !console {
+			return err
+		}
+		// It runs for a moment only, and what it has said is shown first.
+		return about(args[0], a.console(cmd.Context(), args[0], api.ConsoleOptions{}))
 	}
 	return cmd
 }

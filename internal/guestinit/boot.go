@@ -82,6 +82,7 @@ func (b *booter) boot(ctx context.Context) (err error) {
 	b.options = parseOptions(string(cmdline))
 	b.attempt(ctx, step{"take Ctrl-Alt-Del", func(context.Context) error { return takeCtrlAltDel("/proc") }})
 	b.attempt(ctx, step{"turn the kernel's hotplug program off", func(context.Context) error { return hotplugOff("/proc") }})
+	b.attempt(ctx, step{"quiet the kernel", func(context.Context) error { return quietKernel("/proc") }})
 	b.attempt(ctx, step{"read the seed", b.readSeed})
 	switch {
 	case b.seeded && b.seed.Probe == probe.Frames:
@@ -192,6 +193,14 @@ func mountKernelFilesystems() error {
 // deaf to it until it listens.
 func takeCtrlAltDel(procDir string) error {
 	return os.WriteFile(procDir+"/sys/kernel/ctrl-alt-del", []byte("0"), 0)
+}
+
+// quietKernel makes the kernel write warnings and worse to the console from now
+// on, as `quiet` on its command line does from the start
+// (CONSOLE_LOGLEVEL_QUIET in include/linux/printk.h). How it came up is there by
+// then.
+func quietKernel(procDir string) error {
+	return os.WriteFile(procDir+"/sys/kernel/printk", []byte("4"), 0)
 }
 
 // hotplugOff keeps the kernel from starting a process for every device that

@@ -48,7 +48,8 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 pty.legacy_count=0
-quiet`},
+quiet
+loglevel=7`},
 		"data disks": {func(m *vps.Machine) {
 			m.Kernel.Modules, m.Kernel.Initrd, m.Seed, m.Tap = "", "", vps.Disk{}, ""
 			m.Data = []vps.Disk{{Path: "/v/data.img"}, {Path: "/dev/vg0/x", ReadOnly: true}, {Path: "/v/y.cow", Backing: "/v/y"}}
@@ -113,7 +114,8 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 pty.legacy_count=0
-quiet`},
+quiet
+loglevel=7`},
 		"bare": {func(m *vps.Machine) {
 			m.Root, m.Seed, m.Tap = vps.Disk{Path: "/v/raw.img"}, vps.Disk{}, ""
 			m.Kernel.Initrd, m.Kernel.Modules = "", ""
@@ -134,7 +136,8 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 pty.legacy_count=0
-quiet`},
+quiet
+loglevel=7`},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
