@@ -67,6 +67,8 @@ func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []s
 				spec.Power = vps.PowerRunning
 			}
 			spec, told = settle(&c.host, spec, listeners)
+			spec, more := s.settleKernel(ctx, c.host.Settings, spec)
+			told = append(told, more...)
 			return spec, err
 		})
 	})
@@ -110,6 +112,21 @@ func settle(h *vps.Host, s vps.GuestSpec, listeners []Listener) (vps.GuestSpec, 
 		s.Forwards = nil
 	}
 	return s, told
+}
+
+// settleKernel gives a guest the host's default kernel where its own is not
+// there, and what every kernel can do where that one cannot do more.
+func (s *State) settleKernel(ctx context.Context, settings vps.Settings, spec vps.GuestSpec) (vps.GuestSpec, []string) {
+	var told []string
+	if spec.Kernel != "" && s.facts.Kernel(ctx, settings, spec) != nil {
+		told = append(told, fmt.Sprintf("the kernel %s is not on this host; it boots the host's default", spec.Kernel))
+		spec.Kernel = ""
+	}
+	if spec.Isolation != vps.IsolationStrict && s.facts.Kernel(ctx, settings, spec) != nil {
+		told = append(told, fmt.Sprintf("the host's default kernel has no isolation %s; it is %s, with one processor", spec.Isolation, vps.IsolationStrict))
+		spec.Isolation, spec.CPUs = vps.IsolationStrict, 1
+	}
+	return spec, told
 }
 
 func freeAddress(h *vps.Host, a netip.Addr) bool {

@@ -81,6 +81,23 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("elsewhere it has %s, %s, %v, %s; told %q", spec.Address, spec.Ports, spec.Forwards, spec.Tenant, told)
 	}
 
+	// A kernel that is not here.
+	g.Spec.Kernel, g.Spec.Isolation, g.Spec.CPUs = "uml/elsewhere", vps.IsolationFast, 2
+	if a.File, err = desired.Describe(g, nil); err != nil {
+		t.Fatal(err)
+	}
+	for strict, want := range map[bool]vps.Isolation{false: vps.IsolationFast, true: vps.IsolationStrict} {
+		there, f := open(t)
+		f.strict = strict
+		e, told, err := there.Adopt(t.Context(), a, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s := e.After.Guest("alice").Spec; s.Kernel != "" || s.Isolation != want || !strings.Contains(told[0], "uml/elsewhere") {
+			t.Errorf("it boots %q, %s, %d; told %q", s.Kernel, s.Isolation, s.CPUs, told)
+		}
+	}
+
 	for _, bad := range []string{``, `{`, `{"version":1}`, `{"version":9}`, `{"version":1,"guests":[{"name":"a"},{"name":"b"}]}`, `{"version":1,"guests":[{"name":"a","new":1}]}`} {
 		a.File = []byte(bad)
 		if _, _, err := other.Adopt(t.Context(), a, false); vps.ErrorCode(err) != vps.CodeInvalid {

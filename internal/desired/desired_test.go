@@ -23,6 +23,7 @@ type facts struct {
 	memory, disk vps.Bytes
 	listeners    []desired.Listener
 	kernel       error
+	strict       bool
 	subnet       error
 	// before and after are what Network was asked about last.
 	before, after vps.Settings
@@ -34,7 +35,15 @@ func (f *facts) Image(_ context.Context, name string) (vps.Image, error) {
 	}
 	return vps.Image{Name: name, ID: "image-1"}, nil
 }
-func (f *facts) Kernel(context.Context, vps.Settings, vps.GuestSpec) error { return f.kernel }
+
+// Kernel knows of one that is elsewhere, and of the default, which is strict.
+func (f *facts) Kernel(_ context.Context, _ vps.Settings, s vps.GuestSpec) error {
+	if s.Kernel == "uml/elsewhere" || f.strict && s.Isolation != vps.IsolationStrict {
+		return vps.Errorf(vps.CodeNotFound, "there is no kernel for it")
+	}
+	return f.kernel
+}
+
 func (f *facts) Room(context.Context) (memory, disk vps.Bytes, err error) {
 	return f.memory, f.disk, nil
 }

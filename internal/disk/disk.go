@@ -237,6 +237,10 @@ func (s *Store) load(ctx context.Context, id string) (vps.Volume, *record, error
 	if err == nil {
 		v, err = s.describe(ctx, dir, r)
 	}
+	if code := vps.ErrorCode(err); err != nil && code != vps.CodeInternal {
+		// Of LVM. Never "not found": that is for a volume which is yet to be made.
+		return vps.Volume{}, nil, vps.Wrap(vps.CodeConflict, err, "the disks of guest %s cannot be used: %s", id, vps.ErrorMessage(err))
+	}
 	if err != nil {
 		// There may be a guest's data in it, so it is not replaced.
 		return vps.Volume{}, nil, vps.Wrap(vps.CodeInternal, err,
@@ -407,7 +411,10 @@ func (s *Store) sweepVolumes(ctx context.Context, known func(id string) bool) er
 		used[p.Group+"/"+p.Volume] = true
 	}
 	if whole {
-		errs = append(errs, s.lvm.sweep(ctx, used))
+		// A host whose LVM does not answer may have no guest on it.
+		if err := s.lvm.sweep(ctx, used); err != nil {
+			s.log.WarnContext(ctx, "left-over logical volumes could not be looked for", "error", err)
+		}
 	}
 	return errors.Join(errs...)
 }

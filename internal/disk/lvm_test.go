@@ -3,6 +3,7 @@ package disk
 import (
 	"context"
 	"errors"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -99,6 +100,34 @@ func TestLVMErrors(t *testing.T) {
 		if err := lvmError(cause, words); vps.ErrorCode(err) != code || !errors.Is(err, cause) {
 			t.Errorf("%q: %v", words, err)
 		}
+	}
+}
+
+// TestLVMGone has a host whose volume group is not there any more: nothing is
+// made in the place of what may come back.
+func TestLVMGone(t *testing.T) {
+	t.Parallel()
+	s := New(t.TempDir(), nil)
+	s.lvm.run = func(_ context.Context, args ...string) ([]byte, error) {
+		if args[0] != "lvs" {
+			t.Errorf("lvm %v", args)
+		}
+		return []byte(`{"report":[{"lv":[]}]}`), nil
+	}
+	r := &record{Version: recordVersion, GuestID: "g1", part: part{Method: methodThick, Size: vps.MiB, ImageID: "i", Group: "tank", Volume: "sublet-g1-root-x"}}
+	if err := os.Mkdir(s.folder("g1"), 0o711); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.write(s.folder("g1")); err != nil {
+		t.Fatal(err)
+	}
+	img := makeImage(t, t.TempDir(), vps.GiB)
+	_, err := s.Create(t.Context(), "g1", img, vps.VolumeSpec{Storage: "lvm:tank", Size: vps.GiB, UID: testUID})
+	wantCode(t, err, vps.CodeConflict, "g1", "tank/sublet-g1-root-x", "missing")
+	_, err = s.Check(t.Context(), "g1", img, testUID)
+	wantCode(t, err, vps.CodeConflict)
+	if err := s.Delete(t.Context(), "g1"); err != nil {
+		t.Error(err)
 	}
 }
 
