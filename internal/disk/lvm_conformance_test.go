@@ -7,10 +7,12 @@ package disk_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"sublet/internal/disk"
@@ -30,28 +32,33 @@ func lvm(t *testing.T, args ...string) string {
 	return string(out)
 }
 
-// group makes a volume group on a disk that somebody has used: no byte of it
-// is zero.
-func group(t *testing.T) {
-	t.Helper()
+// group makes a volume group with a thin pool on a disk that somebody has used:
+// no byte of it is zero. There is one for all tests, since each run of lvm(8)
+// takes long where processors are emulated, and it is never taken away: the
+// machine is.
+var group = sync.OnceValue(func() error { //nolint:gochecknoglobals // made once
 	device := os.Getenv("DISK_LVM")
 	f, err := os.OpenFile(device, os.O_WRONLY, 0)
 	if err != nil {
-		t.Fatal(err)
+		return err
 	}
 	used := bytes.Repeat([]byte("somebody's secrets. "), 1<<20/20)
 	for err == nil {
 		_, err = f.Write(used)
 	}
 	_ = f.Close()
-	lvm(t, "vgcreate", "--yes", "--force", "--dataalignment", "1m", "tank", device)
-	t.Cleanup(func() {
-		lvm(t, "vgremove", "--yes", "--force", "tank")
-		lvm(t, "pvremove", "--yes", "--force", device)
-	})
-	lvm(t, "lvcreate", "--yes", "--wipesignatures", "n", "--size", "8m", "--name", "others", "tank")
-	lvm(t, "lvcreate", "--yes", "--wipesignatures", "n", "--size", "8m", "--name", "sublet-others", "tank")
-}
+	for _, args := range [][]string{
+		{"vgcreate", "--yes", "--force", "--dataalignment", "1m", "tank", device},
+		{"lvcreate", "--yes", "--wipesignatures", "n", "--size", "4m", "--name", "others", "tank"},
+		{"lvcreate", "--yes", "--wipesignatures", "n", "--size", "4m", "--name", "sublet-others", "tank"},
+		{"lvcreate", "--yes", "--type", "thin-pool", "--zero", "y", "--size", "160m", "--poolmetadatasize", "4m", "--name", "pool", "tank"},
+	} {
+		if out, err := exec.Command("/usr/sbin/lvm", args...).CombinedOutput(); err != nil {
+			return fmt.Errorf("lvm %v: %w\n%s", args, err, out)
+		}
+	}
+	return nil
+})
 
 // volumes are the group's volumes but for the parts of a pool, with the random
 // ends of their names cut.
@@ -70,9 +77,8 @@ func volumes(t *testing.T) []string {
 
 func bench(t *testing.T, storage string) disktest.Bench {
 	t.Helper()
-	group(t)
-	if storage == "lvm:tank/pool" {
-		lvm(t, "lvcreate", "--yes", "--type", "thin-pool", "--zero", "y", "--size", "160m", "--poolmetadatasize", "4m", "--name", "pool", "tank")
+	if err := group(); err != nil {
+		t.Fatal(err)
 	}
 	dir := mounted(t, "tmpfs", "tmpfs", "size=200m")
 	b := files(t, dir, 32*vps.MiB)
@@ -155,7 +161,7 @@ func TestLVMFaults(t *testing.T) {
 	if err := b.Store.Sweep(t.Context(), func(string) bool { return true }); err != nil {
 		t.Error(err)
 	}
-	if all := strings.Join(volumes(t), " "); all != "others sublet-g1-root sublet-others" {
+	if all := strings.Join(volumes(t), " "); all != "others pool sublet-g1-root sublet-others" {
 		t.Errorf("after a sweep there is %s", all)
 	}
 	if _, err := b.Store.Check(t.Context(), "g1", b.Image, 1); err != nil {

@@ -44,7 +44,7 @@ type machine struct {
 }
 
 // patience is how long a machine may take: it is emulated.
-const patience = 8 * time.Minute
+const patience = 15 * time.Minute
 
 // TestCgroupVersion2 runs the tests of control groups where they are of
 // version 2, and the disk is one.
@@ -74,7 +74,7 @@ func TestLVM(t *testing.T) {
 		modules:  []string{"dm_mod", "dm_snapshot", "dm_thin_pool"},
 		programs: []string{"/usr/sbin/lvm", "/usr/sbin/mke2fs", "/usr/sbin/thin_check", "/usr/sbin/thin_repair", "/usr/sbin/thin_dump"},
 		files:    map[string]string{"/etc/lvm/lvm.conf": lvmConf, "/etc/mke2fs.conf": "[defaults]\nbase_features = has_journal,extent\n"},
-		disk:     256 << 20,
+		disk:     448 << 20,
 	}.run(t)
 }
 
@@ -118,7 +118,7 @@ func (m machine) boot(t *testing.T) string {
 	}
 	// What the kernel does not know itself becomes its first process's
 	// environment, and what is behind the hyphens its arguments.
-	cmdline := "console=ttyS0 quiet panic=-1 " + m.variable + " -- -test.v -test.timeout=7m -test.run=^(" + strings.Join(m.tests, "|") + ")$"
+	cmdline := "console=ttyS0 quiet panic=-1 " + m.variable + " -- -test.v -test.timeout=14m -test.run=^(" + strings.Join(m.tests, "|") + ")$"
 	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "768",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", images[0], "-initrd", initrd, "-append", cmdline,
