@@ -62,7 +62,7 @@ func validLVM(name string) bool {
 
 // name makes a name that was never used: sublet-GUEST-DISK-RANDOM.
 func (b *lvm) name(dir string, p *part) string {
-	id := strings.TrimPrefix(filepath.Base(dir), newPrefix)
+	id := strings.TrimPrefix(strings.TrimPrefix(filepath.Base(dir), newPrefix), stagePrefix)
 	id, _, _ = strings.Cut(id, idEnd)
 	return tagOurs + "-" + id + "-" + cmp.Or(p.Name, rootName) + "-" + strings.ToLower(rand.Text()[:8])
 }

@@ -102,7 +102,8 @@ func (st *Staging) make(ctx context.Context, storage, imageID string, disks []St
 			return err
 		}
 		if i == 0 {
-			p.ImageID, st.rec.part = imageID, p
+			p.ImageID = imageID
+			st.rec.part = p
 		} else {
 			st.rec.Data = append(st.rec.Data, p)
 		}

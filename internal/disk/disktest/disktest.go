@@ -39,7 +39,7 @@ const (
 func Run(t *testing.T, open func(t *testing.T) Bench) {
 	for name, test := range map[string]func(*testing.T, *bench){
 		"Create": create, "DataDisks": dataDisks, "Grow": grow, "Snapshots": snapshots, "Running": running,
-		"Reset": reset, "Broken off": brokenOff, "Swept": swept,
+		"Reset": reset, "Broken off": brokenOff, "Swept": swept, "Staged": staged,
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := &bench{Bench: open(t), t: t}
@@ -409,6 +409,68 @@ func brokenOff(t *testing.T, b *bench) {
 		}
 	}
 	b.same("the disk", b.read("", ""), root)
+}
+
+// staged fills a volume from outside, with a daemon that starts in between.
+func staged(t *testing.T, b *bench) {
+	const name = "0123456789abcdef"
+	disks := []disk.StageDisk{{Size: size}, {Name: "data", Size: 4 * vps.MiB}}
+	st, err := b.Store.Stage(t.Context(), name, b.Storage, b.Image.ID, disks)
+	b.ok(err)
+	_, err = b.Store.Stage(t.Context(), name, b.Storage, b.Image.ID, disks)
+	b.code(err, vps.CodeConflict)
+	root, data := make([]byte, size), make([]byte, 4<<20)
+	copy(root[5<<20:], random(1<<20))
+	copy(root[size-512:], random(512))
+	copy(data[8192:], random(100))
+	b.ok(st.WriteAt(0, root[4<<20:8<<20], 4<<20))
+	b.ok(st.Checkpoint([]byte("half")))
+	st.Keep()
+	b.ok(b.Store.Sweep(t.Context(), func(string) bool { return false }))
+	all, err := b.Store.StagedVolumes()
+	b.ok(err)
+	if len(all) != 1 || all[0].ID != name || string(all[0].State) != "half" {
+		t.Errorf("there is %+v", all)
+	}
+	st, state, err := b.Store.ResumeStage(t.Context(), name)
+	b.ok(err)
+	if string(state) != "half" {
+		t.Errorf("its state is %q", state)
+	}
+	b.ok(st.WriteAt(0, root[20<<20:], 20<<20))
+	b.ok(st.WriteAt(1, data, 0))
+	c, err := st.Content(t.Context(), 0)
+	b.ok(err)
+	got := make([]byte, size)
+	if _, err := c.ReadAt(got, 0); err != nil && !errors.Is(err, io.EOF) {
+		t.Error(err)
+	}
+	_ = c.Close()
+	b.same("what was written", got, root)
+	b.ok(st.Finish(id))
+	v := b.volume()
+	if v.ImageID != b.Image.ID || v.Disk.Backing != "" || len(v.Data) != 1 || v.Data[0].Name != "data" {
+		t.Errorf("the volume is %+v", v)
+	}
+	b.same("the root disk", b.read("", ""), root)
+	b.same("the data disk", b.read("", "data"), data)
+	b.ok(b.Store.Settle(t.Context(), id))
+	b.ok(b.Store.Sweep(t.Context(), func(string) bool { return false }))
+	b.same("the root disk after a sweep", b.read("", ""), root)
+
+	// One that nobody makes a guest of.
+	st, err = b.Store.Stage(t.Context(), name, b.Storage, b.Image.ID, disks)
+	b.ok(err)
+	b.ok(st.Finish("g9"))
+	b.ok(b.Store.Sweep(t.Context(), func(guest string) bool { return guest == id }))
+	if _, err := b.Store.Get(t.Context(), "g9"); vps.ErrorCode(err) != vps.CodeNotFound {
+		t.Errorf("what was unpacked for nobody is there: %v", err)
+	}
+	st, err = b.Store.Stage(t.Context(), name, b.Storage, b.Image.ID, disks)
+	b.ok(err)
+	b.ok(st.Abandon(t.Context()))
+	_, _, err = b.Store.ResumeStage(t.Context(), name)
+	b.code(err, vps.CodeNotFound)
 }
 
 // swept is a daemon that starts.
