@@ -1,7 +1,6 @@
 package guestinit
 
 import (
-	"encoding/hex"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,7 +10,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"sublet/internal/seed"
-	"sublet/internal/vps"
 )
 
 // umlPlace is a guest under User Mode Linux with one extra disk.
@@ -173,36 +171,5 @@ func TestDevices(t *testing.T) {
 		if got := d.find(spec); got != want {
 			t.Errorf("%q: got %q, want %q", spec, got, want)
 		}
-	}
-}
-
-// TestSwapHeader asks the real tools what the header is.
-func TestSwapHeader(t *testing.T) {
-	t.Parallel()
-	const size = 64 * vps.MiB
-	name := filepath.Join(t.TempDir(), "swap")
-	f, err := os.Create(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := makeSwap(f, size); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
-	ours, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.CommandContext(t.Context(), "mkswap", "-q", "-L", "sublet", "-U", "00000000-0000-0000-0000-000000000000", name).CombinedOutput(); err != nil {
-		t.Fatalf("mkswap: %v: %s", err, out)
-	}
-	theirs, err := os.ReadFile(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if vps.Bytes(len(ours)) != size || string(ours[:swapPage]) != string(theirs[:swapPage]) {
-		t.Errorf("%d bytes:\n%s\nmkswap:\n%s", len(ours), hex.Dump(ours[1024:1100]), hex.Dump(theirs[1024:1100]))
 	}
 }

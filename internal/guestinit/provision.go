@@ -81,7 +81,8 @@ func (p *provision) inittab(context.Context) error {
 		old = busyboxInittab
 	}
 	o := inittabOptions{
-		busybox: p.init.busybox, console: p.place.console,
+		// Where busybox is not a link by name, its inittab tells.
+		busybox: p.init.busybox || strings.HasPrefix(old, "::") || strings.Contains(old, "\n::"), console: p.place.console,
 		getty: p.getty(), powerOff: "/sbin/poweroff",
 	}
 	if !o.busybox && p.tree.Exists("/sbin/shutdown") {

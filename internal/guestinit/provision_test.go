@@ -41,6 +41,9 @@ func distributions() map[string]map[string]string {
 			"etc/securetty":          "console\ntty1\n",
 			"etc/conf.d/hwclock":     "clock=\"local\"\n",
 		},
+		"buildroot": {
+			"sbin/init": "x", "sbin/getty": "x", "etc/inittab": "::sysinit:/bin/mount -a\nttyS0::respawn:/sbin/getty -L ttyS0 0 vt100\n::ctrlaltdel:/sbin/reboot\n",
+		},
 		"gentoo": {
 			"sbin/init": "x", "sbin/openrc": "x", "sbin/agetty": "x", "sbin/shutdown": "x", "etc/init.d/net.lo": "x", "etc/runlevels/default/net.eth0": "-> /etc/init.d/net.eth0",
 			"etc/inittab":    "c1:12345:respawn:/sbin/agetty --noclear 38400 tty1 linux\nca:12345:ctrlaltdel:/sbin/shutdown -r now\n",
@@ -171,6 +174,9 @@ func TestDistributions(t *testing.T) {
 			"etc/securetty":      "console\ntty1\ntty0\n",
 			"etc/conf.d/hwclock": "clock=\"UTC\"\nclock_hctosys=\"NO\"\nclock_systohc=\"NO\"\n",
 			"run/systemd":        "",
+		},
+		"buildroot": {
+			"etc/inittab": "::sysinit:/bin/mount -a\ntty0::respawn:/sbin/getty -L tty0 0 vt100\n::ctrlaltdel:/sbin/poweroff\n",
 		},
 		"gentoo": {
 			"etc/inittab":                    "c1:12345:respawn:/sbin/agetty --noclear 38400 tty0 linux\nca:12345:ctrlaltdel:/sbin/shutdown -h -P now\n",

@@ -34,17 +34,26 @@ func setSwap(t *Tree, size vps.Bytes) error {
 	if size < 10*swapPage { // the kernel takes nothing smaller
 		return t.Remove(SwapPath)
 	}
-	if t.fileSize(SwapPath) == int64(size) && useSwap(t) == nil {
+	had := t.fileSize(SwapPath)
+	if had == int64(size) && useSwap(t) == nil {
 		return nil
+	}
+	free, err := t.free()
+	if err != nil {
+		return err
+	}
+	if free += vps.Bytes(max(0, had)); free < size+swapSpare {
+		err := fmt.Errorf("%s are free on the root filesystem, and %s of swap need %s: free some, grow the disk, or ask for less swap",
+			free, size, size+swapSpare)
+		if had >= 0 {
+			err = errors.Join(err, useSwap(t)) // better than none
+		}
+		return err
 	}
 	if err := t.Remove(SwapPath); err != nil {
 		return err
 	}
-	if free, err := t.free(); err != nil || free < size+swapSpare {
-		return errors.Join(err, fmt.Errorf("%s are free on the root filesystem, and %s of swap need %s: free some, grow the disk, or ask for less swap",
-			free, size, size+swapSpare))
-	}
-	err := t.install(SwapPath, func(dir int, tmp string, _ *unix.Stat_t) error {
+	err = t.install(SwapPath, func(dir int, tmp string, _ *unix.Stat_t) error {
 		fd, err := unix.Openat(dir, tmp, unix.O_RDWR|unix.O_CREAT|unix.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
 		if err != nil {
 			return err
