@@ -49,6 +49,9 @@ type Config struct {
 	OwnDirs []string `json:"own_dirs,omitempty"`
 	// Memory bounds the files in the guest's MemoryDir, in bytes; 0 means 1 MiB.
 	Memory vps.Bytes `json:"memory"`
+	// Relay is the tap that the keeper opens for a guest whose kernel cannot:
+	// see card.go. Empty means that the guest opens its own.
+	Relay string `json:"relay,omitempty"`
 	// Resources bound the guest's processes; Delegated says that the keeper runs
 	// in a control group that it may divide.
 	Resources vps.Resources `json:"resources,omitzero"`

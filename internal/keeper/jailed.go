@@ -72,7 +72,7 @@ func startJailed(c *Config, a *anchor, console *os.File) (*exec.Cmd, error) {
 		// becomes a signal, and the guest's own window watcher may take the
 		// terminal to hear of new sizes.
 		Setsid:     true,
-		Cloneflags: jail.Namespaces,
+		Cloneflags: namespaces(c),
 	}
 	// The thread is changed for good and thrown away with its goroutine.
 	started := make(chan error, 1)
@@ -105,6 +105,15 @@ func startJailed(c *Config, a *anchor, console *os.File) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
+// namespaces are those that the guest's process starts in. It keeps the host's
+// network only to open its tap there.
+func namespaces(c *Config) uintptr {
+	if c.Relay != "" {
+		return jail.Namespaces | unix.CLONE_NEWNET
+	}
+	return jail.Namespaces
+}
+
 // jailMain is the process that startJailed starts.
 func jailMain() error {
 	// Ignoring is inherited through execve; this runtime has caught it.
@@ -133,10 +142,14 @@ func jailConfig(c *Config) (jail.Config, error) {
 	if err != nil {
 		return jail.Config{}, err
 	}
+	if c.Relay != "" {
+		files = append(files, filepath.Join(c.RunDir, cardName))
+	}
 	return jail.Config{
 		Root: filepath.Join(c.RunDir, jailName), WorkDir: c.RunDir, OwnDirs: c.OwnDirs,
 		Files: slices.Concat([]string{c.Argv[0]}, libraries, files), Writable: disks, Devices: append(devices, more...),
 		Links:     map[string]string{reboot: c.Command[0]},
+		Connects:  c.Relay != "",
 		MemoryDir: MemoryDir, MemorySize: c.Memory, Cgroups: c.Cgroups, UID: c.UID,
 		Program: c.Argv[0], Argv: append([]string{reboot}, c.Argv[1:]...),
 		Env: append(slices.Clone(c.Env), kernelVariable+"="+c.Argv[0]),

@@ -104,6 +104,26 @@ func (k *keeper) run(ctx context.Context) error {
 	if err := limits(&k.cfg); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "cannot set the limits of guest %s", k.cfg.Name)
 	}
+	if k.cfg.Relay != "" {
+		c, err := openCard(k.cfg.RunDir, k.cfg.Relay, k.cfg.UID, func(err error) {
+			k.log.Warn("the guest's link cannot be opened; waiting for it", "guest", k.cfg.Name, "error", err)
+		})
+		if err != nil {
+			return vps.Wrap(vps.CodeInternal, err, "cannot make the network card of guest %s", k.cfg.Name)
+		}
+		// Not ctx: the guest's shutdown may need its network.
+		life, end := context.WithCancel(context.WithoutCancel(ctx))
+		served := make(chan struct{})
+		go func() {
+			defer close(served)
+			c.serve(life)
+		}()
+		defer func() {
+			end()
+			<-served
+			_ = os.Remove(filepath.Join(k.cfg.RunDir, cardName))
+		}()
+	}
 	if err := k.start(lock); err != nil {
 		return err
 	}

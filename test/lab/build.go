@@ -96,6 +96,16 @@ func buildImage() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	dir, err := cacheDir("images-" + key)
+	if err != nil {
+		return "", err
+	}
+	return imageIn(dir)
+}
+
+// cacheDir makes a folder for what is built once and kept outside of the
+// checkout, which guests' processes can pass under their own uids.
+func cacheDir(name string) (string, error) {
 	cache := os.Getenv("SUBLET_TEST_CACHE")
 	if cache == "" {
 		user, err := os.UserCacheDir()
@@ -104,8 +114,7 @@ func buildImage() (string, error) {
 		}
 		cache = filepath.Join(user, "sublet-test")
 	}
-	dir := filepath.Join(cache, "images-"+key)
-	// Guests' processes read the image under their own uid.
+	dir := filepath.Join(cache, name)
 	for d := dir; d != "/"; d = filepath.Dir(d) {
 		if err := os.MkdirAll(dir, 0o711); err != nil {
 			return "", err
@@ -116,10 +125,11 @@ func buildImage() (string, error) {
 		}
 		if info.Mode()&0o011 != 0o011 {
 			// A home folder is closed to others; a bind would not help a uid.
-			return imageIn(filepath.Join("/var/tmp", "sublet-test", "images-"+key))
+			dir = filepath.Join("/var/tmp", "sublet-test", name)
+			return dir, os.MkdirAll(dir, 0o711)
 		}
 	}
-	return imageIn(dir)
+	return dir, nil
 }
 
 func imageIn(dir string) (string, error) {

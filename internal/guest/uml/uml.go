@@ -107,9 +107,13 @@ func (d *Driver) config(m vps.Machine) keeper.Config {
 		limit = max(limit, m.Memory+fileMargin)
 	}
 	files, disks := filesOf(m)
+	relay := ""
+	if m.Kernel.SMP {
+		relay = m.Tap
+	}
 	return keeper.Config{
 		Driver: Name, GuestID: m.ID, Name: m.Name, Boots: m.Boots, Kernel: m.Kernel.Name,
-		RunDir: m.RunDir, Argv: args(m), Env: env(needsPreload()), UID: m.UID, Files: files, Disks: disks,
+		RunDir: m.RunDir, Argv: args(m), Env: env(needsPreload()), UID: m.UID, Files: files, Disks: disks, Relay: relay,
 		OwnDirs: []string{umlDir}, Memory: m.Memory + fileMargin, Resources: m.Resources, FileLimit: limit, Mconsole: mconsoleName(m.Name),
 		Leash: m.Leash, Lifetime: m.Lifetime, StopTimeout: d.o.StopTimeout, LogPath: m.LogPath, LogSize: d.o.LogSize, LogFiles: d.o.LogFiles,
 	}

@@ -46,13 +46,16 @@ func allowed() []string {
 	}
 }
 
+// sockaddrUn is the length of a struct sockaddr_un.
+const sockaddrUn = unix.SizeofSockaddrUnix
+
 // foreignNamespaces are the flags of clone(2) that make namespaces.
 const foreignNamespaces = unix.CLONE_NEWNS | unix.CLONE_NEWCGROUP | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC |
 	unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNET | unix.CLONE_NEWTIME
 
 // conditional are calls that are allowed with some arguments only. Those of
 // one name are alternatives.
-func conditional() []seccomp.NameWithConditions {
+func conditional(connects bool) []seccomp.NameWithConditions {
 	when := func(name string, conditions ...seccomp.Condition) seccomp.NameWithConditions {
 		return seccomp.NameWithConditions{Name: name, Conditions: conditions}
 	}
@@ -80,6 +83,9 @@ func conditional() []seccomp.NameWithConditions {
 	for _, flags := range []uint64{0, unix.SOCK_CLOEXEC, unix.SOCK_NONBLOCK, unix.SOCK_CLOEXEC | unix.SOCK_NONBLOCK} {
 		all = append(all, when("socket", is(0, unix.AF_UNIX), is(1, unix.SOCK_DGRAM|flags)))
 	}
+	if connects {
+		all = append(all, when("socket", is(0, unix.AF_UNIX), is(1, unix.SOCK_SEQPACKET)), when("connect", is(2, sockaddrUn)))
+	}
 	// Newer kernels set what is set already, or ask.
 	for _, persona := range []uint64{0, addrNoRandomize, 0xffffffff} {
 		all = append(all, when("personality", is(0, persona)))
@@ -92,11 +98,11 @@ type program []bpf.RawInstruction
 
 // assemble makes the filter for the architecture that this runs on. Calls by
 // other conventions (int 0x80, x32) are refused as a whole.
-func assemble() (program, error) {
+func assemble(connects bool) (program, error) {
 	policy := seccomp.Policy{
 		DefaultAction: seccomp.ActionErrno, // EPERM
 		Syscalls: []seccomp.SyscallGroup{
-			{Names: allowed(), NamesWithCondtions: conditional(), Action: seccomp.ActionAllow},
+			{Names: allowed(), NamesWithCondtions: conditional(connects), Action: seccomp.ActionAllow},
 			// The flags of clone3 lie in memory, where no filter sees them; libraries
 			// take clone when it is not there.
 			{Names: []string{"clone3"}, Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)},

@@ -62,6 +62,10 @@ type Config struct {
 	MemorySize vps.Bytes `json:"memory_size"`
 	// Cgroups are folders of control groups that the process joins.
 	Cgroups []string `json:"cgroups,omitempty"`
+	// Connects lets it connect to local sockets of packets, such as one among
+	// its Files. It has to have a network namespace of its own then, because
+	// abstract sockets of its network are in reach (unix(7)).
+	Connects bool `json:"connects,omitempty"`
 	// UID is its user and its group, never 0.
 	UID uint32 `json:"uid"`
 	// Program is what is executed, by its path inside; Argv and Env are all of
@@ -128,7 +132,7 @@ func Enter(r io.Reader) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	filter, err := assemble()
+	filter, err := assemble(c.Connects)
 	if err != nil {
 		return fmt.Errorf("make the filter of system calls: %w", err)
 	}

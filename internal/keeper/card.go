@@ -1,0 +1,198 @@
+//go:build linux
+
+package keeper
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/vps"
+)
+
+// A guest whose kernel cannot open its tap gets its network from its keeper:
+// the keeper opens the tap, and passes frames between it and a local socket in
+// the guest's working folder, to which the guest's kernel connects (the
+// transport bess of arch/um/drivers/vector_user.c: packets of SOCK_SEQPACKET, a
+// frame each). The guest's process then needs no network namespace of the
+// host's, and has one of its own with nothing in it.
+//
+// The kernel connects again whenever its card is brought up, after a reboot as
+// well; the keeper opens the tap again when it was removed and made anew. So
+// neither has to know what happened to the other.
+
+// cardName is the socket in the run folder.
+const cardName = "card.sock"
+
+// CardSocket is where the guest's kernel finds its card, relative to its
+// working folder.
+const CardSocket = cardName
+
+const (
+	// largestFrame is more than any frame of a tap without offloads.
+	largestFrame = 64 << 10
+	// tapPoll is how often a tap that is not there is looked for.
+	tapPoll = 50 * time.Millisecond
+	// cardBuffer holds what one side is slower for than the other.
+	cardBuffer = 1 << 20
+)
+
+// card passes frames between a guest's tap and its kernel.
+type card struct {
+	tap string
+	ln  *net.UnixListener
+	log func(err error)
+}
+
+// openCard listens for the guest's kernel, which runs as uid.
+func openCard(runDir, tap string, uid uint32, log func(error)) (*card, error) {
+	dir, err := os.OpenFile(runDir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open the run folder: %w", err)
+	}
+	defer func() { _ = dir.Close() }()
+	path := filepath.Join(runDir, cardName)
+	_ = os.Remove(path)
+	// A short way to the same place: see shortPath.
+	name := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), cardName)
+	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: name, Net: "unixpacket"})
+	if err != nil {
+		return nil, fmt.Errorf("listen for the guest's network card: %w", err)
+	}
+	ln.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(path, 0o600), os.Chown(path, int(uid), int(uid))); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return &card{tap: tap, ln: ln, log: log}, nil
+}
+
+// serve passes frames until ctx ends. One connection counts at a time, the
+// latest.
+func (c *card) serve(ctx context.Context) {
+	defer context.AfterFunc(ctx, func() { _ = c.ln.Close() })()
+	var last *net.UnixConn
+	var passing sync.WaitGroup
+	defer passing.Wait()
+	for {
+		conn, err := c.ln.AcceptUnix()
+		if last != nil {
+			_ = last.Close()
+			passing.Wait()
+		}
+		if err != nil {
+			return
+		}
+		last = conn
+		passing.Go(func() { c.pass(ctx, conn) })
+	}
+}
+
+// pass connects one life of the guest's card with the tap, and with the next
+// tap when that is removed. What the guest sends meanwhile is lost, as on a
+// cable that is not plugged in.
+func (c *card) pass(ctx context.Context, conn *net.UnixConn) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
+	_ = errors.Join(conn.SetReadBuffer(cardBuffer), conn.SetWriteBuffer(cardBuffer))
+	var plugged atomic.Pointer[os.File]
+	var sending sync.WaitGroup
+	defer sending.Wait()
+	sending.Go(func() {
+		defer cancel()
+		frame := make([]byte, largestFrame)
+		for {
+			n, err := conn.Read(frame)
+			if err != nil {
+				return
+			}
+			if tap := plugged.Load(); tap != nil {
+				_, _ = tap.Write(frame[:n]) // refused while the link is down
+			}
+		}
+	})
+	for {
+		tap, err := c.openTap(ctx)
+		if err != nil {
+			return
+		}
+		stop := context.AfterFunc(ctx, func() { _ = tap.Close() })
+		plugged.Store(tap)
+		err = receive(conn, tap)
+		plugged.Store(nil)
+		stop()
+		_ = tap.Close()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// receive passes frames to the guest until the tap is gone, which is no error,
+// or the guest is.
+func receive(conn io.Writer, tap io.Reader) error {
+	frame := make([]byte, largestFrame)
+	for {
+		n, err := tap.Read(frame)
+		if err != nil {
+			return nil
+		}
+		if _, err := conn.Write(frame[:n]); err != nil {
+			return err
+		}
+	}
+}
+
+// openTap waits for the tap and opens it, without headers or offloads: what
+// comes out are frames as they go over a cable.
+func (c *card) openTap(ctx context.Context) (*os.File, error) {
+	tick := time.NewTicker(tapPoll)
+	defer tick.Stop()
+	for told := false; ; {
+		f, err := openTap(c.tap)
+		if err == nil {
+			return f, nil
+		}
+		if !told {
+			c.log(err)
+			told = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+func openTap(name string) (*os.File, error) {
+	// Asking for a tap that is not there would make one.
+	if _, err := net.InterfaceByName(name); err != nil {
+		return nil, fmt.Errorf("find the guest's link %s: %w", name, err)
+	}
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/net/tun: %w", err)
+	}
+	r, err := unix.NewIfreq(name)
+	if err == nil {
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, r)
+	}
+	if err == nil {
+		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)
+	}
+	if err != nil {
+		return nil, errors.Join(vps.Wrap(vps.CodeInternal, err, "cannot open the guest's link %s", name), unix.Close(fd))
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
