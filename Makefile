@@ -86,7 +86,7 @@ fuzz: ## run every fuzz test for a minute
 .PHONY: bench
 bench: ## measure what docs/performance.md tells (root; about 8 minutes, on a machine that does nothing else)
 	@scripts/install-deps test
-	@go test -run '^$$' -bench 'Create|HundredGuests' -benchtime 7x ./test/bench
+	@go test -run '^$$' -bench 'Create|Kernels|HundredGuests' -benchtime 7x ./test/bench
 	@go test -run '^$$' -bench 'TenGuests|Throughput|Walls' -benchtime 2x ./test/bench
 	@go test -run '^$$' -bench . ./internal/plan ./internal/nft ./internal/hostnet
 	@go test -run '^$$' -bench . -benchtime 10x ./internal/fsusage
