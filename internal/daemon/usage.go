@@ -136,7 +136,7 @@ func (b backend) disksOf(ctx context.Context, g *vps.Guest) ([]vps.DiskUsage, er
 	}
 	s, _ := b.loop.Snapshot()
 	running := s.Observed.Guests[g.ID].Running()
-	disks := []vps.DataVolume{{Name: rootDisk, Disk: v.Disk, Used: v.Used}}
+	disks := []vps.DataVolume{{Name: rootDisk, Disk: v.Disk, Size: v.Size, Used: v.Used}}
 	for _, d := range v.Data {
 		disks[0].Used -= d.Used
 		disks = append(disks, d)
@@ -160,7 +160,9 @@ func (b backend) disksOf(ctx context.Context, g *vps.Guest) ([]vps.DiskUsage, er
 			b.log.DebugContext(ctx, "a disk cannot be read", "guest_id", g.ID, "disk", d.Name, "error", err)
 			u = vps.DiskUsage{Path: d.Disk.Path, At: time.Now().UTC(), Parts: []vps.DiskPart{}, Error: vps.ErrorMessage(err)}
 		}
-		// A thin logical volume takes less than its size.
+		// A thin logical volume takes less than its size, and an overlay is as
+		// long as its image.
+		u.Size = d.Size
 		u.Guest, u.Disk, u.Running, u.Allocated = g.Spec.Name, d.Name, running, d.Used
 		all = append(all, u)
 	}
