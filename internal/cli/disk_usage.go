@@ -92,7 +92,7 @@ func ofGuests[T any](ctx context.Context, a *app, names []string, ask func(ctx c
 		return ask(ctx, "")
 	}
 	var all []T
-	err := a.each(ctx, names, "guests", func(name string) error {
+	err := a.each(ctx, names, "disks", func(name string) error {
 		some, err := ask(ctx, name)
 		all = append(all, some...)
 		return err
