@@ -312,7 +312,7 @@ func (s *Server) registerHost() {
 				return nil, err
 			}
 			h, err := o.Host(ctx)
-			h.Settings.Services = notNil(h.Settings.Services)
+			h.Settings.Services, h.Settings.DiskThresholds = notNil(h.Settings.Services), notNil(h.Settings.DiskThresholds)
 			return bodyOf(h, err)
 		})
 	events := operation("list-events", http.MethodGet, "/v1/events", tag, "List what happened")

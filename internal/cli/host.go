@@ -136,6 +136,7 @@ func hostPage(h api.HostInfo) []field {
 		field{"locale", s.Locale},
 		field{"timezone", s.Timezone},
 		field{"overcommit", strconv.Itoa(s.MemoryOvercommit) + " % of the memory may be promised"},
+		field{"disks", thresholdText(s.DiskThresholds)},
 		field{"first uid", strconv.FormatUint(uint64(s.FirstUID), 10)},
 	)
 	fields = append(fields, wallSettings(s)...)
@@ -511,4 +512,16 @@ func (a *app) versionCmd() *cobra.Command {
 		return err
 	}
 	return cmd
+}
+
+// thresholdText says when events tell of full disks.
+func thresholdText(thresholds []int) string {
+	if len(thresholds) == 0 {
+		return "no event tells of full ones"
+	}
+	var parts []string
+	for _, t := range thresholds {
+		parts = append(parts, strconv.Itoa(t)+" %")
+	}
+	return "an event tells of them at " + strings.Join(parts, " and at ")
 }

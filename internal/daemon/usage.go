@@ -69,12 +69,12 @@ func (b backend) sampleDisks(ctx context.Context) error {
 	}
 	b.fill.Set(usage)
 	err = b.db.AddDiskSamples(ctx, samples, func(id string) bool { _, ok := known[id]; return ok })
-	return errors.Join(err, b.tellLevels(ctx, samples, known))
+	return errors.Join(err, b.tellLevels(ctx, host.Settings.DiskThresholds, samples, known))
 }
 
 // tellLevels makes an event of each threshold that was passed since the last
 // look, by whichever daemon.
-func (b backend) tellLevels(ctx context.Context, samples []vps.DiskSample, names map[string]string) error {
+func (b backend) tellLevels(ctx context.Context, thresholds []int, samples []vps.DiskSample, names map[string]string) error {
 	levels, err := b.db.DiskLevels(ctx)
 	if err != nil {
 		return err
@@ -96,7 +96,7 @@ func (b backend) tellLevels(ctx context.Context, samples []vps.DiskSample, names
 		} {
 			l := sqlite.DiskLevel{GuestID: s.GuestID, Disk: s.Disk, Part: s.Part, What: x.what}
 			was := before[l]
-			if l.Level = meter.Level(x.percent, was); l.Level == was {
+			if l.Level = meter.Level(thresholds, x.percent, was); l.Level == was {
 				continue
 			}
 			var ev *vps.Event

@@ -89,6 +89,11 @@ func (e *encoder) settings(s *vps.Settings) {
 	e.line(2, "timezone", plain(s.Timezone))
 	e.line(2, "kernel", plain(s.Kernel))
 	e.line(2, "memory_overcommit", strconv.Itoa(s.MemoryOvercommit))
+	thresholds := make([]string, len(s.DiskThresholds))
+	for i, t := range s.DiskThresholds {
+		thresholds[i] = strconv.Itoa(t)
+	}
+	e.list(2, "disk_thresholds", thresholds)
 	e.line(2, "first_uid", strconv.FormatUint(uint64(s.FirstUID), 10))
 	e.line(2, "subnet6", prefix6(s.Subnet6))
 	e.line(2, "guest_bits6", strconv.Itoa(s.GuestBits6))

@@ -48,6 +48,7 @@ type Settings struct {
 	Timezone         *string
 	Kernel           *string
 	MemoryOvercommit *int
+	DiskThresholds   *[]int
 	FirstUID         *uint32
 	Subnet6          *netip.Prefix // the zero prefix: guests have no IPv6
 	GuestBits6       *int
@@ -129,6 +130,7 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	set(&s.Timezone, f.Settings.Timezone)
 	set(&s.Kernel, f.Settings.Kernel)
 	set(&s.MemoryOvercommit, f.Settings.MemoryOvercommit)
+	setList(&s.DiskThresholds, f.Settings.DiskThresholds)
 	set(&s.FirstUID, f.Settings.FirstUID)
 	set(&s.Subnet6, f.Settings.Subnet6)
 	set(&s.GuestBits6, f.Settings.GuestBits6)

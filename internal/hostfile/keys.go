@@ -43,6 +43,9 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"memory_overcommit": scalar(d, &s.MemoryOvercommit, "a number of percent", func(s string) (int, error) {
 			return parseNumber[int](s, 100_000)
 		}),
+		"disk_thresholds": scalars(d, &s.DiskThresholds, "a number of percent", func(s string) (int, error) {
+			return parseNumber[int](s, 100_000)
+		}),
 		"first_uid": scalar(d, &s.FirstUID, "a user id", func(s string) (uint32, error) {
 			return parseNumber[uint32](s, math.MaxUint32)
 		}),

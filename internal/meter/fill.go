@@ -120,16 +120,14 @@ func slope(samples []vps.DiskSample, value func(vps.DiskSample) float64) float64
 	return xy / xx
 }
 
-// thresholds are the percentages that are told of, rising; calm is how far
-// below one a filesystem has to fall before reaching it again is news.
-var thresholds = []int{80, 95}
-
+// calm is how many points below a threshold a filesystem has to fall before
+// reaching it again is news.
 const calm = 5
 
 // Level returns the threshold that a filesystem counts as having reached, 0
 // for none, when it counted as having reached before until now and is percent
-// full. It is news when the result is above before.
-func Level(percent float64, before int) int {
+// full. The thresholds rise. It is news when the result is above before.
+func Level(thresholds []int, percent float64, before int) int {
 	level := 0
 	for _, t := range thresholds {
 		if percent >= float64(t) || t <= before && percent >= float64(t-calm) {

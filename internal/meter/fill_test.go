@@ -77,16 +77,19 @@ func TestLevel(t *testing.T) {
 		{74.9, 80, 0},
 		{50, 95, 0},
 	} {
-		if got := meter.Level(tt.percent, tt.before); got != tt.want {
+		if got := meter.Level([]int{80, 95}, tt.percent, tt.before); got != tt.want {
 			t.Errorf("%.1f %% after %d: %d, want %d", tt.percent, tt.before, got, tt.want)
 		}
+	}
+	if got := meter.Level(nil, 100, 95); got != 0 {
+		t.Errorf("without thresholds: %d", got)
 	}
 	// However it wavers by less than what counts as calm, there is one notice of each threshold.
 	rapid.Check(t, func(t *rapid.T) {
 		level, news := 0, map[int]int{}
 		middle := rapid.Float64Range(60, 100).Draw(t, "middle")
 		for range 50 {
-			next := meter.Level(middle+rapid.Float64Range(-2.4, 2.4).Draw(t, "noise"), level)
+			next := meter.Level([]int{80, 95}, middle+rapid.Float64Range(-2.4, 2.4).Draw(t, "noise"), level)
 			if next > level {
 				news[next]++
 			}

@@ -2,6 +2,7 @@ package vps
 
 import (
 	"encoding/binary"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -29,6 +30,9 @@ type Settings struct {
 	// MemoryOvercommit is how much of the host's memory may be promised to
 	// running guests, in percent.
 	MemoryOvercommit int `json:"memory_overcommit"`
+	// DiskThresholds are the percentages of a filesystem's blocks or inodes
+	// that an event tells of when they are reached, rising; empty for none.
+	DiskThresholds []int `json:"disk_thresholds"`
 	// FirstUID starts the range of user ids that guests' processes run under.
 	FirstUID uint32 `json:"first_uid"`
 	// Subnet6 is the pool for guests' IPv6: a part of what the provider gave
@@ -55,6 +59,7 @@ func DefaultSettings() Settings {
 		Locale:           "C.UTF-8",
 		Timezone:         "Etc/UTC",
 		MemoryOvercommit: 100,
+		DiskThresholds:   []int{80, 95},
 		FirstUID:         721300,
 		Subnet6:          netip.MustParsePrefix("fd53:4c00:d5::/64"),
 		GuestBits6:       128,
@@ -183,3 +188,19 @@ const (
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
 )
+
+// validateThresholds checks what events tell of full disks.
+func (s *Settings) validateThresholds() error {
+	const most = 8
+	if len(s.DiskThresholds) > most {
+		return Invalid("settings.disk_thresholds", "%d are too many; use at most %d", len(s.DiskThresholds), most)
+	}
+	before := 0
+	for i, t := range s.DiskThresholds {
+		if t <= before || t > 100 {
+			return Invalid(fmt.Sprintf("settings.disk_thresholds[%d]", i), "%d%% is out of place; use 1 to 100, the lowest first", t)
+		}
+		before = t
+	}
+	return nil
+}

@@ -374,6 +374,9 @@ func (s *Settings) Validate() error {
 	case s.FirstUID < 1000 || s.FirstUID > 1<<31:
 		return Invalid("settings.first_uid", "%d is out of range; use 1000 to %d", s.FirstUID, 1<<31)
 	}
+	if err := s.validateThresholds(); err != nil {
+		return err
+	}
 	if s.Kernel != "" {
 		if err := ValidKernelName("settings.kernel", s.Kernel); err != nil {
 			return err

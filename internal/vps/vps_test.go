@@ -215,12 +215,15 @@ func TestSettings(t *testing.T) {
 		t.Fatalf("the default settings are refused: %v", s.Validate())
 	}
 	tests := map[string]func(*vps.Settings){
-		"settings.subnet":            func(s *vps.Settings) { s.Subnet = netip.MustParsePrefix("8.8.0.0/16") },
-		"settings.ports":             func(s *vps.Settings) { s.PortRange = vps.PortBlock{First: 22, Count: 1} },
-		"settings.uplink":            func(s *vps.Settings) { s.Uplink = `eth0"; flush ruleset; "` },
-		"settings.memory_overcommit": func(s *vps.Settings) { s.MemoryOvercommit = 0 },
-		"settings.timezone":          func(s *vps.Settings) { s.Timezone = "a b" },
-		"settings.dns[0]":            func(s *vps.Settings) { s.DNS = []netip.Addr{{}} },
+		"settings.subnet":             func(s *vps.Settings) { s.Subnet = netip.MustParsePrefix("8.8.0.0/16") },
+		"settings.ports":              func(s *vps.Settings) { s.PortRange = vps.PortBlock{First: 22, Count: 1} },
+		"settings.uplink":             func(s *vps.Settings) { s.Uplink = `eth0"; flush ruleset; "` },
+		"settings.memory_overcommit":  func(s *vps.Settings) { s.MemoryOvercommit = 0 },
+		"settings.disk_thresholds":    func(s *vps.Settings) { s.DiskThresholds = make([]int, 9) },
+		"settings.disk_thresholds[0]": func(s *vps.Settings) { s.DiskThresholds = []int{0} },
+		"settings.disk_thresholds[1]": func(s *vps.Settings) { s.DiskThresholds = []int{95, 80} },
+		"settings.timezone":           func(s *vps.Settings) { s.Timezone = "a b" },
+		"settings.dns[0]":             func(s *vps.Settings) { s.DNS = []netip.Addr{{}} },
 	}
 	for field, spoil := range tests {
 		s := vps.DefaultSettings()
