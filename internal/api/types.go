@@ -28,6 +28,8 @@ type Guest struct {
 	ImageID string          `json:"image_id" doc:"The version of the image that its disk is cloned from."`
 	SSH     Endpoint        `json:"ssh" doc:"Where its SSH server is reached."`
 	Created time.Time       `json:"created" doc:"When it was asked for."`
+	// RescueUntil is zero when it is not in rescue.
+	RescueUntil time.Time `json:"rescue_until,omitzero" doc:"When its rescue ends by itself; left out when it is in none."`
 }
 
 // Endpoint is where a caller reaches a guest's SSH server. Port is 0 when the

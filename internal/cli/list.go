@@ -133,6 +133,7 @@ func (a *app) guestPage(g api.Guest) []field {
 	fields := []field{
 		{"name", s.Name},
 		{"state", state},
+		{"rescue until", stamp(g.RescueUntil)},
 		{"trouble", st.Message},
 		{"last end", exitText(st.Exit)},
 		{"next try", stamp(st.NextTry)},

@@ -220,8 +220,12 @@ func (b backend) view(ctx context.Context, host *vps.Host, g *vps.Guest, s recon
 	}
 	spec := g.Spec
 	spec.Probe = "" // the audit's own
+	var rescue time.Time
+	if g.Rescue != nil {
+		rescue = g.Rescue.Until
+	}
 	return api.Guest{
-		Schema: api.SchemaVersion, ID: g.ID, Spec: spec, Status: status, IPv6: host.Settings.Prefix6(&g.Spec), Link: g.Link(), MAC: g.Spec.MAC().String(),
+		Schema: api.SchemaVersion, RescueUntil: rescue, ID: g.ID, Spec: spec, Status: status, IPv6: host.Settings.Prefix6(&g.Spec), Link: g.Link(), MAC: g.Spec.MAC().String(),
 		UID: host.Settings.UID(g.Index), ImageID: g.ImageID, SSH: api.Endpoint{Address: public, Port: g.Spec.Ports.First}, Created: g.Created,
 	}
 }

@@ -47,16 +47,21 @@ func (s *Store) DeleteDisk(ctx context.Context, id, name string) error {
 	})
 }
 
-// Reset makes the disk that a guest boots from anew, from img. The other disks
-// and the snapshots stay. CodeConflict: the guest has its disk open. After an
-// error the disk is what it was.
-func (s *Store) Reset(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) error {
-	base, err := openBase(img, want)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = base.Close() }() // read only
-	return s.edit(ctx, id, func(dir string, r *record) (*record, []part, error) {
+// Reset makes the disk that a guest boots from anew, from img, and deletes the
+// old one when the new one is in its place. The other disks and the snapshots
+// stay. A volume of want's generation, or a later one, is returned as it is.
+// CodeConflict: the guest has its disk open. After an error the disk is what it
+// was.
+func (s *Store) Reset(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
+	err := s.edit(ctx, id, func(dir string, r *record) (*record, []part, error) {
+		if r.Generation >= want.Generation {
+			return nil, nil, nil
+		}
+		base, err := openBase(img, want)
+		if err != nil {
+			return nil, nil, err
+		}
+		defer func() { _ = base.Close() }() // read only
 		if err := s.unheld(ctx, dir, r.part); err != nil {
 			return nil, nil, err
 		}
@@ -66,8 +71,14 @@ func (s *Store) Reset(ctx context.Context, id string, img vps.Image, want vps.Vo
 		if err := s.makeRoot(ctx, dir, &r.part, base, img, want); err != nil {
 			return nil, nil, err
 		}
+		r.Generation = want.Generation
+		s.log.InfoContext(ctx, "volume made anew", "guest_id", id, "size", int64(want.Size), "image_id", img.ID, "generation", want.Generation)
 		return r, []part{r.part}, nil
 	})
+	if err != nil {
+		return vps.Volume{}, err
+	}
+	return s.Get(ctx, id)
 }
 
 // unheld refuses a disk that a running guest has open.

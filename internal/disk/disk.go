@@ -80,38 +80,6 @@ func (s *Store) Create(ctx context.Context, id string, img vps.Image, want vps.V
 	return s.get(ctx, id)
 }
 
-// Replace makes the disk that a guest boots from anew, from an image, and
-// deletes the old one when the new one is in its place; the others stay. A
-// volume of this generation or a later one is returned as it is. When it fails
-// the old disk is as it was: the errors are those of Create, and CodeConflict
-// when a running guest has the disk open.
-func (s *Store) Replace(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
-	err := s.edit(ctx, id, func(dir string, r *record) (*record, []part, error) {
-		if r.Generation >= want.Generation {
-			return nil, nil, nil
-		}
-		if err := s.unheld(ctx, dir, r.part); err != nil {
-			return nil, nil, err
-		}
-		base, err := openBase(img, want)
-		if err != nil {
-			return nil, nil, err
-		}
-		defer func() { _ = base.Close() }() // read only
-		after := *r
-		if err := s.makeRoot(ctx, dir, &after.part, base, img, want); err != nil {
-			return nil, nil, err
-		}
-		after.Generation = want.Generation
-		return &after, []part{after.part}, nil
-	})
-	if err != nil {
-		return vps.Volume{}, err
-	}
-	s.log.InfoContext(ctx, "volume made anew", "guest_id", id, "size", int64(want.Size), "image_id", img.ID, "generation", want.Generation)
-	return s.Get(ctx, id)
-}
-
 // openBase opens the image that a disk is to be made from, and checks that it
 // fits.
 func openBase(img vps.Image, want vps.VolumeSpec) (*os.File, error) {

@@ -292,7 +292,7 @@ func (w *worker) replaceVolume(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	v, err := w.loop.o.Volumes.Replace(ctx, w.guest.ID, img, w.volumeSpec(w.guest.Spec.Disk))
+	v, err := w.loop.o.Volumes.Reset(ctx, w.guest.ID, img, w.volumeSpec(w.guest.Spec.Disk))
 	if err != nil {
 		return err
 	}

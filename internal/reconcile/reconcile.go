@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"maps"
 	"reflect"
+	"strings"
 	"sync"
 	"time"
 
@@ -30,9 +31,9 @@ type Desired interface {
 // Volumes keeps guests' disks.
 type Volumes interface {
 	Create(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
-	// Replace makes the disk that a guest boots from anew, for a later
+	// Reset makes the disk that a guest boots from anew, for a later
 	// generation; the old one is whole until then.
-	Replace(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
+	Reset(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
 	// CreateDisk and DeleteDisk are for the disks beside the one that a guest
 	// boots from, by name.
 	CreateDisk(ctx context.Context, id, name string, want vps.VolumeSpec) error
@@ -535,6 +536,8 @@ func orphan(id string, g plan.Guest) string {
 		return fmt.Sprintf("the guest %s (%s) runs with process %d, and the store does not know it", g.Instance.Name, id, g.Instance.PID)
 	case g.Volume != nil:
 		return fmt.Sprintf("the volume %s is of no guest that the store knows", id)
+	case g.Instance == nil:
+		return fmt.Sprintf("the roots of rescue systems %s are of no guest that the store knows", strings.Join(g.RescueRoots, ", "))
 	default:
 		return fmt.Sprintf("the run folder of %s (%s) is of no guest that the store knows", g.Instance.Name, id)
 	}

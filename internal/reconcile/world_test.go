@@ -525,7 +525,7 @@ func (r fakeRescues) List(context.Context) ([]string, error) {
 	return slices.Clone(r.w.rescues), nil
 }
 
-func (v fakeVolumes) Replace(_ context.Context, id string, _ vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
+func (v fakeVolumes) Reset(_ context.Context, id string, _ vps.Image, want vps.VolumeSpec) (vps.Volume, error) {
 	err := v.change(id, plan.ReplaceVolume, func(have *vps.Volume) { have.Size, have.Generation = want.Size, want.Generation })
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -375,8 +375,30 @@ func reset(t *testing.T, b *bench) {
 	data := b.read("", "data")
 	_, err := b.Store.Snapshot(t.Context(), id, "before", disk.Stopped)
 	b.ok(err)
-	b.ok(b.Store.Reset(t.Context(), id, b.Image, b.spec(size)))
+	again := b.spec(size)
+	old := b.read("", "")
+	_, err = b.Store.Reset(t.Context(), id, b.Image, again)
+	b.ok(err)
+	b.same("a disk of this generation", b.read("", ""), old)
+	again.Generation = 1
+	// What cannot be made leaves what is there.
+	small := again
+	small.Size = vps.MiB
+	if _, err := b.Store.Reset(t.Context(), id, b.Image, small); err == nil {
+		t.Error("a disk smaller than its image was made")
+	}
+	b.same("after a disk that could not be made", b.read("", ""), old)
+	v, err = b.Store.Reset(t.Context(), id, b.Image, again)
+	b.ok(err)
+	if v.Generation != 1 {
+		t.Errorf("the volume is of generation %d", v.Generation)
+	}
 	b.same("a disk made anew", b.read("", ""), b.image())
+	b.write(b.volume().Disk, 0, random(4096))
+	old = b.read("", "")
+	_, err = b.Store.Reset(t.Context(), id, b.Image, again)
+	b.ok(err)
+	b.same("asked for twice", b.read("", ""), old)
 	b.same("the data disk", b.read("", "data"), data)
 	if v = b.volume(); len(v.Data) != 1 {
 		t.Errorf("the volume is %+v", v)

@@ -39,6 +39,7 @@ const rc = `busybox mount -t proc proc /proc
 busybox mount -t sysfs sys /sys
 busybox mount -o remount,rw /
 echo 0 > /proc/sys/kernel/ctrl-alt-del
+echo 4 > /proc/sys/kernel/printk
 `
 
 // shell says that it is there in a way that the typed echo does not.
