@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,6 +18,8 @@ import (
 
 const (
 	patternImport = "POST /v1/images/{distribution}/{release}/import"
+
+	patternImageExport = "GET /v1/images/{distribution}/{release}/export"
 
 	typeBytes = "application/octet-stream"
 
@@ -40,6 +43,20 @@ type ImageFiles interface {
 	// ImportImage takes the file in, then starts to make an image of it and
 	// returns. A file that breaks off leaves nothing.
 	ImportImage(ctx context.Context, name string, o ImportImage, file io.Reader) (Operation, error)
+	// ExportImage writes a version as one file that ImportImage takes; an empty
+	// id means the newest.
+	ExportImage(ctx context.Context, name, id string, w io.Writer) error
+	// VerifyImage starts to compare all versions with their hashes.
+	VerifyImage(ctx context.Context, name string) (Operation, error)
+	// ImageVersions lists all versions, oldest first.
+	ImageVersions(ctx context.Context, name string) ([]ImageVersion, error)
+}
+
+// ImageVersion is a version of an image.
+type ImageVersion struct {
+	vps.Image
+	Newest bool     `json:"newest" doc:"Whether new guests are made from it."`
+	Guests []string `json:"guests" doc:"Names of the guests on it."`
 }
 
 func (s *Server) imageFiles() (ImageFiles, error) {
@@ -68,6 +85,54 @@ func (s *Server) serveImport(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Location", "/v1/operations/"+op.ID)
 	w.WriteHeader(http.StatusAccepted)
 	_ = json.NewEncoder(w).Encode(op) // a caller that left needs no answer
+}
+
+func (s *Server) serveImageExport(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := stream(r.Context())
+	defer cancel()
+	s.serveText(w, r, typeBytes, false, func(out io.Writer) error {
+		if err := onlyKnown(r, "version"); err != nil {
+			return err
+		}
+		files, err := s.imageFiles()
+		if err != nil {
+			return err
+		}
+		name := r.PathValue("distribution") + "/" + r.PathValue("release")
+		return streamError(ctx, files.ExportImage(ctx, name, r.URL.Query().Get("version"), out))
+	})
+}
+
+// registerImageFiles adds the routes that huma can run.
+func (s *Server) registerImageFiles() {
+	const tag = "images"
+	register(s, operation("list-image-versions", http.MethodGet, "/v1/images/{distribution}/{release}/versions", tag, "List the versions of an image"),
+		func(ctx context.Context, in *imageInput) (*reply[list[ImageVersion]], error) {
+			files, err := s.imageFiles()
+			if err != nil {
+				return nil, err
+			}
+			versions, err := files.ImageVersions(ctx, in.name())
+			for i := range versions {
+				versions[i].Image = shownImage(versions[i].Image)
+				versions[i].Guests = notNil(versions[i].Guests)
+			}
+			return listOf(versions, err)
+		})
+	verify := operation("verify-image", http.MethodPost, "/v1/images/{distribution}/{release}/verify", tag, "Compare an image with its hash")
+	verify.Description = "Reads all bytes of all versions. Answers at once with the operation to follow, which fails when one is damaged."
+	verify.DefaultStatus = http.StatusAccepted
+	register(s, verify, func(ctx context.Context, in *imageInput) (*buildOutput, error) {
+		files, err := s.imageFiles()
+		if err != nil {
+			return nil, err
+		}
+		op, err := files.VerifyImage(ctx, in.name())
+		if err != nil {
+			return nil, err
+		}
+		return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
+	})
 }
 
 func (s *Server) importImage(ctx context.Context, r *http.Request, body io.Reader) (Operation, error) {
@@ -156,6 +221,35 @@ func (c *Client) ImportImage(ctx context.Context, name string, o ImportImage, fi
 	return op, err
 }
 
+// ExportImage writes a version of an image to w, as one file that ImportImage
+// takes; an empty id means the newest.
+func (c *Client) ExportImage(ctx context.Context, name, id string, w io.Writer) error {
+	if err := vps.ValidImageName("image", name); err != nil {
+		return err
+	}
+	query := url.Values{}
+	if id != "" {
+		query.Set("version", id)
+	}
+	return c.stream(ctx, "/v1/images/"+name+"/export", query, w)
+}
+
+// VerifyImage starts to compare all versions of an image with their hashes.
+func (c *Client) VerifyImage(ctx context.Context, name string) (Operation, error) {
+	if err := vps.ValidImageName("image", name); err != nil {
+		return Operation{}, err
+	}
+	return send[Operation](ctx, c, http.MethodPost, "/v1/images/"+name+"/verify", nil, nil)
+}
+
+// ImageVersions lists all versions of an image, oldest first.
+func (c *Client) ImageVersions(ctx context.Context, name string) ([]ImageVersion, error) {
+	if err := vps.ValidImageName("image", name); err != nil {
+		return nil, err
+	}
+	return getList[ImageVersion](ctx, c, "/v1/images/"+name+"/versions", nil)
+}
+
 // source remembers the error of a reader, to tell it from one of the network.
 type source struct {
 	r   io.Reader
@@ -179,14 +273,19 @@ func describeImageFiles(doc *huma.OpenAPI) {
 		{Name: "release", In: "path", Required: true, Schema: text, Example: "latest"},
 	}
 	in := operation("import-image", http.MethodPost, "/v1/images/{distribution}/{release}/import", "images", "Make an image of a file")
-	in.Description = "The file is told by its contents: a root filesystem as a tar archive (plain, gzip, xz, zstd or bzip2), or the image of a disk: a filesystem, partitions, or qcow2. " +
+	in.Description = "The file is told by its contents: a root filesystem as a tar archive (plain, gzip, xz, zstd or bzip2), an OCI layout or what docker saves, as an archive, the image of a disk (a filesystem, partitions, or qcow2), or an exported image. " +
 		"Answers when it has arrived, with the operation to follow. Send `Expect: 100-continue` to hear of a refusal before the file is sent."
-	in.Parameters = append(path,
+	in.Parameters = append(slices.Clone(path),
 		query("filesystem", huma.TypeString, "What it is put into: ext4, xfs or btrfs; left out: ext4."),
 		query("capacity", huma.TypeInteger, "Bytes; the largest disk of guests whose disks are overlays on it."),
 		query("partition", huma.TypeInteger, "Number of the partition of a disk that holds the root filesystem; left out: it is found."),
 	)
 	in.RequestBody = &huma.RequestBody{Required: true, Content: map[string]*huma.MediaType{typeBytes: {Schema: bytes}}}
 	in.Responses = answers("202", "The work has begun.", typeJSON, &huma.Schema{Ref: "#/components/schemas/Operation"})
+	out := operation("export-image", http.MethodGet, "/v1/images/{distribution}/{release}/export", "images", "Write an image as one file")
+	out.Description = "Importing it on another host gives the same version. A failure after the first byte is a problem document in the trailer " + errorTrailer + "."
+	out.Parameters = append(slices.Clone(path), query("version", huma.TypeString, "ID of the version; left out: the newest."))
+	out.Responses = answers("200", "The file.", typeBytes, bytes)
 	doc.AddOperation(&in)
+	doc.AddOperation(&out)
 }

@@ -175,6 +175,7 @@ func (s *Server) registerRoutes() {
 	s.registerTenants()
 	s.registerHost()
 	s.registerImages()
+	s.registerImageFiles()
 	s.registerUsages()
 	s.registerDisks()
 	s.registerKernels()

@@ -48,6 +48,7 @@ func (s *Server) registerStreams(m routes) {
 	m.HandleFunc(patternCopyIn, s.serveCopyIn)
 	m.HandleFunc(patternCheck, s.serveCheck)
 	m.HandleFunc(patternImport, s.serveImport)
+	m.HandleFunc(patternImageExport, s.serveImageExport)
 	describeStreams(s.api.OpenAPI())
 	describeAudit(s.api.OpenAPI())
 	describeFiles(s.api.OpenAPI())

@@ -63,6 +63,9 @@ type Images interface {
 // ImageFiles moves images in and out.
 type ImageFiles interface {
 	ImportImage(ctx context.Context, name string, o api.ImportImage, file io.Reader) (api.Operation, error)
+	ExportImage(ctx context.Context, name, id string, w io.Writer) error
+	VerifyImage(ctx context.Context, name string) (api.Operation, error)
+	ImageVersions(ctx context.Context, name string) ([]api.ImageVersion, error)
 }
 
 // Machines reads the state of the host.

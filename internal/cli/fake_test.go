@@ -412,7 +412,29 @@ func (f *fake) ImportImage(_ context.Context, name string, _ api.ImportImage, fi
 	if _, err := io.Copy(io.Discard, file); err != nil {
 		return api.Operation{}, err
 	}
+	if f.failure == nil {
+		f.images = append(f.images, vps.Image{Name: name, ID: "img-2", Filesystem: "ext4", Content: 3 * vps.MiB, Warnings: []string{"There is no SSH server."}})
+	}
 	return api.Operation{ID: "op-1", Kind: "image-import", Target: name, Progress: vps.Progress{Phase: "unpack"}}, f.failure
+}
+
+func (f *fake) ExportImage(_ context.Context, name, id string, w io.Writer) error {
+	if f.failure != nil {
+		return f.failure
+	}
+	_, err := io.WriteString(w, "image "+name+" "+id)
+	return err
+}
+
+func (f *fake) VerifyImage(_ context.Context, name string) (api.Operation, error) {
+	return api.Operation{ID: "op-1", Kind: "image-verify", Target: name, Progress: vps.Progress{Phase: "checksum"}}, f.failure
+}
+
+func (f *fake) ImageVersions(ctx context.Context, name string) ([]api.ImageVersion, error) {
+	img, err := f.Image(ctx, name)
+	old := img
+	old.ID, old.Created = "img-0", img.Created.Add(-24*time.Hour)
+	return []api.ImageVersion{{Image: old, Guests: []string{"alice"}}, {Image: img, Newest: true}}, err
 }
 
 func (f *fake) DeleteImage(_ context.Context, name string) error {

@@ -1,10 +1,12 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +17,7 @@ import (
 
 func (a *app) imageCmd() *cobra.Command {
 	return noun("image", "Build and keep the images that guests are cloned from",
-		a.imageBuildCmd(), a.imageImportCmd(), a.imageListCmd(), a.imageShowCmd(), a.imageDeleteCmd())
+		a.imageBuildCmd(), a.imageImportCmd(), a.imageExportCmd(), a.imageVerifyCmd(), a.imageListCmd(), a.imageShowCmd(), a.imageDeleteCmd())
 }
 
 func (a *app) imageBuildCmd() *cobra.Command {
@@ -53,21 +55,21 @@ on when this verb is interrupted. Guests keep the version they were made from.`,
 			a.say("%s is being built; `sublet image list` shows it when it is done", name)
 			return nil
 		}
-		return a.followImage(ctx, cmd, client, op, "built")
+		return a.followImage(ctx, cmd, client, op, "build", "built", timeout)
 	}
 	return cmd
 }
 
 // followImage waits for an image to be built, or imported, and says how that
 // ended.
-func (a *app) followImage(ctx context.Context, cmd *cobra.Command, client Client, op api.Operation, done string) error {
+func (a *app) followImage(ctx context.Context, cmd *cobra.Command, client Client, op api.Operation, noun, done string, timeout time.Duration) error {
 	name := op.Target
 	op, err := a.follow(ctx, client, op)
 	switch {
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
-		a.say("%s is still being %s in the daemon; `sublet image list` shows it when it is done", name, done)
+		a.say("the %s of %s goes on in the daemon; `sublet image list` shows it when it is done", noun, name)
 		if cmd.Context().Err() == nil {
-			return vps.Errorf(vps.CodeTimeout, "%s is not %s in the time given", name, done)
+			return vps.Errorf(vps.CodeTimeout, "%s is not %s after %s", name, done, timeout)
 		}
 		return err
 	case err != nil:
@@ -146,13 +148,23 @@ func imageColumns() []column[vps.Image] {
 
 func (a *app) imageListCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "list", Aliases: []string{"ls"}, Short: "List all images", Args: atMost(0, "no name; `sublet image show` shows one image")}
+	var all bool
+	cmd.Flags().BoolVar(&all, "versions", false, "list all versions, and the guests on them")
 	out := addListOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		ctx, cancel := request(cmd)
 		defer cancel()
-		images, err := a.client().Images(ctx)
+		client := a.client()
+		images, err := client.Images(ctx)
 		if err != nil {
 			return err
+		}
+		if all {
+			versions, err := a.versions(ctx, client, images)
+			if err != nil {
+				return err
+			}
+			return printList(a, cmd, out, "versions", versionColumns(), versions)
 		}
 		return printList(a, cmd, out, "images", imageColumns(), images)
 	}
@@ -202,6 +214,15 @@ func (a *app) imageShowCmd() *cobra.Command {
 		}
 		for _, w := range img.Warnings {
 			fields = append(fields, field{"warning", w})
+		}
+		versions, err := a.client().ImageVersions(ctx, args[0])
+		if err != nil {
+			return about(args[0], err)
+		}
+		for _, v := range versions {
+			if !v.Newest || len(versions) > 1 {
+				fields = append(fields, field{"version", joined(v.ID, inBrackets(cmp.Or(strings.Join(v.Guests, ", "), "no guests")))})
+			}
 		}
 		if packages {
 			fields = append(fields, field{value: "Packages"})

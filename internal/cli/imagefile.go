@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,8 @@ func (a *app) imageImportCmd() *cobra.Command {
 		Short: "Make an image of a file",
 		Long: `Make an image of a file, or a new version of one. The file may be a root
 filesystem as a tar archive, packed or not, of any distribution, or the image of
-a disk: a filesystem, with partitions, or qcow2. What it is, is told by its contents and not by its name; - reads the standard input. The
+a disk: a filesystem, with partitions, or qcow2, an OCI layout (also a folder),
+what docker save writes, or an image that was exported. What it is, is told by its contents and not by its name; - reads the standard input. The
 client sends the file; when it has arrived, the work goes on in the daemon even
 if this verb is interrupted. Guests keep the version they were made from.`,
 		Example: `  sublet image import archlinux-bootstrap-x86_64.tar.zst --name arch/latest
@@ -67,7 +69,7 @@ if this verb is interrupted. Guests keep the version they were made from.`,
 			a.say("%s has arrived and is being imported; `sublet image list` shows it when it is done", name)
 			return nil
 		}
-		return a.followImage(ctx, cmd, client, op, "imported")
+		return a.followImage(ctx, cmd, client, op, "import", "imported", timeout)
 	}
 	return cmd
 }
@@ -105,29 +107,119 @@ func (a *app) openImport(path string) (io.ReadCloser, int64, error) {
 
 // upload sends the file and shows how far it is.
 func (a *app) upload(ctx context.Context, client Client, name string, o api.ImportImage, file io.Reader, size int64) (api.Operation, error) {
-	bar := a.newBar(name)
-	defer bar.clear()
-	sent := int64(0)
-	var last time.Time
-	show := func(n int) {
-		sent += int64(n)
-		const often = 100 * time.Millisecond
-		if now := a.Now(); now.Sub(last) >= often {
-			last = now
-			bar.show(vps.Progress{Phase: "upload", Fraction: float64(sent) / float64(max(size, sent, 1))})
-		}
+	progress := a.newBytes(name+": upload", size)
+	defer progress.clear()
+	return client.ImportImage(ctx, name, o, io.TeeReader(file, progress))
+}
+
+func (a *app) imageExportCmd() *cobra.Command {
+	var to, version string
+	cmd := &cobra.Command{
+		Use:   "export IMAGE",
+		Short: "Write an image as one file",
+		Long: `Write an image as one compressed file that describes itself: importing it under
+the same name, on another host or later on this one, gives the same version
+with the same hash. Holes take no room in it.`,
+		Example: `  sublet image export debian/12 -o debian-12.image
+  sublet image export debian/12 | ssh other sublet image import - --name debian/12`,
+		Args: one("one image"), ValidArgsFunction: a.completeImages(1),
 	}
-	return client.ImportImage(ctx, name, o, &watched{file, show})
+	cmd.Flags().StringVarP(&to, "output-file", "o", "", "the file to write (default: standard output)")
+	cmd.Flags().StringVar(&version, "version", "", "ID of the version (default: the newest)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		name := args[0]
+		if to == "" && a.IsTerminal(a.Stdout) {
+			return usage(cmd, "an image is not for a terminal; name a file: sublet image export %s -o FILE", name)
+		}
+		progress := a.newBytes(name+": export", 0)
+		defer progress.clear()
+		write := func(w io.Writer) error {
+			return about(name, a.client().ExportImage(cmd.Context(), name, version, io.MultiWriter(w, progress)))
+		}
+		if to == "" || to == "-" {
+			return write(a.Stdout)
+		}
+		return writeWhole(to, write)
+	}
+	return cmd
 }
 
-// watched tells of every read.
-type watched struct {
-	io.Reader
-	read func(n int)
+// writeWhole writes a file that is there whole or not at all.
+func writeWhole(path string, write func(io.Writer) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return vps.Wrap(vps.CodeInvalid, err, "%s cannot be written: %s", path, reason(err))
+	}
+	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
+	const mode = 0o644
+	err = write(f)
+	if kept := errors.Join(f.Chmod(mode), f.Sync(), f.Close()); err == nil && kept != nil {
+		err = vps.Wrap(vps.CodeInternal, kept, "%s cannot be written: %s", path, reason(kept))
+	}
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return vps.Wrap(vps.CodeInvalid, err, "%s cannot be written: %s", path, reason(err))
+	}
+	return nil
 }
 
-func (w *watched) Read(b []byte) (int, error) {
-	n, err := w.Reader.Read(b)
-	w.read(n)
-	return n, err
+func (a *app) imageVerifyCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "verify IMAGE…",
+		Short: "Compare all bytes of images with their hashes",
+		Args:  atLeast(1, "an image"), ValidArgsFunction: a.completeImages(-1),
+	}
+	cmd.RunE = func(cmd *cobra.Command, names []string) error {
+		client := a.client()
+		return a.each(cmd.Context(), names, "images", func(name string) error {
+			op, err := client.VerifyImage(cmd.Context(), name)
+			if err != nil {
+				return err
+			}
+			if op, err = a.follow(cmd.Context(), client, op); err != nil {
+				return err
+			}
+			if op.Code != "" || op.Error != "" {
+				return operationError(op)
+			}
+			a.say("%s is whole", name)
+			return nil
+		})
+	}
+	return cmd
+}
+
+// versionColumns are those of `image list --versions`.
+func versionColumns() []column[api.ImageVersion] {
+	var columns []column[api.ImageVersion]
+	for _, c := range imageColumns() {
+		of := column[api.ImageVersion]{key: c.key, wide: c.wide, text: func(v api.ImageVersion) string { return c.text(v.Image) }}
+		if c.raw != nil {
+			of.raw = func(v api.ImageVersion) string { return c.raw(v.Image) }
+		}
+		of.wide = c.wide && c.key != "id" || c.key == "architecture"
+		columns = append(columns, of)
+	}
+	return append(columns,
+		column[api.ImageVersion]{key: "newest", text: func(v api.ImageVersion) string { return yesNo(v.Newest) }},
+		column[api.ImageVersion]{key: "guests", text: func(v api.ImageVersion) string { return strings.Join(v.Guests, ",") }},
+	)
+}
+
+// versions lists all versions of all images.
+func (a *app) versions(ctx context.Context, client Client, images []vps.Image) ([]api.ImageVersion, error) {
+	var all []api.ImageVersion
+	for _, img := range images {
+		versions, err := client.ImageVersions(ctx, img.Name)
+		if vps.ErrorCode(err) == vps.CodeNotFound {
+			continue // deleted meanwhile
+		}
+		if err != nil {
+			return nil, about(img.Name, err)
+		}
+		all = append(all, versions...)
+	}
+	return all, nil
 }

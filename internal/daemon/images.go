@@ -112,25 +112,33 @@ func (b backend) DeleteImage(ctx context.Context, name string) error {
 	var failure error
 	err := b.images.Delete(ctx, name, func(id string) []string {
 		// Asked under the images' lock: a guest made meanwhile is seen.
-		host, err := b.state.Host(ctx)
+		users, err := b.usersOf(ctx, id)
 		if err != nil {
 			failure = err
 			return []string{"(unknown)"} // so that nothing is deleted
 		}
-		var users []string
-		for i := range host.Guests {
-			g := &host.Guests[i]
-			// A disk that was restored or moved here may lie on another version.
-			images, err := b.volumes.Images(g.ID)
-			if err != nil {
-				failure = err
-				return []string{g.Spec.Name}
-			}
-			if g.ImageID == id || g.Rescue != nil && g.Rescue.ImageID == id || slices.Contains(images, id) {
-				users = append(users, g.Spec.Name)
-			}
-		}
 		return users
 	})
 	return cmp.Or(failure, err)
+}
+
+// usersOf returns the names of the guests on a version of an image.
+func (b backend) usersOf(ctx context.Context, id string) ([]string, error) {
+	host, err := b.state.Host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	users := []string{}
+	for i := range host.Guests {
+		g := &host.Guests[i]
+		// A disk that was restored or moved here may lie on another version.
+		images, err := b.volumes.Images(g.ID)
+		if err != nil {
+			return nil, err
+		}
+		if g.ImageID == id || g.Rescue != nil && g.Rescue.ImageID == id || slices.Contains(images, id) {
+			users = append(users, g.Spec.Name)
+		}
+	}
+	return users, nil
 }

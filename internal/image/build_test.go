@@ -119,7 +119,7 @@ func TestBuild(t *testing.T) {
 	if last.Fraction != 1 {
 		t.Errorf("the last report is %v", last)
 	}
-	if err := s.Verify(t.Context(), "debian/12"); err != nil {
+	if err := s.Verify(t.Context(), "debian/12", nil); err != nil {
 		t.Error(err)
 	}
 	got, err := s.Get(t.Context(), "debian/12")

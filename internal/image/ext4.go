@@ -63,19 +63,19 @@ func mke2fsArgs(mke2fs, tree, disk string, size vps.Bytes) []string {
 	}
 }
 
-// checksum returns the SHA-256 of the first size bytes of f: of the
+// checksum returns the SHA-256 of the first size bytes of r: of the
 // filesystem. What follows up to the file's end is a hole.
-func checksum(ctx context.Context, f *os.File, size vps.Bytes, progress func(fraction float64)) (string, error) {
+func checksum(ctx context.Context, r io.Reader, size vps.Bytes, progress func(fraction float64)) (string, error) {
 	sum := sha256.New()
 	buf := make([]byte, 1<<20)
 	for at := int64(0); at < int64(size); {
 		if err := ctx.Err(); err != nil {
 			return "", err
 		}
-		n, err := f.ReadAt(buf[:min(int64(len(buf)), int64(size)-at)], at)
+		n, err := io.ReadFull(r, buf[:min(int64(len(buf)), int64(size)-at)])
 		_, _ = sum.Write(buf[:n]) // never fails
 		at += int64(n)
-		if err != nil && (!errors.Is(err, io.EOF) || at < int64(size)) {
+		if err != nil {
 			return "", err
 		}
 		progress(float64(at) / float64(size))

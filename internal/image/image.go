@@ -3,6 +3,7 @@ package image
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -244,35 +245,53 @@ func (s *Store) Sweep(ctx context.Context) error {
 	return nil
 }
 
-// Verify reads the newest version of the image called name and compares its
-// SHA-256. CodeInternal: it is damaged. It takes about a second per GiB.
-func (s *Store) Verify(ctx context.Context, name string) error {
-	m, err := s.latest(name)
+// Verify reads all versions of the image called name and compares their
+// SHA-256. CodeInternal: one is damaged. CodeNotFound: there is none. It takes
+// about a second per GiB. progress may be nil.
+func (s *Store) Verify(ctx context.Context, name string, progress func(vps.Progress)) error {
+	ids, err := s.versions(name)
 	if err != nil {
 		return err
 	}
-	f, err := os.Open(m.Path)
-	if err != nil {
-		return corrupt(err, name, m.Path)
+	if len(ids) == 0 {
+		ids = []string{""}
 	}
-	defer func() { _ = f.Close() }() // read only
-	sum, err := checksum(ctx, f, m.FilesystemSize, func(float64) {})
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	if err == nil && sum != m.SHA256 {
-		err = errors.New("its SHA-256 is " + sum + ", not " + m.SHA256)
-	}
-	if err == nil {
-		var hole bool
-		if hole, err = holeFrom(f, m.FilesystemSize); err == nil && !hole {
-			err = errors.New("there is data behind its filesystem")
+	meter := newMeter(progress)
+	for n, id := range ids {
+		m, err := s.find(name, id)
+		if err != nil {
+			return err
+		}
+		err = verify(ctx, &m, func(part float64) { meter.at(phaseChecksum, (float64(n)+part)/float64(len(ids))) })
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			return corrupt(err, name, m.Path)
 		}
 	}
-	if err != nil {
-		return corrupt(err, name, m.Path)
-	}
+	meter.at(phaseChecksum, 1)
 	return nil
+}
+
+func verify(ctx context.Context, m *manifest, progress func(float64)) error {
+	f, err := os.Open(m.Path)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }() // read only
+	sum, err := checksum(ctx, io.NewSectionReader(f, 0, int64(m.FilesystemSize)), m.FilesystemSize, progress)
+	if err != nil {
+		return err
+	}
+	if sum != m.SHA256 {
+		return errors.New("its SHA-256 is " + sum + ", not " + m.SHA256)
+	}
+	hole, err := holeFrom(f, m.FilesystemSize)
+	if err == nil && !hole {
+		err = errors.New("there is data behind its filesystem")
+	}
+	return err
 }
 
 // homes lists the names that have a folder, sorted, built or not.

@@ -93,7 +93,7 @@ func TestReading(t *testing.T) {
 		wantCode(t, err, vps.CodeNotFound, "debian/11, debian/12, debian/13")
 		wantCode(t, s.Delete(t.Context(), name, nil), vps.CodeNotFound)
 	}
-	if err := s.Verify(t.Context(), "debian/12"); err != nil {
+	if err := s.Verify(t.Context(), "debian/12", nil); err != nil {
 		t.Error(err)
 	}
 }
@@ -122,7 +122,7 @@ func TestDamaged(t *testing.T) {
 			}
 			_, err := s.Get(t.Context(), "debian/12")
 			wantCode(t, err, vps.CodeInternal, "debian/12", dir, "sublet image build debian/12")
-			wantCode(t, s.Verify(t.Context(), "debian/12"), vps.CodeInternal, "debian/12")
+			wantCode(t, s.Verify(t.Context(), "debian/12", nil), vps.CodeInternal, "debian/12")
 			if list, err := s.List(t.Context()); err != nil || len(list) != 1 || list[0].ID != "good" {
 				t.Errorf("list is %v, %v", list, err)
 			}
@@ -147,7 +147,7 @@ func TestVerifyFindsChanges(t *testing.T) {
 		if err := errors.Join(err, f.Close()); err != nil {
 			t.Fatal(err)
 		}
-		wantCode(t, s.Verify(t.Context(), "debian/12"), vps.CodeInternal, "debian/12", "damaged", "sublet image build debian/12")
+		wantCode(t, s.Verify(t.Context(), "debian/12", nil), vps.CodeInternal, "debian/12", "damaged", "sublet image build debian/12")
 	}
 }
 

@@ -132,6 +132,9 @@ func (u *Upload) run(ctx context.Context, i Import, m *manifest) error {
 	if err != nil {
 		return err
 	}
+	if source.Kind == rootfs.Exported {
+		return w.importExport(ctx, source, i, m)
+	}
 	m.Source = string(source.Kind)
 	m.Size = i.Capacity
 	if source.Disk != "" {

@@ -117,7 +117,7 @@ func TestImportKeepsEverything(t *testing.T) {
 		img.Filesystem != "ext4" || img.Size != 8*vps.GiB || img.Source != "tarball" || len(img.Packages) != 2 || len(img.Warnings) != 1 {
 		t.Errorf("got %+v", img)
 	}
-	if err := s.Verify(t.Context(), "alpine/3.22"); err != nil {
+	if err := s.Verify(t.Context(), "alpine/3.22", nil); err != nil {
 		t.Error(err)
 	}
 	tool(t, "e2fsck", "-fn", img.Path)

@@ -77,7 +77,15 @@ func corrupt(err error, name, dir string) error {
 	if errors.Is(err, fs.ErrPermission) {
 		return vps.Wrap(vps.CodeInternal, err, "image %s in %s cannot be read; sublet has to run as root", name, dir)
 	}
-	return vps.Wrap(vps.CodeInternal, err, "image %s in %s is damaged (%v); build it again: sublet image build %s", name, dir, err, name)
+	return vps.Wrap(vps.CodeInternal, err, "image %s in %s is damaged (%v); %s", name, dir, err, again(name))
+}
+
+// again says how an image is made once more.
+func again(name string) string {
+	if _, ok := releases()[name]; ok {
+		return "build it again: sublet image build " + name
+	}
+	return "import it again: sublet image import FILE --name " + name
 }
 
 // syncDir makes names in dir last through a power cut.

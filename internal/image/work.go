@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -175,7 +176,7 @@ func (w *work) seal(ctx context.Context, f *os.File, m *manifest) error {
 	}
 	w.meter.at(phaseChecksum, endWrite)
 	var err error
-	if m.SHA256, err = checksum(ctx, f, m.FilesystemSize, func(part float64) {
+	if m.SHA256, err = checksum(ctx, io.NewSectionReader(f, 0, int64(m.FilesystemSize)), m.FilesystemSize, func(part float64) {
 		w.meter.at(phaseChecksum, endWrite+(1-endWrite)*part*0.99)
 	}); err != nil {
 		return err

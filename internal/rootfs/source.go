@@ -56,6 +56,8 @@ type Source struct {
 	// Disk is the file with the image of a disk: with a filesystem from its
 	// start, partitions, or in QEMU's format. Empty when there is a folder.
 	Disk string
+	// Manifest goes with the disk of an exported image.
+	Manifest []byte
 	// Left is what could not be kept of it.
 	Left tree.Left
 }
@@ -93,6 +95,8 @@ func Unpack(ctx context.Context, f *os.File, o Options) (*Source, error) {
 		return nil, damaged(err)
 	}
 	switch {
+	case isExport(head):
+		return unpackExport(ctx, in, o)
 	case isTar(head):
 		return unpackTar(ctx, in, o)
 	case !isDisk(head):
