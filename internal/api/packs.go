@@ -130,9 +130,11 @@ func (s *Server) serveUnpack(w http.ResponseWriter, r *http.Request) {
 		_ = json.NewEncoder(w).Encode(done) // a caller that left needs no answer
 		return
 	}
+	control := http.NewResponseController(w)
+	// Else the server shuts the way as soon as it answers.
+	_ = control.EnableFullDuplex()
 	w.Header().Set("Connection", "close")
 	s.refuse(w, r, streamError(ctx, err))
-	control := http.NewResponseController(w)
 	if control.Flush() != nil {
 		return
 	}
