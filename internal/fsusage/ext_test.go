@@ -100,7 +100,7 @@ func compareExt(tb testing.TB, fs vps.Filesystem, want map[string]string) {
 	have := map[string]string{
 		"Filesystem volume name": none(fs.Label, "<none>"),
 		"Last mounted on":        none(fs.Ext.LastMountedOn, "<not available>"),
-		"Filesystem UUID":        fs.UUID,
+		"Filesystem UUID":        none(fs.UUID, "<none>"),
 		"Filesystem features":    none(strings.Join(fs.Features, " "), "(none)"),
 		"Filesystem state":       state[fs.State],
 		"Inode count":            number(fs.Inodes),
