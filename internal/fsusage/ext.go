@@ -27,6 +27,7 @@ const (
 	extNeedsRecovery = 0x4   // incompat
 	extJournalDev    = 0x8   // incompat
 	extMetaBG        = 0x10  // incompat
+	extExtents       = 0x40  // incompat
 	ext64Bit         = 0x80  // incompat
 	extChecksumSeed  = 0x2000
 	extSparseSuper   = 0x1   // ro_compat
@@ -230,8 +231,18 @@ func (s *extSuper) report(d *device, backup uint64) (vps.Filesystem, error) {
 		}
 	}
 	fs.Overhead = s.overhead()
-	fs.Free, fs.Reserved = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(fs.ReservedBlocks)*fs.BlockSize
+	fs.Free, fs.Reserved = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(fs.ReservedBlocks)*fs.BlockSize+s.kept()
 	return fs, nil
+}
+
+// kept is what the kernel keeps free besides the reserved blocks, so that
+// extents can be split: a fiftieth of the clusters, up to 4096
+// (ext4_set_resv_clusters). Nothing of it is on the disk.
+func (s *extSuper) kept() vps.Bytes {
+	if s.incompat&extExtents == 0 {
+		return 0
+	}
+	return vps.Bytes(min(s.blocks/uint64(s.clusterSize/s.blockSize)/50, 4096)) * vps.Bytes(s.clusterSize)
 }
 
 // kind tells ext2, ext3 and ext4 apart as blkid(8) does.
@@ -260,7 +271,7 @@ func (s *extSuper) describeState(fs *vps.Filesystem) {
 		fs.State = vps.FilesystemNeedsRecovery
 	}
 	if fs.State != vps.FilesystemClean {
-		fs.Approximate = "It is mounted, or was not unmounted: what was written in the last half minute of its use may be missing."
+		fs.Approximate = "It is mounted, or was not unmounted: what was written in the last minute of its use may be missing."
 	}
 	if state&extStateErrors != 0 {
 		fs.State = vps.FilesystemErrors

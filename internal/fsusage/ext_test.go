@@ -230,8 +230,21 @@ func TestExtFeatures(t *testing.T) {
 	}
 }
 
+// aFew makes a folder with a few files.
+func aFew(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for i := range 5 {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), make([]byte, i*3000), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 func TestExtKinds(t *testing.T) {
 	t.Parallel()
+	files := aFew(t)
 	for name, tt := range map[string]struct {
 		args []string
 		want vps.FilesystemType
@@ -261,7 +274,7 @@ func TestExtKinds(t *testing.T) {
 			if name == "64 GiB" {
 				size = "64G"
 			}
-			run(t, "mke2fs", append(append([]string{"-q", "-F", "-d", "."}, tt.args...), path, size)...)
+			run(t, "mke2fs", append(append([]string{"-q", "-F", "-d", files}, tt.args...), path, size)...)
 			fs, err := readPath(t, path)
 			if err != nil {
 				t.Fatal(err)

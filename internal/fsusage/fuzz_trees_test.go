@@ -1,6 +1,7 @@
 package fsusage
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
 	"path/filepath"
@@ -99,24 +100,44 @@ func FuzzBtrfs(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	var places []int64
-	var nodes [][]byte
+	places, blocks := []int64{btrfsPlaces[0]}, [][]byte{s.raw}
 	for _, p := range []btrfsPointer{{s.chunkRoot, s.chunkGeneration, 0}, {s.root, s.generation, 0}, extents} {
 		n, err := v.node(p)
 		if err != nil {
 			f.Fatal(err)
 		}
 		at, _ := v.chunkAt(p.address).places(p.address)
-		places, nodes = append(places, int64(at[0].offset)), append(nodes, n.raw)
+		places, blocks = append(places, int64(at[0].offset)), append(blocks, n.raw)
 	}
-	f.Add(s.raw, nodes[0], nodes[1], nodes[2])
-	f.Fuzz(func(t *testing.T, super, chunks, roots, groups []byte) {
+	// The fuzzer is slow with long inputs, so it makes edits: which block and
+	// how many bytes (1, 2, 4, 8), where, and the bytes.
+	f.Add([]byte{})
+	for block, size := range map[byte]int{0: 600, 1: 101 + 4*btrfsItemBytes, 2: 101 + 4*btrfsItemBytes, 3: 101 + 4*btrfsItemBytes} {
+		for at := 32; at < size; at += 8 {
+			f.Add([]byte{block | 3<<2, byte(at), byte(at >> 8), 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x7f})
+			f.Add([]byte{block | 2<<2, byte(at), byte(at >> 8), 1, 0, 0, 0})
+		}
+	}
+	// The contents of items stand at the ends of the leaves.
+	for block := byte(1); block < 4; block++ {
+		for at := 4096 - 8; at > 4096-800; at -= 8 {
+			f.Add([]byte{block | 3<<2, byte(at), byte(at >> 8), 0, 0, 0, 0, 0, 0, 0, 0x40})
+			f.Add([]byte{block, byte(at), byte(at >> 8), 3})
+		}
+	}
+	f.Fuzz(func(t *testing.T, edits []byte) {
 		pieces := map[int64][]byte{}
-		for i, b := range [][]byte{super, chunks, roots, groups} {
-			block := make([]byte, 4096)
-			copy(block, b)
+		for i, b := range blocks {
+			pieces[places[i]] = bytes.Clone(b)
+		}
+		for len(edits) > 3 {
+			width := 1 << (edits[0] >> 2 & 3)
+			block, at := pieces[places[edits[0]&3]], int(binary.LittleEndian.Uint16(edits[1:]))%4096
+			edits = edits[3:]
+			edits = edits[copy(block[at:], edits[:min(width, len(edits))]):]
+		}
+		for _, block := range pieces {
 			copy(block, s.sum.of(block[32:]))
-			pieces[append([]int64{btrfsPlaces[0]}, places...)[i]] = block
 		}
 		fuzzRead(t, patched{clean, pieces})
 	})

@@ -197,7 +197,7 @@ func (s *xfsSuper) report(d *device, others []*device, copied bool) (vps.Filesys
 	switch {
 	case err == nil && (copied || fs.Approximate != "" && s.lazy):
 		// The kernel writes the superblock's counts when it unmounts; those of
-		// the groups follow with the log's, within half a minute.
+		// the groups follow the log's within a minute (xfssyncd_centisecs).
 		fs.FreeBlocks, fs.XFS.MadeInodes, fs.XFS.FreeMadeInodes = sums.free, sums.inodes, sums.freeInodes
 	case err != nil && (copied || fs.Approximate != "" || !errors.Is(err, errDamaged)):
 		return fs, err
@@ -238,7 +238,7 @@ func (s *xfsSuper) describeState(d *device, others []*device, fs *vps.Filesystem
 	clean, err := s.logClean(d, others)
 	switch {
 	case errors.Is(err, errNoLog):
-		fs.Approximate = "Its log is on another device, so it is not known whether it was unmounted in order: what was written in the last half minute of its use may be missing."
+		fs.Approximate = "Its log is on another device, so it is not known whether it was unmounted in order: what was written in the last minute of its use may be missing."
 	case err != nil && errors.Is(err, errDamaged):
 		clean = false
 		fs.Warnings = append(fs.Warnings, "Its log cannot be read; check it with xfs_repair -n.")
@@ -247,7 +247,7 @@ func (s *xfsSuper) describeState(d *device, others []*device, fs *vps.Filesystem
 	}
 	if err == nil && !clean || errors.Is(err, errDamaged) {
 		fs.State = vps.FilesystemNeedsRecovery
-		fs.Approximate = "It is mounted, or was not unmounted: what was written in the last half minute of its use may be missing."
+		fs.Approximate = "It is mounted, or was not unmounted: what was written in the last minute of its use may be missing."
 	}
 	if s.incompat()&xfsNeedsRepair != 0 {
 		fs.State = vps.FilesystemErrors

@@ -49,15 +49,15 @@ type Filesystem struct {
 	// Free is what no file and no structure takes, Reserved included.
 	Free Bytes `json:"free" doc:"Free bytes, the reserved ones included."`
 	// Reserved is what only root, or the filesystem itself, may take of Free:
-	// for XFS what the kernel keeps for its trees, for Btrfs what metadata and
-	// replicas would take, or no profile can use.
+	// for ext4 and XFS what the kernel keeps besides, for Btrfs what metadata
+	// and replicas would take, or no profile can use.
 	Reserved Bytes `json:"reserved" doc:"What only root, or the filesystem itself, may take of the free bytes."`
 	// Overhead is what the filesystem's own structures take of Size for good;
 	// df leaves it out of its size. 0 when the format does not tell. For Btrfs
 	// it is what replicas and parity take.
 	Overhead Bytes `json:"overhead" doc:"What its own structures take for good; 0 when it does not tell."`
-	// Blocks, FreeBlocks and ReservedBlocks are Size, Free and Reserved in
-	// blocks.
+	// Blocks and FreeBlocks are Size and Free in blocks. ReservedBlocks is
+	// Reserved, for ext without what the kernel keeps besides.
 	Blocks         uint64 `json:"blocks"`
 	FreeBlocks     uint64 `json:"free_blocks"`
 	ReservedBlocks uint64 `json:"reserved_blocks"`
