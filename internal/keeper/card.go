@@ -144,7 +144,7 @@ func receive(conn io.Writer, tap io.Reader) error {
 	for {
 		n, err := tap.Read(frame)
 		if err != nil {
-			return nil
+			return nil //nolint:nilerr // see above
 		}
 		if _, err := conn.Write(frame[:n]); err != nil {
 			return err

@@ -106,7 +106,7 @@ func (k *keeper) run(ctx context.Context) error {
 	}
 	if k.cfg.Relay != "" {
 		c, err := openCard(k.cfg.RunDir, k.cfg.Relay, k.cfg.UID, func(err error) {
-			k.log.Warn("the guest's link cannot be opened; waiting for it", "guest", k.cfg.Name, "error", err)
+			k.log.WarnContext(ctx, "the guest's link cannot be opened; waiting for it", "guest", k.cfg.Name, "error", err)
 		})
 		if err != nil {
 			return vps.Wrap(vps.CodeInternal, err, "cannot make the network card of guest %s", k.cfg.Name)
