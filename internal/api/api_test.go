@@ -229,7 +229,7 @@ func TestImagesRoundTrip(t *testing.T) {
 	if i := must[vps.Image](t)(s.Image(ctx, "debian/12")); i.Name != "debian/12" || len(i.Packages) != 1 {
 		t.Errorf("image: %+v", i)
 	}
-	op := must[Operation](t)(s.BuildImage(ctx, "debian/12"))
+	op := must[Operation](t)(s.BuildImage(ctx, "debian/12", ""))
 	same(t, op, Operation{ID: "op-1", Kind: "build", Target: "debian/12", Progress: vps.Progress{Phase: "start", Fraction: -1}})
 	same(t, must[Operation](t)(s.Operation(ctx, "op-1")), Operation{ID: "op-1", Done: true, Code: vps.CodeTimeout, Error: "too slow"})
 	check(t, s.DeleteImage(ctx, "debian/12"))
@@ -251,7 +251,7 @@ func TestImagesRoundTrip(t *testing.T) {
 			t.Errorf("kernel %q: %v", bad, err)
 		}
 	}
-	_, err := s.BuildImage(ctx, "Debian")
+	_, err := s.BuildImage(ctx, "Debian", "")
 	wantCode(t, err, vps.CodeInvalid)
 }
 

@@ -284,9 +284,10 @@ func (c *Client) Image(ctx context.Context, name string) (vps.Image, error) {
 }
 
 // BuildImage starts building an image, for example "debian/12", and returns
-// at once; Operation tells how far it is.
-func (c *Client) BuildImage(ctx context.Context, name string) (Operation, error) {
-	return send[Operation](ctx, c, http.MethodPost, "/v1/images", nil, buildBody{Name: name})
+// at once; Operation tells how far it is. It comes from the archive at mirror, or
+// from those that the host knows when that is empty.
+func (c *Client) BuildImage(ctx context.Context, name, mirror string) (Operation, error) {
+	return send[Operation](ctx, c, http.MethodPost, "/v1/images", nil, buildBody{Name: name, Mirror: mirror})
 }
 
 // Operation returns the state of long work, or vps.CodeNotFound for one that

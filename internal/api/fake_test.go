@@ -339,7 +339,7 @@ func (i *fakeImages) Image(_ context.Context, name string) (vps.Image, error) {
 	return vps.Image{Name: name, ID: "v1", Packages: []vps.Package{{Name: "bash", Version: "5"}}}, f.edit(func() error { return nil })
 }
 
-func (i *fakeImages) BuildImage(_ context.Context, name string) (Operation, error) {
+func (i *fakeImages) BuildImage(_ context.Context, name, _ string) (Operation, error) {
 	f := (*fake)(i)
 	return Operation{ID: "op-1", Kind: "build", Target: name, Progress: vps.Progress{Phase: "start", Fraction: -1}}, f.edit(func() error { return nil })
 }

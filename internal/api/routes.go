@@ -366,7 +366,7 @@ func (s *Server) registerImages() {
 		if err != nil {
 			return nil, err
 		}
-		op, err := i.BuildImage(ctx, in.Body.Name)
+		op, err := i.BuildImage(ctx, in.Body.Name, in.Body.Mirror)
 		if err != nil {
 			return nil, err
 		}

@@ -244,8 +244,9 @@ type Consoles interface {
 type Images interface {
 	Images(ctx context.Context) ([]vps.Image, error)
 	Image(ctx context.Context, name string) (vps.Image, error)
-	// BuildImage starts the build and returns at once.
-	BuildImage(ctx context.Context, name string) (Operation, error)
+	// BuildImage starts the build, from the archive at mirror or those that the
+	// host knows, and returns at once.
+	BuildImage(ctx context.Context, name, mirror string) (Operation, error)
 	Operation(ctx context.Context, id string) (Operation, error)
 	DeleteImage(ctx context.Context, name string) error
 }

@@ -31,5 +31,6 @@ type list[T any] struct {
 
 // buildBody asks for the build of an image.
 type buildBody struct {
-	Name string `json:"name" doc:"The image, as distribution/release." example:"debian/12"`
+	Name   string `json:"name" doc:"The image, as distribution/release." example:"debian/12"`
+	Mirror string `json:"mirror,omitempty" doc:"Address of the distribution's archive; left out: as the host's apt has it."`
 }

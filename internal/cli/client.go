@@ -55,7 +55,7 @@ type Consoles interface {
 type Images interface {
 	Images(ctx context.Context) ([]vps.Image, error)
 	Image(ctx context.Context, name string) (vps.Image, error)
-	BuildImage(ctx context.Context, name string) (api.Operation, error)
+	BuildImage(ctx context.Context, name, mirror string) (api.Operation, error)
 	Operation(ctx context.Context, id string) (api.Operation, error)
 	DeleteImage(ctx context.Context, name string) error
 }

@@ -384,7 +384,7 @@ func (f *fake) Image(_ context.Context, name string) (vps.Image, error) {
 	return vps.Image{}, vps.Errorf(vps.CodeNotFound, "image %s does not exist; build it with `sublet image build %s`", name, name)
 }
 
-func (f *fake) BuildImage(_ context.Context, name string) (api.Operation, error) {
+func (f *fake) BuildImage(_ context.Context, name, _ string) (api.Operation, error) {
 	return api.Operation{ID: "op-1", Kind: "image", Target: name, Progress: vps.Progress{Phase: "starting"}}, f.failure
 }
 

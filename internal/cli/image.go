@@ -22,18 +22,23 @@ func (a *app) imageCmd() *cobra.Command {
 
 func (a *app) imageBuildCmd() *cobra.Command {
 	var noWait bool
+	var mirror string
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "build IMAGE",
 		Short: "Build an image",
 		Long: `Build an image, or a new version of one. The daemon builds it, so the work goes
-on when this verb is interrupted. Guests keep the version they were made from.`,
-		Example: `  sublet image build debian/12`,
-		Args:    one("one image, for example " + vps.DefaultImage),
+on when this verb is interrupted. Guests keep the version they were made from.
+There are recipes for Debian 11 to 13, and for Ubuntu 22.04, 24.04 and 26.04,
+whose archive has to be named. Others are made of a file: see image import.`,
+		Example: `  sublet image build debian/12
+  sublet image build ubuntu/24.04 --mirror http://archive.ubuntu.com/ubuntu`,
+		Args: one("one image, for example " + vps.DefaultImage),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{vps.DefaultImage}, cobra.ShellCompDirectiveNoFileComp
 		},
 	}
+	cmd.Flags().StringVar(&mirror, "mirror", "", "address of the distribution's archive (default: as the host's apt has it)")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return when the daemon has begun")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Hour, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -47,7 +52,7 @@ on when this verb is interrupted. Guests keep the version they were made from.`,
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
 		client := a.client()
-		op, err := client.BuildImage(ctx, name)
+		op, err := client.BuildImage(ctx, name, mirror)
 		if err != nil {
 			return about(name, err)
 		}

@@ -94,7 +94,7 @@ func (a *app) needRescueImage(ctx context.Context) error {
 		return err
 	}
 	a.say("the rescue system is built, once")
-	op, err := client.BuildImage(ctx, vps.RescueImage)
+	op, err := client.BuildImage(ctx, vps.RescueImage, "")
 	if err == nil {
 		op, err = a.follow(ctx, client, op)
 	}

@@ -89,12 +89,12 @@ func (b backend) Image(ctx context.Context, name string) (vps.Image, error) {
 	return b.images.Get(ctx, name)
 }
 
-func (b backend) BuildImage(_ context.Context, name string) (api.Operation, error) {
+func (b backend) BuildImage(_ context.Context, name, mirror string) (api.Operation, error) {
 	if err := vps.ValidImageName("name", name); err != nil {
 		return api.Operation{}, err
 	}
 	return b.operations.start(b.lifetime, "image-build", name, func(ctx context.Context, progress func(vps.Progress)) error {
-		img, err := b.images.Build(ctx, name, progress)
+		img, err := b.images.BuildFrom(ctx, name, mirror, progress)
 		if err != nil {
 			b.log.ErrorContext(ctx, "an image could not be built", "image", name, "error", err)
 			return err

@@ -22,15 +22,25 @@ import (
 // full. CodeTimeout: ctx reached its deadline. CodeInternal: it was
 // interrupted, or the packages could not be fetched or installed.
 func (s *Store) Build(ctx context.Context, name string, progress func(vps.Progress)) (vps.Image, error) {
+	return s.BuildFrom(ctx, name, "", progress)
+}
+
+// BuildFrom is Build from the archive at mirror, an address of HTTP; empty means
+// those that the host's apt knows. CodeInvalid: it is no such address, or has to
+// be named.
+func (s *Store) BuildFrom(ctx context.Context, name, mirror string, progress func(vps.Progress)) (vps.Image, error) {
 	r, err := findRelease(name)
 	if err != nil {
+		return vps.Image{}, err
+	}
+	if err := checkMirror(r, mirror); err != nil {
 		return vps.Image{}, err
 	}
 	w, err := s.begin(ctx, r.name(), "building")
 	if err != nil {
 		return vps.Image{}, err
 	}
-	b := &build{work: w, release: r}
+	b := &build{work: w, release: r, mirror: mirror}
 	return w.complete(ctx, progress, b.run)
 }
 
@@ -38,6 +48,7 @@ func (s *Store) Build(ctx context.Context, name string, progress func(vps.Progre
 type build struct {
 	*work
 	release release
+	mirror  string
 }
 
 func (b *build) run(ctx context.Context, m *manifest) error {
@@ -76,7 +87,7 @@ func (b *build) bootstrap(ctx context.Context, tree string) ([]source, error) {
 	if err != nil {
 		return nil, err
 	}
-	sources, err := sourcesFor(host, b.release)
+	sources, err := mirrorSources(host, b.release, b.mirror)
 	if err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -19,6 +20,27 @@ type release struct {
 	// extra and files come on top of those of every image.
 	extra []string
 	files []file
+	links map[string]string
+	// keyring holds the keys of the archive, on hosts as in images, and comes
+	// with keyringPackage. Empty is Debian's.
+	keyring, keyringPackage string
+	// mirror is an example of an archive that has to be named, as the host's apt
+	// knows none.
+	mirror string
+}
+
+// keys is the file with the keys of the release's archive.
+func (r release) keys() string { return cmp.Or(r.keyring, archiveKeyring) }
+
+// ubuntu is a release of Ubuntu, whose recipe is Debian's but for its archive.
+// Its SSH server waits behind a socket of systemd's, which takes longer than to
+// run it.
+func ubuntu(number, codename string) release {
+	return release{
+		distribution: "ubuntu", number: number, codename: codename, components: []string{"main", "restricted", "universe", "multiverse"},
+		keyring: "/usr/share/keyrings/ubuntu-archive-keyring.gpg", keyringPackage: "ubuntu-keyring", mirror: "http://archive.ubuntu.com/ubuntu",
+		links: map[string]string{"etc/systemd/system/ssh.socket": "/dev/null"},
+	}
 }
 
 func (r release) name() string { return r.distribution + "/" + r.number }
@@ -31,6 +53,9 @@ func releases() map[string]release {
 		{distribution: "debian", number: "11", codename: "bullseye", components: old, mergeUsr: true},
 		{distribution: "debian", number: "12", codename: "bookworm", components: all},
 		{distribution: "debian", number: "13", codename: "trixie", components: all},
+		ubuntu("22.04", "jammy"),
+		ubuntu("24.04", "noble"),
+		ubuntu("26.04", "resolute"),
 		rescue(all),
 	} {
 		m[r.name()] = r
@@ -44,7 +69,7 @@ func Names() []string { return slices.Sorted(maps.Keys(releases())) }
 func findRelease(name string) (release, error) {
 	r, ok := releases()[name]
 	if !ok {
-		return release{}, vps.Errorf(vps.CodeNotFound, "there is no recipe for image %q; known are %s", name, strings.Join(Names(), ", "))
+		return release{}, vps.Errorf(vps.CodeNotFound, "there is no recipe for image %q; known are %s; others are made of a file: sublet image import FILE --name %s", name, strings.Join(Names(), ", "), name)
 	}
 	return r, nil
 }

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"net/url"
@@ -194,7 +195,7 @@ func sourcesFor(host []source, release release) ([]source, error) {
 		picked = append(picked, s)
 	}
 	if !slices.ContainsFunc(picked, func(s source) bool { return slices.Contains(s.Suites, release.codename) }) {
-		return nil, vps.Errorf(vps.CodeInvalid, "the host's apt sources name no Debian mirror; add one to /etc/apt/sources.list.d (deb MIRROR %s main)", release.codename)
+		return nil, vps.Errorf(vps.CodeInvalid, "the host's apt sources name no Debian mirror; add one to /etc/apt/sources.list.d (deb MIRROR %s main), or name one with --mirror", release.codename)
 	}
 	return picked, nil
 }
@@ -205,7 +206,7 @@ const archiveKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // forGuest drops what a guest must not or cannot use: passwords in addresses
 // and key files that only the host has.
-func forGuest(sources []source) []source {
+func forGuest(sources []source, keyring string) []source {
 	sources = slices.Clone(sources)
 	for i := range sources {
 		s := &sources[i]
@@ -217,10 +218,55 @@ func forGuest(sources []source) []source {
 			}
 		}
 		if !s.Trusted && !strings.Contains(s.SignedBy, "\n") {
-			s.SignedBy = archiveKeyring
+			s.SignedBy = keyring
 		}
 	}
 	return sources
+}
+
+// checkMirror tells whether a release can be built from there.
+func checkMirror(r release, mirror string) error {
+	if mirror == "" {
+		if r.mirror != "" {
+			return vps.Invalid("mirror", "the host's apt knows no archive of %s; name one: --mirror %s", r.distribution, r.mirror)
+		}
+		return nil
+	}
+	const most = 200
+	u, err := url.Parse(mirror)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
+		len(mirror) > most || strings.ContainsFunc(mirror, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '[' || c == ']' }) {
+		return vps.Invalid("mirror", "%q is not the address of an archive; write for example http://deb.debian.org/debian", mirror)
+	}
+	if _, err := os.Stat(r.keys()); err != nil {
+		return vps.Wrap(vps.CodeInvalid, err, "the keys of the archive, %s, are missing on this host; apt install %s", r.keys(), cmp.Or(r.keyringPackage, "debian-archive-keyring"))
+	}
+	return nil
+}
+
+// mirrorSources returns the sources for a release on a mirror: those of the host
+// when that is empty. Debian's security updates have an archive of their own,
+// which stays the host's where it knows it; Ubuntu's lie beside the others.
+func mirrorSources(host []source, r release, mirror string) ([]source, error) {
+	if mirror == "" {
+		return sourcesFor(host, r)
+	}
+	own := source{URIs: []string{mirror}, Suites: []string{r.codename, r.codename + pocketUpdates}, Components: r.components, SignedBy: r.keys()}
+	if r.mirror != "" {
+		own.Suites = append(own.Suites, r.codename+pocketSecurity)
+		return []source{own}, nil
+	}
+	all := []source{own}
+	others, err := sourcesFor(host, r)
+	if err != nil {
+		return all, nil //nolint:nilerr // the host is no Debian
+	}
+	for _, s := range others {
+		if s.Suites = slices.DeleteFunc(slices.Clone(s.Suites), func(suite string) bool { return !strings.HasSuffix(suite, pocketSecurity) }); len(s.Suites) > 0 {
+			all = append(all, s)
+		}
+	}
+	return all, nil
 }
 
 // formatSources writes deb822.

@@ -138,7 +138,7 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 			if tt.inGuest == "" {
 				tt.inGuest = tt.build
 			}
-			if diff := cmp.Diff(tt.inGuest, formatSources(forGuest(got))); diff != "" {
+			if diff := cmp.Diff(tt.inGuest, formatSources(forGuest(got, archiveKeyring))); diff != "" {
 				t.Error(diff)
 			}
 			// What is written is read again as it was.
@@ -152,7 +152,7 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 func TestSourcesKeepInlineKey(t *testing.T) {
 	t.Parallel()
 	text := "Types: deb\nURIs: http://m.example/debian\nSuites: trixie\nComponents: main\nSigned-By:\n -----BEGIN PGP PUBLIC KEY BLOCK-----\n .\n abc\n -----END PGP PUBLIC KEY BLOCK-----\n"
-	if diff := cmp.Diff(text, formatSources(forGuest(parseDeb822(text)))); diff != "" {
+	if diff := cmp.Diff(text, formatSources(forGuest(parseDeb822(text), archiveKeyring))); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -168,7 +168,7 @@ func TestNoMirror(t *testing.T) {
 func FuzzSources(f *testing.F) {
 	f.Add("deb [a=b] http://x y z", "Types: deb\nURIs: x\nSuites: y\n z\n")
 	f.Fuzz(func(_ *testing.T, list, deb822 string) {
-		formatSources(forGuest(append(parseList(list), parseDeb822(deb822)...)))
+		formatSources(forGuest(append(parseList(list), parseDeb822(deb822)...), archiveKeyring))
 	})
 }
 
@@ -231,5 +231,40 @@ noise
 	}
 	if last != 1 {
 		t.Errorf("ends at %v", last)
+	}
+}
+
+func TestMirrors(t *testing.T) {
+	t.Parallel()
+	host := parseList("deb http://d.example/debian trixie main\ndeb http://s.example/debian-security trixie-security main\n")
+	for image, want := range map[string]string{
+		"ubuntu/24.04": "Types: deb\nURIs: http://m.example/a\nSuites: noble noble-updates noble-security\nComponents: main restricted universe multiverse\n" +
+			"Signed-By: /usr/share/keyrings/ubuntu-archive-keyring.gpg\n",
+		"debian/13": "Types: deb\nURIs: http://m.example/a\nSuites: trixie trixie-updates\nComponents: main contrib non-free non-free-firmware\n" +
+			"Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n" +
+			"Types: deb\nURIs: http://s.example/debian-security\nSuites: trixie-security\nComponents: main\n",
+	} {
+		got, err := mirrorSources(host, releases()[image], "http://m.example/a")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, formatSources(got)); diff != "" {
+			t.Errorf("%s: %s", image, diff)
+		}
+	}
+	r := releases()["debian/12"]
+	for mirror, ok := range map[string]bool{
+		"": true, "http://m.example/debian": true, "https://[::1]/x": false, "http://m.example:8080/debian/": true, "ftp://m/x": false, "/srv/mirror": false,
+		"http://m/x\nTrusted: yes": false, "http://u:p@m/x": false, "http://m/x main": false, "http://m/?q": false, "file:///x": false, "copy:/x": false,
+	} {
+		if err := checkMirror(r, mirror); (err == nil) != ok {
+			t.Errorf("%q: %v", mirror, err)
+		}
+	}
+	err := checkMirror(releases()["ubuntu/24.04"], "")
+	wantCode(t, err, vps.CodeInvalid, "--mirror http://archive.ubuntu.com/ubuntu")
+	got := bootstrapArgs("/usr/bin/mmdebstrap", releases()["ubuntu/22.04"], "/tmp/b/debian.sources", "/tmp/b/root", nil)
+	if end := strings.Join(got[len(got)-3:], " "); end != "jammy /tmp/b/root /tmp/b/debian.sources" {
+		t.Errorf("ends with %s", end)
 	}
 }

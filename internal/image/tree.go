@@ -3,6 +3,7 @@ package image
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -42,7 +43,11 @@ func finish(root *os.Root, r release, sources []source, now time.Time) error {
 	if err := root.MkdirAll("var/cache/apt/archives/partial", 0o755); err != nil {
 		return err
 	}
-	all := append(files(), file{path: "etc/apt/sources.list.d/debian.sources", text: formatSources(forGuest(sources))})
+	archive := "debian.sources"
+	if r.mirror != "" {
+		archive = r.distribution + ".sources"
+	}
+	all := append(files(), file{path: "etc/apt/sources.list.d/" + archive, text: formatSources(forGuest(sources, r.keys()))})
 	all = append(all, r.files...)
 	for _, f := range all {
 		if err := writeFile(root, f.path, f.text); err != nil {
@@ -54,7 +59,9 @@ func finish(root *os.Root, r release, sources []source, now time.Time) error {
 			}
 		}
 	}
-	for name, target := range links() {
+	wanted := links()
+	maps.Copy(wanted, r.links)
+	for name, target := range wanted {
 		if err := link(root, name, target); err != nil {
 			return err
 		}
