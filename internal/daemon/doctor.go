@@ -21,7 +21,7 @@ func (b backend) Doctor(ctx context.Context) ([]api.Finding, error) {
 	if e.Growth, err = b.growth(ctx); err != nil {
 		return nil, err
 	}
-	e.Kernel = b.kernels.Default
+	e.Kernel = b.hostKernel
 	e.Firewalls = b.foreignFirewalls
 	all := findings(doctor.Run(ctx, e))
 	s := b.seen(ctx)

@@ -28,7 +28,7 @@ func (p *parts) newAppliances() *appliance.Host {
 	root := filepath.Join(p.config.RunDir, applianceDir)
 	driver := uml.New(uml.Options{RunRoot: root, Launcher: launcher, Log: p.log})
 	return appliance.New(appliance.Options{
-		Driver: driver, Kernel: p.kernels.Default, RunRoot: root, Log: p.log,
+		Driver: driver, Kernel: p.hostKernel, RunRoot: root, Log: p.log,
 		Console: func(ctx context.Context, in vps.Instance) (io.ReadWriteCloser, error) {
 			return driver.Console(ctx, in, guest.ConsoleOptions{Write: true})
 		},

@@ -24,6 +24,15 @@ func (p *parts) kernelOf(ctx context.Context, settings vps.Settings, spec vps.Gu
 	return p.kernels.Get(ctx, cmp.Or(spec.Kernel, settings.Kernel))
 }
 
+// hostKernel finds the kernel that guests boot which name none.
+func (p *parts) hostKernel(ctx context.Context) (vps.Kernel, error) {
+	host, err := p.state.Host(ctx)
+	if err != nil {
+		return vps.Kernel{}, err
+	}
+	return p.kernels.Get(ctx, host.Settings.Kernel)
+}
+
 func (b backend) Kernels(ctx context.Context) ([]api.KernelInfo, error) {
 	entries, err := b.kernels.Entries(ctx)
 	if err != nil {

@@ -81,7 +81,9 @@ func (b backend) tryBoot(ctx context.Context, k vps.Kernel, isolation vps.Isolat
 	if err != nil {
 		return report, err
 	}
-	driver := uml.New(uml.Options{RunRoot: run, Launcher: keeper.NewLauncher([]string{b.config.Self, "keeper"}), Log: b.log})
+	launcher := keeper.NewLauncher([]string{b.config.Self, "keeper"})
+	launcher.UnitPrefix = "sublet-kernel-test-" // a guest may have the name
+	driver := uml.New(uml.Options{RunRoot: run, Launcher: launcher, Log: b.log})
 	ctx, cancel := context.WithTimeout(ctx, booting)
 	defer cancel()
 	started := time.Now()
