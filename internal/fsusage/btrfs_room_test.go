@@ -103,6 +103,22 @@ func TestBtrfsMetadataFull(t *testing.T) {
 	}
 }
 
+// TestBtrfsLive looks at a disk that its guest may write.
+func TestBtrfsLive(t *testing.T) {
+	t.Parallel()
+	path := blank(t, "image", 200<<20)
+	run(t, "mkfs.btrfs", "-q", "-f", path)
+	for _, live := range []bool{false, true} {
+		u, err := Look(t.Context(), path, Options{Format: vps.DiskRaw, Live: live})
+		if err != nil || len(u.Parts) != 1 || u.Parts[0].Filesystem == nil {
+			t.Fatalf("%+v, %v", u, err)
+		}
+		if fs := u.Parts[0].Filesystem; (fs.Approximate != "") != live {
+			t.Errorf("live %v: approximate is %q", live, fs.Approximate)
+		}
+	}
+}
+
 // TestBtrfsDeviceWasAway reads a mirror of which one device was away while the
 // other was written: the newer state counts, whichever is named first.
 func TestBtrfsDeviceWasAway(t *testing.T) {

@@ -88,7 +88,20 @@ func look(ctx context.Context, path string, o Options) (u usage, err error) {
 		others = append(others, other.device)
 	}
 	u.read(top.device, others, top.warnings)
+	if o.Live {
+		u.doubt()
+	}
 	return u, ctx.Err()
+}
+
+// doubt says what is not known of a disk that may be written: Btrfs does not
+// note whether it is mounted, as the others do.
+func (u *usage) doubt() {
+	for i := range u.Parts {
+		if fs := u.Parts[i].Filesystem; fs != nil && fs.Type == vps.FilesystemBtrfs && fs.Approximate == "" {
+			fs.Approximate = "It may be mounted, which Btrfs does not note: what was written in the last half minute of its use may be missing."
+		}
+	}
 }
 
 // read fills the report with what is on d.
