@@ -153,6 +153,11 @@ func (b backend) disksOf(ctx context.Context, g *vps.Guest) ([]vps.DiskUsage, er
 			}
 		}
 		u, err := fsusage.Look(ctx, d.Disk.Path, o)
+		if err != nil && len(o.Devices) > 0 && ctx.Err() == nil {
+			// It may be one of the others that cannot be read.
+			o.Devices = nil
+			u, err = fsusage.Look(ctx, d.Disk.Path, o)
+		}
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil, ctx.Err()

@@ -172,3 +172,16 @@ btrfs device add -f $d "$1" 2>&1; mount -o remount,rw "$1"; echo more > "$1/more
 		t.Errorf("the seed alone: %+v, %v", again, err)
 	}
 }
+
+// TestLookDeviceFormat looks at a guest's disk beside another one, at whose
+// start the guest wrote the header of an image: it is a raw disk all the same.
+func TestLookDeviceFormat(t *testing.T) {
+	t.Parallel()
+	path, other := blank(t, "image", 200<<20), blank(t, "other", 200<<20)
+	run(t, "mkfs.btrfs", "-q", "-f", "-d", "raid1", "-m", "raid1", path, other)
+	patch(t, other, 0, []byte(qcow2Magic+"\x00\x00\x00\x03\x00\x00\x00\x00\x00\x00\x02\x00\x00\x00\x00\x08"))
+	u, err := Look(t.Context(), path, Options{Format: vps.DiskRaw, Devices: []string{other}})
+	if err != nil || len(u.Parts) != 1 || u.Parts[0].Filesystem == nil || len(u.Parts[0].Filesystem.Warnings) > 0 {
+		t.Fatalf("%+v, %v", u, err)
+	}
+}

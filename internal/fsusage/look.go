@@ -32,7 +32,8 @@ type Options struct {
 	// never followed: it would let the content of one file open others.
 	Backing []string
 	// Devices are paths of further disks that a filesystem on this one may
-	// reach over (Btrfs).
+	// reach over (Btrfs). With Format given they are raw, else it is found out
+	// how their bytes are kept.
 	Devices []string
 	// Live says that the disk may be written while it is read.
 	Live bool
@@ -80,8 +81,12 @@ func look(ctx context.Context, path string, o Options) (u usage, err error) {
 	}
 	u.DiskUsage = vps.DiskUsage{Path: path, Format: top.format, Size: vps.Bytes(top.Size()), Allocated: vps.Bytes(top.allocated), Backing: top.backing, At: time.Now().UTC()}
 	var others []*device
+	format := o.Format
+	if format != "" {
+		format = vps.DiskRaw
+	}
 	for _, p := range o.Devices {
-		other, err := s.open(p, "", nil)
+		other, err := s.open(p, format, nil)
 		if err != nil {
 			return u, err
 		}
@@ -243,7 +248,8 @@ func (s *stack) open(path string, format vps.DiskFormat, backing []string) (*lay
 		if err != nil {
 			return nil, err
 		}
-		base, err := s.base(path, named, backing)
+		// To the guest's kernel the base is raw, whatever its bytes look like.
+		base, err := s.base(path, named, vps.DiskRaw, backing)
 		if err != nil {
 			return nil, err
 		}
@@ -258,7 +264,7 @@ func (s *stack) open(path string, format vps.DiskFormat, backing []string) (*lay
 			return nil, err
 		}
 		if named != "" {
-			if q.base, err = s.base(path, named, backing); err != nil {
+			if q.base, err = s.base(path, named, "", backing); err != nil {
 				return nil, err
 			}
 			l.backing = backing[0]
@@ -270,11 +276,11 @@ func (s *stack) open(path string, format vps.DiskFormat, backing []string) (*lay
 }
 
 // base opens what a disk lies on.
-func (s *stack) base(path, named string, backing []string) (*layer, error) {
+func (s *stack) base(path, named string, format vps.DiskFormat, backing []string) (*layer, error) {
 	if len(backing) == 0 {
 		return nil, &backingError{path, named}
 	}
-	return s.open(backing[0], "", backing[1:])
+	return s.open(backing[0], format, backing[1:])
 }
 
 func (s *stack) device(source Source) *device {
