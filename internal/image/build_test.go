@@ -23,6 +23,7 @@ import (
 // another mount namespace: the test program, started with these.
 const (
 	helperDir   = "SUBLET_TEST_BUILD_DIR"
+	helperFile  = "SUBLET_TEST_IMPORT_FILE" // imported, instead of building
 	helperTmpfs = "SUBLET_TEST_BUILD_TMPFS" // mounted on that folder, with these options
 )
 
@@ -37,12 +38,29 @@ func TestMain(m *testing.M) {
 			panic(err)
 		}
 	}
-	_, err := New(dir, Options{CacheDir: testCache()}).Build(context.Background(), "debian/12", func(p vps.Progress) {
-		_, _ = fmt.Fprintln(os.Stdout, p.Phase)
-	})
+	told := func(p vps.Progress) { _, _ = fmt.Fprintln(os.Stdout, p.Phase) }
+	s, err := New(dir, Options{CacheDir: testCache()}), error(nil)
+	if path := os.Getenv(helperFile); path != "" {
+		err = importPath(s, path, told)
+	} else {
+		_, err = s.Build(context.Background(), "debian/12", told)
+	}
 	_, _ = fmt.Fprintf(os.Stdout, "error %s: %s\n", vps.ErrorCode(err), vps.ErrorMessage(err))
 	left, _ := filepath.Glob(filepath.Join(dir, "debian/12/.*"))
 	_, _ = fmt.Fprintln(os.Stdout, "left", len(left))
+}
+
+func importPath(s *Store, path string, told func(vps.Progress)) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	u, err := s.Receive(context.Background(), "debian/12", f)
+	if err != nil {
+		return err
+	}
+	_, err = u.Import(context.Background(), Import{}, told)
+	return err
 }
 
 // testCache keeps packages between runs of the tests, outside the checkout:
