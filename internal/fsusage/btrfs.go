@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"errors"
 	"hash/crc32"
 	"math"
 	"slices"
@@ -222,10 +223,15 @@ func (s *btrfsSuper) report(d *device, others []*device) (vps.Filesystem, error)
 	if err := v.readChunks(); err != nil {
 		return fs, err
 	}
-	if err := v.readUsed(); err != nil {
+	if err := v.readOwnTrees(); err != nil {
 		return fs, err
 	}
-	if err := v.readOwnTrees(); err != nil {
+	switch err := v.readUsed(); {
+	case errors.Is(err, errBudget):
+		// Each block group's item may be in a node of its own.
+		v.spreadUsed()
+		fs.Approximate = "It is too large to be read whole: what is used is exact, and how it is spread over kinds of content is estimated."
+	case err != nil:
 		return fs, err
 	}
 	return fs, v.account(&fs)

@@ -185,3 +185,37 @@ func TestLookDeviceFormat(t *testing.T) {
 		t.Fatalf("%+v, %v", u, err)
 	}
 }
+
+// TestBtrfsBudget reads a filesystem with ever larger budgets: too small a one
+// is an error, then comes an estimate, and then all.
+func TestBtrfsBudget(t *testing.T) {
+	t.Parallel()
+	path := blank(t, "image", 300<<20)
+	run(t, "mkfs.btrfs", "-q", "-f", "-n", "4096", "--rootdir", content(t), path)
+	want, err := readPath(t, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	estimates := 0
+	for bytes := int64(4096); ; bytes += 4096 {
+		left := newBudget()
+		left.bytes = bytes
+		got, err := readBtrfs(&device{ctx: t.Context(), source: openSource(t, path), left: left}, nil)
+		if err != nil {
+			if !errors.Is(err, errBudget) || estimates > 0 {
+				t.Fatalf("with %d bytes: %v", bytes, err)
+			}
+			continue
+		}
+		if got.Used() != want.Used() || got.Size != want.Size || got.Available() > got.Size-got.Used() {
+			t.Errorf("with %d bytes: %+v", bytes, got)
+		}
+		if got.Approximate == "" {
+			break
+		}
+		estimates++
+	}
+	if estimates == 0 {
+		t.Error("nothing was estimated")
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 )
 
 // The trees of Btrfs: struct btrfs_header, btrfs_item and btrfs_key_ptr of
@@ -358,4 +359,24 @@ func (v *btrfsVolume) readUsed() error {
 		}
 	}
 	return nil
+}
+
+// spreadUsed spreads what the superblock tells as used evenly over the chunks.
+func (v *btrfsVolume) spreadUsed() {
+	var set, used uint64
+	for i := range v.chunks {
+		set += v.chunks[i].length // below 2^63, for they do not overlap
+	}
+	for i := range v.chunks {
+		c := &v.chunks[i]
+		high, low := bits.Mul64(c.length, min(v.s.used, set))
+		c.used, _ = bits.Div64(high, low, set)
+		used += c.used
+	}
+	// What rounding lost.
+	for i := range v.chunks {
+		c := &v.chunks[i]
+		more := min(v.s.used-used, c.length-c.used)
+		c.used, used = c.used+more, used+more
+	}
 }
