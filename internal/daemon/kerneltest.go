@@ -98,14 +98,17 @@ func (b backend) tryBoot(ctx context.Context, k vps.Kernel, isolation vps.Isolat
 		_, waited := driver.Wait(end, in)
 		err = errors.Join(err, waited)
 	}()
+	noBoot := func(err error) error {
+		return vps.Wrap(vps.CodeInternal, err, "the kernel %s does not boot with isolation %s%s", k.Name, isolation, lastOf(m.LogPath))
+	}
 	console, err := driver.Console(ctx, in, guest.ConsoleOptions{Write: true})
 	if err != nil {
-		return report, err
+		return report, noBoot(err) // it has ended already
 	}
 	a := &audited{instance: in, console: console, client: probe.NewClient(console)}
 	defer a.close()
 	if _, err := a.greet(ctx); err != nil {
-		return report, vps.Wrap(vps.CodeInternal, err, "the kernel %s does not boot with isolation %s%s", k.Name, isolation, lastOf(m.LogPath))
+		return report, noBoot(err)
 	}
 	report.Took = vps.Duration(time.Since(started).Round(10 * time.Millisecond))
 	// A card is plugged in, as when a guest's link was made anew.

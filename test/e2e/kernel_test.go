@@ -25,6 +25,10 @@ func TestOwnKernel(t *testing.T) {
 		t.Errorf("kernel test says\n%s", tried)
 	}
 
+	if shown := h.Sublet("kernel", "show", own); strings.Contains(shown, "left out") || !strings.Contains(shown, "built from linux-source-7.2") {
+		t.Errorf("kernel show says\n%s", shown)
+	}
+
 	t.Log("a guest follows the default, whatever that becomes, from its next start on")
 	create := func(name string, more ...string) lab.Result {
 		return h.Try(append([]string{"create", name, "--memory", "256MiB", "--ssh-key", h.Key + ".pub", "--wait", "ssh", "--timeout", "3m"}, more...)...)
