@@ -199,4 +199,14 @@ func TestConsole(t *testing.T) {
 	if r := h.Try("console", "alice"); r.Code != exitConflict {
 		t.Errorf("the console of a stopped guest ends with %d; want %d", r.Code, exitConflict)
 	}
+
+	t.Log("from power-on it has the kernel's first line, and the kernel is quiet later")
+	fresh := open(t, h, "start", "alice", "--console")
+	fresh.shows("Linux version")
+	fresh.shows("alice login:")
+	if _, after, _ := strings.Cut(fresh.String(), "Linux version"); strings.Contains(after, "EXT4-fs (ubda): mounted") {
+		t.Errorf("the console shows\n%s", fresh)
+	}
+	fresh.enter("\x1d")
+	fresh.ends(0)
 }
