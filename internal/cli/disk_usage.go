@@ -30,7 +30,7 @@ func (a *app) diskUsageCmd() *cobra.Command {
 and what is in files and block devices, which are named by a path. Filesystems
 (ext2, ext3, ext4, XFS, Btrfs, and swap) are read by their own bytes: nothing is
 mounted, nothing is written, and no guest is asked. A guest that runs may have
-written since: then the numbers are those of half a minute ago at most.
+written since: then the numbers are those of a minute ago at most.
 
 Files may be raw disks, with partitions or without, overlays of User Mode Linux,
 and qcow2 images. What such a file says that it lies on is not opened: name it

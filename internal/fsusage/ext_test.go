@@ -2,6 +2,7 @@ package fsusage
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"flag"
 	"fmt"
@@ -498,5 +499,27 @@ func TestExtDamaged(t *testing.T) {
 	cancel()
 	if _, err := readFilesystem(ctx, openSource(t, path)); !errors.Is(err, context.Canceled) {
 		t.Errorf("after the end: %v", err)
+	}
+}
+
+// TestExtBudget claims to be so large that its descriptors alone are 16 GiB.
+func TestExtBudget(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "image")
+	run(t, "mke2fs", "-q", "-t", "ext4", "-b", "1024", "-O", "64bit,^metadata_csum,^has_journal,^resize_inode", path, "8M")
+	run(t, "debugfs", "-w", "-R", "ssv state 0", path)
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const groups, perGroup = 1 << 28, 8192
+	super := raw[extOffset:]
+	binary.LittleEndian.PutUint32(super[0x00:], groups*8)
+	binary.LittleEndian.PutUint32(super[0x28:], 8)
+	binary.LittleEndian.PutUint32(super[0x04:], 0)
+	binary.LittleEndian.PutUint32(super[0x150:], groups*perGroup>>32)
+	d := &device{ctx: t.Context(), source: stretched{bytesSource(raw[:2048]), 1 << 52}, left: newBudget()}
+	if fs, err := probe(d, nil); !errors.Is(err, errBudget) {
+		t.Errorf("got %v and %+v", err, fs)
 	}
 }
