@@ -3,6 +3,7 @@
 package kbuild
 
 import (
+	"archive/tar"
 	"bytes"
 	"context"
 	"errors"
@@ -516,4 +517,54 @@ func FuzzParseConfig(f *testing.F) {
 			t.Errorf("%q was read as %v, and again as %v, %v", text, c, again, err)
 		}
 	})
+}
+
+// TestArchiveIn takes the source out of the files of a package, wherever below
+// usr/src it is, and nothing else.
+func TestArchiveIn(t *testing.T) {
+	t.Parallel()
+	pack := func(files map[string]string) io.Reader {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		for _, name := range slices.Sorted(maps.Keys(files)) {
+			text := files[name]
+			h := &tar.Header{Name: name, Mode: 0o644, Size: int64(len(text)), Typeflag: tar.TypeReg}
+			if target, ok := strings.CutPrefix(text, "-> "); ok {
+				h.Typeflag, h.Linkname, h.Size, text = tar.TypeSymlink, target, 0, ""
+			}
+			if err := w.WriteHeader(h); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(w, text); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return &b
+	}
+	for name, test := range map[string]struct {
+		files map[string]string
+		want  string
+	}{
+		"debian":  {map[string]string{"./usr/src/linux-source-6.12.tar.xz": "the source", "./usr/share/doc/x": "words"}, "linux-source-6.12.tar.xz"},
+		"ubuntu":  {map[string]string{"./usr/src/linux-source-6.8.0/linux-source-6.8.0.tar.bz2": "the source"}, "linux-source-6.8.0.tar.bz2"},
+		"a link":  {map[string]string{"./usr/src/linux-source-6.12.tar.xz": "-> /etc/shadow"}, ""},
+		"outside": {map[string]string{"./etc/linux-source-6.12.tar.xz": "no source", "../usr/lib/linux-source-6.12.tar": "none"}, ""},
+		"nothing": {nil, ""},
+	} {
+		dir := t.TempDir()
+		got, err := archiveIn(pack(test.files), dir)
+		if test.want == "" {
+			if left, _ := os.ReadDir(dir); err == nil || len(left) > 0 {
+				t.Errorf("%s: got %s, left %v", name, got, left)
+			}
+			continue
+		}
+		text, _ := os.ReadFile(filepath.Join(dir, test.want))
+		if err != nil || got != filepath.Join(dir, test.want) || string(text) != "the source" {
+			t.Errorf("%s: got %s with %q, %v", name, got, text, err)
+		}
+	}
 }
