@@ -2,6 +2,7 @@ package image
 
 import (
 	"archive/tar"
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -335,4 +336,43 @@ func tool(t *testing.T, program string, args ...string) []byte {
 		t.Fatalf("%s %v: %v\n%s", program, args, err, out)
 	}
 	return out
+}
+
+// TestKilledImport kills an import amid each of its phases.
+func TestKilledImport(t *testing.T) {
+	t.Parallel()
+	path := packed(t, testSystem(t), ".").Name()
+	for _, phase := range []string{phaseUnpack, phaseWrite, phaseChecksum} {
+		dir := t.TempDir()
+		cmd := helper(t, dir, helperFile+"="+path)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		lines := bufio.NewScanner(out)
+		for lines.Scan() && lines.Text() != phase {
+			continue
+		}
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // killed
+		s := New(dir, Options{})
+		if err := s.Sweep(t.Context()); err != nil {
+			t.Error(err)
+		}
+		img, err := s.Get(t.Context(), "debian/12")
+		if err == nil {
+			// It was faster than the kill, and is whole then.
+			if err := s.Verify(t.Context(), "debian/12", nil); err != nil {
+				t.Errorf("%s: %v of %s", phase, err, img.ID)
+			}
+			continue
+		}
+		wantCode(t, err, vps.CodeNotFound)
+		wantNothingLeft(t, dir)
+	}
 }
