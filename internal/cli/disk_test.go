@@ -18,7 +18,7 @@ func withDisks(t *testing.T) *world {
 	w := populate(t)
 	ext := vps.Filesystem{
 		Type: vps.FilesystemExt4, Label: "root", UUID: "0f6d9e0a-45c2-4ac1-a52d-000000000001", BlockSize: 4096,
-		Size: 8 * vps.GiB, Free: 2 * vps.GiB, Reserved: 400 * vps.MiB, Overhead: 200 * vps.MiB, HasInodes: true, Inodes: 524288, FreeInodes: 300000,
+		Size: 8 * vps.GiB, Free: 2 * vps.GiB, Reserved: 400 * vps.MiB, Overhead: 200 * vps.MiB, HasInodes: true, Inodes: 524288, FreeInodes: 300000, MaxInodes: 524288,
 		Mounts: 3, LastMounted: now.Add(-time.Hour), LastWritten: now, State: vps.FilesystemNeedsRecovery, Features: []string{"extent"},
 		Approximate: "It is mounted, or was not unmounted: what was written in the last minute of its use may be missing.",
 	}

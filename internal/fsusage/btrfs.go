@@ -283,8 +283,8 @@ func (v *btrfsVolume) account(fs *vps.Filesystem) error {
 	// Replicas and parity are not what files take, and what is free can be
 	// taken by files only as far as their profile lets them.
 	fs.Overhead = vps.Bytes(raw - used)
-	fs.Reserved = max(fs.Free-vps.Bytes(v.room()), 0)
-	fs.FreeBlocks, fs.ReservedBlocks = uint64(fs.Free)/uint64(v.s.sectorSize), uint64(fs.Reserved)/uint64(v.s.sectorSize)
+	fs.Kept = max(fs.Free-vps.Bytes(v.room()), 0)
+	fs.FreeBlocks = uint64(fs.Free) / uint64(v.s.sectorSize)
 	return nil
 }
 

@@ -203,7 +203,7 @@ func (s *extSuper) report(d *device, backup uint64) (vps.Filesystem, error) {
 	fs := vps.Filesystem{
 		Type: s.kind(), Label: text(s.raw[0x78:0x88]), UUID: uuidText(s.raw[0x68:0x78]),
 		BlockSize: vps.Bytes(s.blockSize), Blocks: s.blocks, FreeBlocks: s.free, ReservedBlocks: s.reserved,
-		HasInodes: true, Inodes: s.inodes, FreeInodes: s.freeInodes,
+		HasInodes: true, Inodes: s.inodes, FreeInodes: s.freeInodes, MaxInodes: s.inodes,
 		Mounts: int(s.u16(0x34)), MaxMounts: max(int(int16(s.u16(0x36))), 0),
 		Made: s.time(0x108, 0x276), LastMounted: s.time(0x2c, 0x275), LastWritten: s.time(0x30, 0x274), LastChecked: s.time(0x40, 0x277),
 		Features: s.features(),
@@ -218,7 +218,7 @@ func (s *extSuper) report(d *device, backup uint64) (vps.Filesystem, error) {
 	}
 	fs.Size = vps.Bytes(s.blocks) * fs.BlockSize
 	if fs.Type == vps.FilesystemJournal {
-		fs.HasInodes, fs.Inodes, fs.FreeInodes, fs.FreeBlocks, fs.ReservedBlocks = false, 0, 0, 0, 0
+		fs.HasInodes, fs.Inodes, fs.FreeInodes, fs.MaxInodes, fs.FreeBlocks, fs.ReservedBlocks = false, 0, 0, 0, 0, 0
 		fs.State = vps.FilesystemClean
 		return fs, nil
 	}
@@ -231,7 +231,8 @@ func (s *extSuper) report(d *device, backup uint64) (vps.Filesystem, error) {
 		}
 	}
 	fs.Overhead = s.overhead()
-	fs.Free, fs.Reserved = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(fs.ReservedBlocks)*fs.BlockSize+s.kept()
+	fs.Free, fs.Reserved = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(fs.ReservedBlocks)*fs.BlockSize
+	fs.Kept = s.kept()
 	return fs, nil
 }
 

@@ -44,7 +44,7 @@ func (s stretched) ReadAt(p []byte, off int64) (int, error) {
 func checkReport(t *testing.T, fs *vps.Filesystem, size int64) {
 	t.Helper()
 	switch {
-	case fs.Size < 0 || fs.Free < 0 || fs.Reserved < 0 || fs.Overhead < 0,
+	case fs.Size < 0 || fs.Free < 0 || fs.Reserved < 0 || fs.Kept < 0 || fs.Overhead < 0,
 		fs.Type != vps.FilesystemBtrfs && fs.Size > vps.Bytes(size),
 		fs.Free > fs.Size || fs.FreeInodes > fs.Inodes, fs.FreeBlocks > fs.Blocks,
 		fs.UsedPercent() < 0 || fs.UsedPercent() > 100, fs.InodesPercent() < 0 || fs.InodesPercent() > 100:

@@ -179,11 +179,10 @@ func (s *xfsSuper) report(d *device, others []*device, copied bool) (vps.Filesys
 	fs := vps.Filesystem{
 		Type: vps.FilesystemXFS, Label: text(s.raw[108:120]), UUID: uuidText(s.raw[32:48]),
 		BlockSize: vps.Bytes(s.blockSize), Blocks: s.blocks, FreeBlocks: s.u64(144),
-		HasInodes: true, State: vps.FilesystemClean, Features: s.features(),
+		HasInodes: true, Inodes: s.u64(128), FreeInodes: s.u64(136), State: vps.FilesystemClean, Features: s.features(),
 		XFS: &vps.XFSDetails{
 			Version: s.version, SectorSize: vps.Bytes(s.sectorSize), InodeSize: vps.Bytes(s.u16(104)), AGs: int(s.ags),
 			LogBlocks: s.logBlocks, ExternalLog: s.logStart == 0, RealtimeBlocks: s.u64(16), FreeRealtimeExtents: s.u64(152),
-			MadeInodes: s.u64(128), FreeMadeInodes: s.u64(136),
 		},
 	}
 	fs.Size = vps.Bytes(s.blocks) * fs.BlockSize
@@ -198,13 +197,13 @@ func (s *xfsSuper) report(d *device, others []*device, copied bool) (vps.Filesys
 	case err == nil && (copied || fs.Approximate != "" && s.lazy):
 		// The kernel writes the superblock's counts when it unmounts; those of
 		// the groups follow the log's within a minute (xfssyncd_centisecs).
-		fs.FreeBlocks, fs.XFS.MadeInodes, fs.XFS.FreeMadeInodes = sums.free, sums.inodes, sums.freeInodes
+		fs.FreeBlocks, fs.Inodes, fs.FreeInodes = sums.free, sums.inodes, sums.freeInodes
 	case err != nil && (copied || fs.Approximate != "" || !errors.Is(err, errDamaged)):
 		return fs, err
 	case err != nil:
 		fs.Warnings = append(fs.Warnings, "The header of one of its groups is damaged; check it with xfs_repair -n.")
 	}
-	switch made, unused := fs.XFS.MadeInodes, fs.XFS.FreeMadeInodes; {
+	switch made, unused := fs.Inodes, fs.FreeInodes; {
 	case fs.FreeBlocks > s.blocks:
 		return fs, damaged("it tells %d free blocks of %d", fs.FreeBlocks, s.blocks)
 	case unused > made:
@@ -212,10 +211,9 @@ func (s *xfsSuper) report(d *device, others []*device, copied bool) (vps.Filesys
 	case made>>s.inodesPerBlockLog > s.blocks:
 		return fs, damaged("it tells %d inodes, more than fit", made)
 	}
-	fs.ReservedBlocks = min(sums.reserved+s.reservePool(), fs.FreeBlocks)
-	fs.Free, fs.Reserved = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(fs.ReservedBlocks)*fs.BlockSize
-	fs.Inodes = s.maxInodes(fs.XFS.MadeInodes, fs.FreeBlocks-fs.ReservedBlocks)
-	fs.FreeInodes = fs.Inodes - (fs.XFS.MadeInodes - fs.XFS.FreeMadeInodes)
+	kept := min(sums.kept+s.reservePool(), fs.FreeBlocks)
+	fs.Free, fs.Kept = vps.Bytes(fs.FreeBlocks)*fs.BlockSize, vps.Bytes(kept)*fs.BlockSize
+	fs.MaxInodes = s.maxInodes(fs.Inodes, fs.FreeBlocks-kept)
 	return fs, nil
 }
 

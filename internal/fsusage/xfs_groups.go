@@ -24,7 +24,7 @@ const (
 type xfsSums struct {
 	free               uint64 // in blocks
 	inodes, freeInodes uint64 // of those that are made
-	reserved           uint64 // of free, what the groups keep for their trees
+	kept               uint64 // of free, what the groups keep for their trees
 }
 
 // sumGroups adds up what the groups' headers tell, as the kernel does when it
@@ -54,7 +54,7 @@ func (s *xfsSuper) sumGroups(d *device) (sums xfsSums, err error) {
 			return xfsSums{}, damaged("its group %d of %d blocks tells %d free ones, and %d free inodes of %d", group, s.groupBlocks(group), blocks, unused, has)
 		}
 		sums.free, sums.inodes, sums.freeInodes = sums.free+blocks, sums.inodes+has, sums.freeInodes+unused
-		sums.reserved += s.reservedIn(group, agf, agi)
+		sums.kept += s.keptIn(group, agf, agi)
 	}
 	return sums, nil
 }
@@ -77,11 +77,11 @@ func (s *xfsSuper) checkHeader(b []byte, group uint64, magic string, sum int) er
 // and what no group gives away (xfs_alloc_set_aside).
 func (s *xfsSuper) reservePool() uint64 { return min(s.blocks/20, 8192) + 8*s.ags }
 
-// reservedIn is what a group keeps of its free blocks: room in which its
+// keptIn is what a group keeps of its free blocks: room in which its
 // trees can grow to what they need at worst (xfs_ag_resv_init), and the blocks
 // of the trees that describe the free space (m_allocbt_blks). Nothing of this
 // is on the disk; it follows from the features and the group's size.
-func (s *xfsSuper) reservedIn(group uint64, agf, agi []byte) uint64 {
+func (s *xfsSuper) keptIn(group uint64, agf, agi []byte) uint64 {
 	if s.version < 5 {
 		return uint64(binary.BigEndian.Uint32(agf[60:]))
 	}

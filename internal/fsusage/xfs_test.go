@@ -70,8 +70,8 @@ func compareXFS(t *testing.T, path string, got vps.Filesystem) {
 		{"blocksize", int64(got.BlockSize), want["blocksize"]},
 		{"dblocks", got.Blocks, want["dblocks"]},
 		{"fdblocks", got.FreeBlocks, want["fdblocks"]},
-		{"icount", x.MadeInodes, want["icount"]},
-		{"ifree", x.FreeMadeInodes, want["ifree"]},
+		{"icount", got.Inodes, want["icount"]},
+		{"ifree", got.FreeInodes, want["ifree"]},
 		{"sectsize", int64(x.SectorSize), want["sectsize"]},
 		{"inodesize", int64(x.InodeSize), want["inodesize"]},
 		{"agcount", x.AGs, want["agcount"]},
@@ -155,9 +155,9 @@ func compareXFSGroups(t *testing.T, path string, got vps.Filesystem) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if x := got.XFS; sums.free != got.FreeBlocks || sums.inodes != x.MadeInodes || sums.freeInodes != x.FreeMadeInodes {
+	if sums.free != got.FreeBlocks || sums.inodes != got.Inodes || sums.freeInodes != got.FreeInodes {
 		t.Errorf("the groups have %d free blocks, %d inodes and %d free ones; the superblock tells %d, %d and %d",
-			sums.free, sums.inodes, sums.freeInodes, got.FreeBlocks, x.MadeInodes, x.FreeMadeInodes)
+			sums.free, sums.inodes, sums.freeInodes, got.FreeBlocks, got.Inodes, got.FreeInodes)
 	}
 }
 
@@ -193,7 +193,7 @@ const statfs = `stat -f -c 'blocks %b available %a files %c unused %d' "$1"`
 func compareStatfs(t *testing.T, out string, got vps.Filesystem) {
 	t.Helper()
 	have := fmt.Sprintf("blocks %d available %d files %d unused %d",
-		(got.Size-got.Overhead)/got.BlockSize, got.FreeBlocks-got.ReservedBlocks, got.Inodes, got.FreeInodes)
+		(got.Size-got.Overhead)/got.BlockSize, (got.Free-got.Kept)/got.BlockSize, got.MaxInodes, got.InodesLeft())
 	if lines := strings.Split(strings.TrimSpace(out), "\n"); have != lines[len(lines)-1] {
 		t.Errorf("the report tells %s, and the kernel %s", have, lines[len(lines)-1])
 	}

@@ -94,7 +94,7 @@ func TestMetrics(t *testing.T) {
 	var d meter.Drops
 	d.Observe(time.Now(), map[string][]vps.Drop{"alice": {drop(vps.DropSpoofed, 7)}, "bob": nil})
 	var fill meter.Fill
-	fill.Set(map[string][]vps.DiskUsage{"alice": {{Disk: "root", Allocated: 9, Parts: []vps.DiskPart{{Number: 2, Filesystem: &vps.Filesystem{Type: vps.FilesystemExt4, Size: 100, Free: 40, Reserved: 10, Inodes: 7, FreeInodes: 3}}}}}})
+	fill.Set(map[string][]vps.DiskUsage{"alice": {{Disk: "root", Allocated: 9, Parts: []vps.DiskPart{{Number: 2, Filesystem: &vps.Filesystem{Type: vps.FilesystemExt4, Size: 100, Free: 40, Reserved: 10, Inodes: 7, FreeInodes: 3, MaxInodes: 7}}}}}})
 	handler := meter.Handler("1.2.3", &d, &fill, func() map[string]vps.State { return map[string]vps.State{"alice": vps.StateRunning} })
 	w := httptest.NewRecorder()
 	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))

@@ -100,7 +100,7 @@ func (u *DiskUsage) Samples(guestID string) []DiskSample {
 		}
 		samples = append(samples, DiskSample{
 			GuestID: guestID, Disk: u.Disk, Part: p.Number, At: u.At,
-			Used: f.Used(), Available: f.Available(), Allocated: u.Allocated, Inodes: f.Inodes, FreeInodes: f.FreeInodes,
+			Used: f.Used(), Available: f.Available(), Allocated: u.Allocated, Inodes: f.MaxInodes, FreeInodes: f.InodesLeft(),
 		})
 	}
 	return samples

@@ -46,28 +46,32 @@ type Filesystem struct {
 	// Size is everything the filesystem spans, its own structures included.
 	// For Btrfs it is what its devices hold together, before any replication.
 	Size Bytes `json:"size" doc:"What it spans in bytes, its own structures included."`
-	// Free is what no file and no structure takes, Reserved included.
-	Free Bytes `json:"free" doc:"Free bytes, the reserved ones included."`
-	// Reserved is what only root, or the filesystem itself, may take of Free:
-	// for ext4 and XFS what the kernel keeps besides, for Btrfs what metadata
-	// and replicas would take, or no profile can use.
-	Reserved Bytes `json:"reserved" doc:"What only root, or the filesystem itself, may take of the free bytes."`
+	// Free is what no file and no structure takes, Reserved and Kept included.
+	Free Bytes `json:"free" doc:"Free bytes, the reserved and kept ones included."`
+	// Reserved is what only root may take of Free, as the disk tells it.
+	Reserved Bytes `json:"reserved" doc:"What only root may take of the free bytes."`
+	// Kept is what no user can take of Free besides, by rules that are not on
+	// the disk: for ext4 and XFS what the kernel keeps for its own structures,
+	// for Btrfs what metadata and replicas would take, or no profile can use.
+	Kept Bytes `json:"kept" doc:"What the kernel keeps of the free bytes besides, by rules of its own."`
 	// Overhead is what the filesystem's own structures take of Size for good;
 	// df leaves it out of its size. 0 when the format does not tell. For Btrfs
 	// it is what replicas and parity take.
 	Overhead Bytes `json:"overhead" doc:"What its own structures take for good; 0 when it does not tell."`
-	// Blocks and FreeBlocks are Size and Free in blocks. ReservedBlocks is
-	// Reserved, for ext without what the kernel keeps besides.
+	// Blocks, FreeBlocks and ReservedBlocks are Size, Free and Reserved in
+	// blocks.
 	Blocks         uint64 `json:"blocks"`
 	FreeBlocks     uint64 `json:"free_blocks"`
 	ReservedBlocks uint64 `json:"reserved_blocks"`
 	// HasInodes is false where inodes are made as needed without a bound
-	// (Btrfs) and where there are none (swap); both counts are 0 then. Where
-	// they are made as needed within a bound (XFS), Inodes is that bound, as
-	// df -i tells it.
+	// (Btrfs) and where there are none (swap); the counts are 0 then. Inodes
+	// counts those that are on the disk, used or free. Where more are made as
+	// needed within a bound (XFS), MaxInodes is that bound, as df -i tells it;
+	// elsewhere it equals Inodes.
 	HasInodes  bool   `json:"has_inodes" doc:"False where inodes are not bounded (Btrfs) and for swap."`
 	Inodes     uint64 `json:"inodes"`
 	FreeInodes uint64 `json:"free_inodes"`
+	MaxInodes  uint64 `json:"max_inodes" doc:"How many inodes there can be; more than there are where they are made as needed."`
 	// Mounts counts mounts since the last check, where the format counts them
 	// (ext); MaxMounts is when a check is due, 0 for never.
 	Mounts    int `json:"mounts" doc:"Mounts since the last check; only ext counts them."`
@@ -122,11 +126,6 @@ type XFSDetails struct {
 	// The realtime device's blocks and free extents are not part of the counts.
 	RealtimeBlocks      uint64 `json:"realtime_blocks"`
 	FreeRealtimeExtents uint64 `json:"free_realtime_extents"`
-	// MadeInodes are those that are on the disk (icount of xfs_db), and
-	// FreeMadeInodes those of them that no file has (ifree). More are made as
-	// needed.
-	MadeInodes     uint64 `json:"made_inodes" doc:"Inodes that are on the disk; more are made as needed."`
-	FreeMadeInodes uint64 `json:"free_made_inodes" doc:"Inodes on the disk that no file has."`
 }
 
 // BtrfsDetails is what only Btrfs has.
@@ -164,7 +163,7 @@ type BtrfsDevice struct {
 func (f *Filesystem) Used() Bytes { return max(f.Size-f.Overhead-f.Free, 0) }
 
 // Available is what files of ordinary users can still take, in bytes.
-func (f *Filesystem) Available() Bytes { return max(f.Free-f.Reserved, 0) }
+func (f *Filesystem) Available() Bytes { return max(f.Free-f.Reserved-f.Kept, 0) }
 
 // UsedPercent is how full the filesystem is for its ordinary users, 0 to 100,
 // as df tells it: what is used of what is used or available. It is above 100
@@ -180,8 +179,15 @@ func (f *Filesystem) UsedPercent() float64 {
 // InodesPercent is how many of the inodes are used, 0 to 100; 0 where they
 // are not bounded.
 func (f *Filesystem) InodesPercent() float64 {
-	if !f.HasInodes || f.Inodes == 0 {
+	if !f.HasInodes || f.MaxInodes == 0 {
 		return 0
 	}
-	return 100 * float64(f.Inodes-min(f.FreeInodes, f.Inodes)) / float64(f.Inodes)
+	return 100 * float64(f.MaxInodes-f.InodesLeft()) / float64(f.MaxInodes)
+}
+
+// InodesLeft is how many more files and folders can be made as far as inodes
+// go; 0 where they are not bounded.
+func (f *Filesystem) InodesLeft() uint64 {
+	used := f.Inodes - min(f.FreeInodes, f.Inodes)
+	return f.MaxInodes - min(used, f.MaxInodes)
 }
