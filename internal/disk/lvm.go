@@ -216,6 +216,7 @@ func (b *lvm) clean(ctx context.Context, p *part, lv logicalVolume) error {
 
 // remove implements backend.
 func (b *lvm) remove(ctx context.Context, _ string, p part) error {
+	b.forget() // whether it is ours is asked anew
 	lv, err := b.find(ctx, p)
 	if vps.ErrorCode(err) == vps.CodeNotFound {
 		return nil
