@@ -98,7 +98,7 @@ type bench struct {
 	runs   string
 }
 
-func newBench(t *testing.T) *bench {
+func newBench(t testing.TB) *bench {
 	t.Helper()
 	k, err := kernels()
 	if err != nil {
