@@ -109,7 +109,7 @@ func FuzzLinks(f *testing.F) {
 	f.Add(linkMessage(unix.RTM_NEWLINK, "vec14"))
 	f.Add([]byte{16, 0, 0, 0, 16, 0})
 	f.Fuzz(func(_ *testing.T, b []byte) {
-		for range links(b) { //nolint:revive // it must end, and not panic
+		for range links(b) { // it must end, and not panic
 		}
 	})
 }

@@ -39,7 +39,8 @@ func TestMain(m *testing.M) {
 		}
 	}
 	told := func(p vps.Progress) { _, _ = fmt.Fprintln(os.Stdout, p.Phase) }
-	s, err := New(dir, Options{CacheDir: testCache()}), error(nil)
+	s := New(dir, Options{CacheDir: testCache()})
+	var err error
 	if path := os.Getenv(helperFile); path != "" {
 		err = importPath(s, path, told)
 	} else {

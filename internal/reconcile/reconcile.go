@@ -28,16 +28,20 @@ type Desired interface {
 	Forget(ctx context.Context, id string) error
 }
 
+// DataDisks keeps the disks of guests beside the one that they boot from, by
+// name.
+type DataDisks interface {
+	CreateDisk(ctx context.Context, id, name string, want vps.VolumeSpec) error
+	DeleteDisk(ctx context.Context, id, name string) error
+}
+
 // Volumes keeps guests' disks.
 type Volumes interface {
+	DataDisks
 	Create(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
 	// Reset makes the disk that a guest boots from anew, for a later
 	// generation; the old one is whole until then.
 	Reset(ctx context.Context, id string, img vps.Image, want vps.VolumeSpec) (vps.Volume, error)
-	// CreateDisk and DeleteDisk are for the disks beside the one that a guest
-	// boots from, by name.
-	CreateDisk(ctx context.Context, id, name string, want vps.VolumeSpec) error
-	DeleteDisk(ctx context.Context, id, name string) error
 	List(ctx context.Context) ([]vps.Volume, error)
 	// Grow is for both kinds: "" is the disk that a guest boots from.
 	Grow(ctx context.Context, id, name string, size vps.Bytes) error

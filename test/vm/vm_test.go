@@ -264,8 +264,7 @@ func libraries(t *testing.T, program string) []string {
 	t.Helper()
 	var all []string
 	for line := range strings.Lines(run(t, "/", "ldd", program)) {
-		words := strings.Fields(line)
-		for _, word := range words {
+		for word := range strings.FieldsSeq(line) {
 			if strings.HasPrefix(word, "/") {
 				all = append(all, word)
 			}
