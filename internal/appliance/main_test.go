@@ -98,29 +98,29 @@ type bench struct {
 	runs   string
 }
 
-func newBench(t testing.TB) *bench {
-	t.Helper()
+func newBench(tb testing.TB) *bench {
+	tb.Helper()
 	k, err := kernels()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	dir, err := os.MkdirTemp(os.Getenv(insideMark), "t") //nolint:usetesting // short, and open to the guests' users
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := os.Chmod(dir, 0o711); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	self, err := os.Executable()
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	b := &bench{dir: dir, runs: filepath.Join(dir, "run")}
 	b.driver = uml.New(uml.Options{RunRoot: b.runs, Launcher: keeper.Launcher{Command: []string{self, verbKeeper}}})
 	b.Host = b.host(k)
-	t.Cleanup(func() {
-		if err := b.Sweep(context.WithoutCancel(t.Context())); err != nil {
-			t.Error(err)
+	tb.Cleanup(func() {
+		if err := b.Sweep(context.WithoutCancel(tb.Context())); err != nil {
+			tb.Error(err)
 		}
 	})
 	return b
