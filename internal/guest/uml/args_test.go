@@ -73,7 +73,8 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 pty.legacy_count=0
-quiet`},
+quiet
+loglevel=7`},
 		"fast": {func(m *vps.Machine) {
 			m.Kernel.Fast, m.Kernel.SMP, m.Isolation, m.CPUs, m.Tap = true, true, vps.IsolationFast, 2, ""
 		}, `/usr/bin/linux.uml
@@ -94,7 +95,8 @@ ssl=null
 hostfs=/run/sublet/guests/alice/none
 random.trust_cpu=on
 pty.legacy_count=0
-quiet`},
+quiet
+loglevel=7`},
 		"strict, told so": {func(m *vps.Machine) {
 			m.Kernel.Fast, m.Isolation, m.Tap = true, vps.IsolationStrict, ""
 		}, `/usr/bin/linux.uml
@@ -108,6 +110,28 @@ ubd1rd=/v/alice.seed
 ubd2rd=/k/modules.img
 initrd=/k/initrd
 seccomp=off
+con=null
+con0=fd:0,fd:1
+ssl=null
+hostfs=/run/sublet/guests/alice/none
+random.trust_cpu=on
+pty.legacy_count=0
+quiet
+loglevel=7`},
+		"appliance": {func(m *vps.Machine) {
+			m.Kernel.Modules, m.Root, m.Tap = "", vps.Disk{}, ""
+			m.Data = []vps.Disk{{Path: "/v/data.img"}}
+		}, `/usr/bin/linux.uml
+mem=524288K
+umid=alice
+uml_dir=uml/
+ubd1rd=/v/alice.seed
+ubd3d=/v/data.img
+initrd=/k/initrd
+fb_tunnels=none
+dummy.numdummies=0
+ifb.numifbs=0
+bonding.max_bonds=0
 con=null
 con0=fd:0,fd:1
 ssl=null
@@ -174,7 +198,7 @@ func TestInvalidMachines(t *testing.T) {
 		"name too long":    func(m *vps.Machine) { m.Name = strings.Repeat("a", 64) },
 		"little memory":    func(m *vps.Machine) { m.Memory = vps.MiB },
 		"relative folder":  func(m *vps.Machine) { m.RunDir = "run" },
-		"no disk":          func(m *vps.Machine) { m.Root.Path = "" },
+		"nothing to boot":  func(m *vps.Machine) { m.Root.Path, m.Kernel.Initrd = "", "" },
 		"space in disk":    func(m *vps.Machine) { m.Root.Path = "/v/a b" },
 		"comma in backing": func(m *vps.Machine) { m.Root.Backing = "/i/a,b" },
 		"colon in seed":    func(m *vps.Machine) { m.Seed.Path = "/i/a:b" },
