@@ -205,7 +205,7 @@ func TestKilledGuest(t *testing.T) {
 type usable struct{ available, inodes, unused uint64 }
 
 func counts(fs vps.Filesystem) usable {
-	return usable{uint64(fs.Available()), fs.Inodes, fs.FreeInodes}
+	return usable{uint64(fs.Available()), fs.MaxInodes, fs.InodesLeft()}
 }
 
 func statfsOf(t *testing.T, fact string) (u usable) {
