@@ -208,6 +208,43 @@ func goodEnd(t *testing.T, s *session) {
 	}
 }
 
+// TestBootBusyboxInit boots a system whose init, like Alpine's, is busybox.
+func TestBootBusyboxInit(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	root := l.makeTree()
+	l.must(os.Remove(filepath.Join(root, "sbin/init")))
+	for applet := range strings.FieldsSeq("login getty stty umount swapoff tty init poweroff") {
+		l.must(os.Symlink("/bin/busybox", filepath.Join(root, "sbin", applet)))
+	}
+	for name, text := range map[string]string{
+		"etc/inittab": "::sysinit:/bin/hostname -F /etc/hostname\ntty1::respawn:/sbin/getty 38400 tty1\ntty2::respawn:/sbin/getty 38400 tty2\n" +
+			"hvc0::respawn:/sbin/getty 38400 hvc0\n::ctrlaltdel:/sbin/reboot\n::shutdown:/sbin/swapoff -a\n::shutdown:/sbin/umount -a -r\n",
+		"etc/passwd": "root:x:0:0::/root:/bin/sh\n", "etc/shadow": "root:*:1::::::\n", "etc/group": "root:x:0:\n",
+		"etc/securetty": "tty1\n", "etc/fstab": oldFstab,
+	} {
+		l.must(os.WriteFile(filepath.Join(root, name), []byte(text), 0o600))
+	}
+	l.must(os.MkdirAll(filepath.Join(root, "root"), 0o700))
+	l.must(os.Symlink("/sbin/login", filepath.Join(root, "bin/login")))
+	l.seed.Swap = 64 * vps.MiB
+	l.makeDiskFrom(root, nil)
+	s := l.power(l.disk)
+	s.login()
+	for _, ask := range [][2]string{
+		{"cat /proc/swaps", "/sublet.swap"},
+		{"hostname", "alice"},
+		{"tty", "/dev/tty0"},
+		{"cat /proc/1/comm", "init"},
+		{"ip -4 -o addr show vec0", "10.213.0.2/32"},
+	} {
+		if got := s.run(ask[0]); !strings.Contains(got, ask[1]) {
+			t.Errorf("%s: %q, without %q", ask[0], got, ask[1])
+		}
+	}
+	goodEnd(t, s)
+}
+
 // oldInittab is what images for Xen had when its console was xvc0, on top of
 // Debian's own (package sysvinit-core).
 const oldInittab = `id:2:initdefault:

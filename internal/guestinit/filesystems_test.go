@@ -3,6 +3,7 @@ package guestinit_test
 import (
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -62,6 +63,41 @@ func TestBootFilesystems(t *testing.T) {
 				l.net.Exec("btrfs", "check", "--readonly", l.disk)
 			}
 		})
+	}
+}
+
+// moveScript is an init that moves its system into a subvolume, as installers do
+// from the start.
+const moveScript = `#!/bin/sh
+/bin/mksubvol / @ && cp -a /bin /etc /lib /usr /sbin /@/ && mv /@/sbin/real /@/sbin/init && rm /sbin/init && echo fact pid=moved
+poweroff -f
+`
+
+// TestBootSubvolume boots from a Btrfs whose system lies in a subvolume that is
+// not the default one.
+func TestBootSubvolume(t *testing.T) {
+	t.Parallel()
+	l := newLab(t)
+	root := l.makeTree()
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(root, "bin/mksubvol"), "./testdata/mksubvol")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v: %s", err, out)
+	}
+	l.must(os.Rename(filepath.Join(root, "sbin/init"), filepath.Join(root, "sbin/real")))
+	l.must(os.WriteFile(filepath.Join(root, "sbin/init"), []byte(moveScript), 0o755))
+	for _, applet := range []string{"cp", "mv", "rm"} {
+		l.must(os.Symlink("/bin/busybox", filepath.Join(root, "bin", applet)))
+	}
+	l.newDisk(256 << 20)
+	l.net.Exec("mkfs.btrfs", "-q", "-f", "--rootdir", root, l.disk)
+	l.must(os.Truncate(l.disk, 320<<20))
+	l.seed.DiskSize = 320 * vps.MiB
+	if shown := l.boot(l.disk, "", nil); !strings.Contains(shown, "fact pid=moved") {
+		t.Fatalf("the system was not moved:\n%s", shown)
+	}
+	if got := l.factsOf(); !strings.Contains(got["mounts"], "subvol=/@ 0 0") || got["hostname"] != "alice" {
+		t.Errorf("mounted: %q, host name %q", got["mounts"], got["hostname"])
 	}
 }
 

@@ -78,14 +78,17 @@ func (b *booter) enterSubvolume() error {
 	return nil
 }
 
-// hasInit tells whether there is a program to start below a folder.
+// hasInit tells whether there is a program to start below a folder. A shell
+// alone makes no system: it is what is left to start when there is none.
 func (b *booter) hasInit(dir string) bool {
 	t, err := OpenTree(dir)
 	if err != nil {
 		return false
 	}
 	defer t.Close() //nolint:errcheck // O_PATH
-	return slices.ContainsFunc(b.options.initPrograms(), t.Exists)
+	return slices.ContainsFunc(b.options.initPrograms(), func(program string) bool {
+		return program != "/bin/sh" && t.Exists(program)
+	})
 }
 
 func waitFor(ctx context.Context, device string) error {
