@@ -151,10 +151,28 @@ func (u *Upload) run(ctx context.Context, i Import, m *manifest) error {
 	if err := info.Check(runtime.GOARCH); err != nil {
 		return err
 	}
+	if err := forgetGuest(source.Root); err != nil {
+		return err
+	}
 	m.describe(info)
 	m.Warnings = append(m.Warnings, source.Warnings()...)
 	if i.Filesystem != "" {
 		m.Filesystem = i.Filesystem
 	}
 	return w.pack(ctx, source.Root, m)
+}
+
+// forgetGuest removes what the first program of a guest noted in the system
+// that was packed from it: by that, all clones would take themselves for that
+// guest, and keep its host keys. Nothing outside of the folder is reached.
+func forgetGuest(dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	// With var a link that leads out of it, there is nothing to remove.
+	if info, err := root.Stat("var/lib/sublet-init"); err == nil && info.IsDir() {
+		return errors.Join(root.RemoveAll("var/lib/sublet-init"), root.Close())
+	}
+	return root.Close()
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -73,6 +74,7 @@ func testSystem(t *testing.T) string {
 	for i := range 3000 {
 		write("usr/share/many/"+strings.Repeat("n", 40)+string(rune('a'+i%26))+string(rune('a'+i/26%26))+string(rune('a'+i/676)), "", 0o644)
 	}
+	write("var/lib/sublet-init/state.json", "{}", 0o600) // of the guest that it was packed from
 	check(os.Symlink(strings.Repeat("long/", 100), filepath.Join(dir, "home/long")))
 	return dir
 }
@@ -142,6 +144,9 @@ func TestImportKeepsEverything(t *testing.T) {
 				t.Errorf("%s lacks %q:\n%s", name, want, out)
 			}
 		}
+	}
+	if left := list(t, img.Path, "/var/lib"); slices.Contains(left, "sublet-init") {
+		t.Errorf("it takes itself for a guest that was: %v", left)
 	}
 	if n := len(list(t, img.Path, "/usr/share/many")); n != 3000 {
 		t.Errorf("there are %d of 3000 files", n)
