@@ -236,7 +236,7 @@ func checkMirror(r release, mirror string) error {
 	u, err := url.Parse(mirror)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" ||
 		len(mirror) > most || strings.ContainsFunc(mirror, func(c rune) bool { return c <= ' ' || c >= 0x7f || c == '[' || c == ']' }) {
-		return vps.Invalid("mirror", "%q is not the address of an archive; write for example http://deb.debian.org/debian", mirror)
+		return vps.Invalid("mirror", "%q is not the address of an archive; write for example http://mirror.example.org/debian", mirror)
 	}
 	if _, err := os.Stat(r.keys()); err != nil {
 		return vps.Wrap(vps.CodeInvalid, err, "the keys of the archive, %s, are missing on this host; apt install %s", r.keys(), cmp.Or(r.keyringPackage, "debian-archive-keyring"))

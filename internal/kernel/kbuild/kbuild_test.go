@@ -426,7 +426,7 @@ func TestMeter(t *testing.T) {
 func TestMirror(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ targets, mirror, keys string }{
-		"old apt":      {"Packages|main|http://deb.debian.org/debian-security/|$(SIGNED_BY)|Debian\nPackages|main|http://deb.debian.org/debian/|$(SIGNED_BY)|Debian\n", "http://deb.debian.org/debian/", debianKeys},
+		"old apt":      {"Packages|main|http://mirror.example.org/debian-security/|$(SIGNED_BY)|Debian\nPackages|main|http://mirror.example.org/debian/|$(SIGNED_BY)|Debian\n", "http://mirror.example.org/debian/", debianKeys},
 		"new apt":      {"Packages|main|https://mirror.example/debian/|/usr/share/keyrings/x.gpg|Debian\n", "https://mirror.example/debian/", "/usr/share/keyrings/x.gpg"},
 		"others first": {"Packages|main|https://nodesource.example/|/k.gpg|Node\nPackages|main|http://a/debian|/d.gpg|Debian\n", "http://a/debian", "/d.gpg"},
 		"keys inside":  {"Packages|main|http://a/debian|-----BEGIN PGP|Debian\n", "http://a/debian", debianKeys},
