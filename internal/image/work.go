@@ -225,17 +225,18 @@ func (w *work) publish(m *manifest) error {
 // interruption, a full disk, or something else.
 func (w *work) explain(ctx context.Context, err error) error {
 	what := w.doing + " image " + w.name
+	again := strings.TrimSuffix(w.doing, "ing") + " it again" // "build it again"
 	var f *failure
 	failed := errors.As(err, &f)
 	var known *vps.Error
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(context.Cause(ctx), unix.ENOSPC), failed && f.full:
-		return vps.Wrap(vps.CodeDenied, err, "the filesystem of %s is full: %s needs more than the %s that are free, of which %s are kept for guests; nothing was kept: free some space and try again",
-			w.dir, what, freeAt(w.home), reserve(w.home))
+		return vps.Wrap(vps.CodeDenied, err, "the filesystem of %s is full: %s needs more than the %s that are free, of which %s are kept for guests; nothing was kept: free some space and %s",
+			w.dir, what, freeAt(w.home), reserve(w.home), again)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return vps.Wrap(vps.CodeTimeout, err, "%s took too long and was stopped; nothing was kept: try again with more time", what)
+		return vps.Wrap(vps.CodeTimeout, err, "%s took too long and was stopped; nothing was kept: %s with more time", what, again)
 	case ctx.Err() != nil:
-		return vps.Wrap(vps.CodeInternal, err, "%s was interrupted; nothing was kept: try again", what)
+		return vps.Wrap(vps.CodeInternal, err, "%s was interrupted; nothing was kept: %s", what, again)
 	case errors.As(err, &known):
 		return err
 	case failed:
