@@ -168,6 +168,10 @@ func (r replugger) Detached(ctx context.Context, n vps.Network, running []vps.In
 	return detached, nil
 }
 
-func (r replugger) Replug(ctx context.Context, i vps.Instance, _ vps.NetworkGuest) error {
-	return r.driver.Replug(ctx, i)
+func (r replugger) Replug(ctx context.Context, i vps.Instance, g vps.NetworkGuest) error {
+	if err := r.driver.Replug(ctx, i); err != nil {
+		return err
+	}
+	r.hostnet.Plugged(g.Link)
+	return nil
 }

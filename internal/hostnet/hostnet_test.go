@@ -120,6 +120,19 @@ func TestSet(t *testing.T) {
 		t.Errorf("detached while a guest runs: %v (%v)", names, err)
 	}
 
+	// Its card may have given up while the link was down.
+	host.Exec("ip", "link", "set", "sl-alice", "down")
+	if err := h.Set(t.Context(), n); err != nil {
+		t.Error(err)
+	}
+	if names, err := h.Detached(t.Context(), n); err != nil || !slices.Contains(names, "alice") {
+		t.Errorf("detached after its link was down: %v (%v)", names, err)
+	}
+	h.Plugged("sl-alice")
+	if names, err := h.Detached(t.Context(), n); err != nil || slices.Contains(names, "alice") {
+		t.Errorf("detached after it was plugged in anew: %v (%v)", names, err)
+	}
+
 	// The link's state follows in a moment that somebody has opened it.
 	for range 100 {
 		if strings.Contains(host.Exec("ip", "link", "show", "sl-alice"), "state UP") {
