@@ -40,6 +40,10 @@ const CardSocket = cardName
 const (
 	// largestFrame is more than any frame of a tap without offloads.
 	largestFrame = 64 << 10
+	// headerSize is that of a struct virtio_net_hdr, which stands before each
+	// frame of a tap that was made with vnet_hdr. Opening it without would take
+	// that away from the link, and it would be the host's link no more.
+	headerSize = 10
 	// tapPoll is how often a tap that is not there is looked for.
 	tapPoll = 50 * time.Millisecond
 	// cardBuffer holds what one side is slower for than the other.
@@ -109,14 +113,15 @@ func (c *card) pass(ctx context.Context, conn *net.UnixConn) {
 	defer sending.Wait()
 	sending.Go(func() {
 		defer cancel()
-		frame := make([]byte, largestFrame)
+		// Behind a header that asks for nothing.
+		packet := make([]byte, headerSize+largestFrame)
 		for {
-			n, err := conn.Read(frame)
+			n, err := conn.Read(packet[headerSize:])
 			if err != nil {
 				return
 			}
 			if tap := plugged.Load(); tap != nil {
-				_, _ = tap.Write(frame[:n]) // refused while the link is down
+				_, _ = tap.Write(packet[:headerSize+n]) // refused while the link is down
 			}
 		}
 	})
@@ -140,20 +145,23 @@ func (c *card) pass(ctx context.Context, conn *net.UnixConn) {
 // receive passes frames to the guest until the tap is gone, which is no error,
 // or the guest is.
 func receive(conn io.Writer, tap io.Reader) error {
-	frame := make([]byte, largestFrame)
+	packet := make([]byte, headerSize+largestFrame)
 	for {
-		n, err := tap.Read(frame)
+		n, err := tap.Read(packet)
 		if err != nil {
 			return nil //nolint:nilerr // see above
 		}
-		if _, err := conn.Write(frame[:n]); err != nil {
+		if n <= headerSize {
+			continue
+		}
+		if _, err := conn.Write(packet[headerSize:n]); err != nil {
 			return err
 		}
 	}
 }
 
-// openTap waits for the tap and opens it, without headers or offloads: what
-// comes out are frames as they go over a cable.
+// openTap waits for the tap and opens it, without offloads: what comes out are
+// frames as they go over a cable.
 func (c *card) openTap(ctx context.Context) (*os.File, error) {
 	tick := time.NewTicker(tapPoll)
 	defer tick.Stop()
@@ -185,8 +193,11 @@ func openTap(name string) (*os.File, error) {
 	}
 	r, err := unix.NewIfreq(name)
 	if err == nil {
-		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
+		r.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
 		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, r)
+	}
+	if err == nil {
+		err = unix.IoctlSetPointerInt(fd, unix.TUNSETVNETHDRSZ, headerSize)
 	}
 	if err == nil {
 		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, 0)

@@ -106,6 +106,9 @@ func TestCard(t *testing.T) {
 	}
 	makeTap()
 	speaks(conn, "the first link")
+	if out, err := exec.CommandContext(t.Context(), "ip", "-d", "link", "show", "sl-card").CombinedOutput(); err != nil || !strings.Contains(string(out), "vnet_hdr on") {
+		t.Errorf("the link was changed: %v, %s", err, out)
+	}
 	ip("link", "del", "sl-card")
 	makeTap()
 	speaks(conn, "the next link")
