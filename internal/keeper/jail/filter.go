@@ -36,7 +36,7 @@ func allowed() []string {
 		"timer_create", "timer_settime", "timer_gettime", "timer_getoverrun", "timer_delete", "timerfd_create", "timerfd_settime", "timerfd_gettime",
 		// signals
 		"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "rt_sigpending", "rt_sigsuspend", "rt_sigtimedwait", "sigaltstack", "pause",
-		"kill", "tkill", "tgkill", "restart_syscall", "signalfd4",
+		"kill", "tkill", "tgkill", "rt_tgsigqueueinfo", "restart_syscall", "signalfd4",
 		// processes; the pid namespace and the user id confine ptrace and kill
 		"fork", "vfork", "execve", "execveat", "exit", "exit_group", "wait4", "waitid", "ptrace", "prctl", "arch_prctl", "modify_ldt", "seccomp",
 		"sched_yield", "sched_getaffinity", "sched_setaffinity", "getcpu", "set_tid_address", "set_robust_list", "get_robust_list", "rseq",
