@@ -256,7 +256,15 @@ func TestOthersStay(t *testing.T) {
 	state := func() string {
 		return host.Exec("ip", "-d", "addr") + host.Exec("ip", "route", "show", "table", "all") + host.Exec("ip", "rule")
 	}
+	// The kernel finds the carriers, and that addresses are free, by and by.
 	before := state()
+	for range 200 {
+		if !strings.Contains(before, "NO-CARRIER") && !strings.Contains(before, "tentative") {
+			break
+		}
+		<-time.After(50 * time.Millisecond)
+		before = state()
+	}
 	h := hostnet.New(nil, hostnet.Options{})
 	if err := h.CleanUp(t.Context()); err != nil {
 		t.Fatalf("cleaning up nothing: %v", err)
