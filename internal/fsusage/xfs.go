@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"math"
-	"strings"
+	"slices"
 
 	"sublet/internal/vps"
 )
@@ -354,7 +354,7 @@ func (s *xfsSuper) features() []string {
 			}
 			have = s.u32(f.field)
 		}
-		if have&uint32(f.bit) != 0 && !strings.Contains(strings.Join(names, ",")+",", ","+f.name+",") {
+		if have&uint32(f.bit) != 0 && !slices.Contains(names, f.name) {
 			names = append(names, f.name)
 		}
 	}
