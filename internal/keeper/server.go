@@ -128,6 +128,10 @@ func (s *server) handle(conn net.Conn) {
 		refuse(conn, vps.CodeInvalid, fmt.Sprintf("this keeper speaks version %d", protocolVersion))
 	case q.Instance != nil && !same(*q.Instance, current):
 		refuse(conn, vps.CodeNotFound, "this keeper keeps another instance")
+	case q.Instance != nil && current.Exit != nil && q.Op != opWait && q.Op != opKill:
+		// The end is written down a moment before the listener closes: whoever
+		// comes in between finds what they would find after it.
+		refuse(conn, vps.CodeNotFound, "that instance is over")
 	default:
 		s.dispatch(conn, in, q)
 	}

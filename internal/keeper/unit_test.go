@@ -161,3 +161,32 @@ func TestProtocol(t *testing.T) {
 		_ = conn.Close()
 	}
 }
+
+// Between an instance's end being written down and its keeper's going, its
+// callers learn what they would learn after it.
+func TestOverButListening(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	in := vps.Instance{GuestID: "g1", Started: now(), Socket: filepath.Join(dir, socketName)}
+	k := &keeper{recorded: make(chan struct{}), rec: record{Instance: in}}
+	k.rec.Exit = &vps.Exit{Reason: vps.ExitPowerOff}
+	close(k.recorded)
+	ln, err := listen(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newServer(k, ln)
+	go s.serve()
+	defer s.finish()
+	for _, op := range []string{opStatus, opStop, opConsole, opPause} {
+		if _, err := ask(t.Context(), dir, request{Op: op, Instance: &in}); vps.ErrorCode(err) != vps.CodeNotFound {
+			t.Errorf("%s of an instance that is over: error %v, want not found", op, err)
+		}
+	}
+	if got, err := ask(t.Context(), dir, request{Op: opWait, Instance: &in}); err != nil || got.Exit == nil {
+		t.Errorf("wait for an instance that is over: %+v, %v, want its end", got, err)
+	}
+	if got, err := Status(t.Context(), dir); err != nil || got.Exit == nil {
+		t.Errorf("status of an instance that is over: %+v, %v, want its end", got, err)
+	}
+}
