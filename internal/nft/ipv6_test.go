@@ -40,7 +40,8 @@ func newWorld6(t *testing.T, quiet bool, change func(n *vps.Network)) *world {
 		change(&w.network)
 	}
 	w.apply()
-	// Addresses are those given below, and there at once.
+	// Addresses are those given below, and (nodad) there at once: without it the
+	// kernel clears them for use a little later, also when it checks nothing.
 	plain := []string{"-q", "-w", "net.ipv6.conf.default.addr_gen_mode=1", "net.ipv6.conf.default.accept_dad=0", "net.ipv6.conf.default.accept_ra=0"}
 	w.host.Exec("sysctl", append(plain, "net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_forward=1")...)
 	cable := func(link string) *nstest.NS {
@@ -54,8 +55,9 @@ func newWorld6(t *testing.T, quiet bool, change func(n *vps.Network)) *world {
 		return ns
 	}
 	w.outside = cable("up0")
-	for _, a := range []string{public + "/24", public6 + "/64", local6 + "/64"} {
-		w.host.Exec("ip", "addr", "add", a, "dev", "up0")
+	w.host.Exec("ip", "addr", "add", public+"/24", "dev", "up0")
+	for _, a := range []string{public6 + "/64", local6 + "/64"} {
+		w.host.Exec("ip", "addr", "add", a, "dev", "up0", "nodad")
 	}
 	w.outside.Exec("ip", "link", "set", "eth0", "address", outsideMAC.String())
 	known := func(link string, mac net.HardwareAddr, addresses ...string) {
@@ -67,7 +69,7 @@ func newWorld6(t *testing.T, quiet bool, change func(n *vps.Network)) *world {
 		known("up0", outsideMAC, outside, outside6.String())
 	} else {
 		w.outside.Exec("ip", "addr", "add", outside+"/24", "dev", "eth0")
-		w.outside.Exec("ip", "addr", "add", outside6.String()+"/64", "dev", "eth0")
+		w.outside.Exec("ip", "addr", "add", outside6.String()+"/64", "dev", "eth0", "nodad")
 		w.outside.Exec("ip", "route", "add", pool6.String(), "via", public6)
 	}
 	for _, g := range w.network.Guests {
@@ -77,7 +79,7 @@ func newWorld6(t *testing.T, quiet bool, change func(n *vps.Network)) *world {
 			t.Fatal(err)
 		}
 		w.host.Exec("ip", "addr", "add", gateway+"/32", "dev", g.Link)
-		w.host.Exec("ip", "addr", "add", vps.Gateway6.String()+"/64", "dev", g.Link)
+		w.host.Exec("ip", "addr", "add", vps.Gateway6.String()+"/64", "dev", g.Link, "nodad")
 		w.host.Exec("ip", "route", "add", g.Address.String(), "dev", g.Link, "src", gateway)
 		local := vps.LinkLocal6(g.MAC).String()
 		if g.Prefix6.IsSingleIP() {
@@ -90,8 +92,8 @@ func newWorld6(t *testing.T, quiet bool, change func(n *vps.Network)) *world {
 			continue
 		}
 		ns.Exec("ip", "link", "set", "eth0", "address", g.MAC.String())
-		ns.Exec("ip", "addr", "add", local+"/64", "dev", "eth0")
-		ns.Exec("ip", "addr", "add", own.String()+"/128", "dev", "eth0")
+		ns.Exec("ip", "addr", "add", local+"/64", "dev", "eth0", "nodad")
+		ns.Exec("ip", "addr", "add", own.String()+"/128", "dev", "eth0", "nodad")
 		ns.Exec("ip", "-6", "route", "add", "default", "via", vps.Gateway6.String(), "dev", "eth0", "src", own.String())
 	}
 	return w
