@@ -121,4 +121,5 @@ func TestCard(t *testing.T) {
 	}
 	cancel()
 	<-done
+	ip("link", "del", "sl-card") // for the next test
 }
