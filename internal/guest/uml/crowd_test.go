@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"sublet/internal/guest"
 	"sublet/internal/guest/guesttest"
@@ -36,8 +37,16 @@ func TestCrowd(t *testing.T) {
 		t.Error("it was not the limit of the host that refused")
 	}
 	// Room for some of them to eat, one after the other.
-	s.Type(t, "kill %1 %2 %3 %4; wait %1 %2 %3 %4\n")
+	s.Type(t, "kill %1 %2 %3 %4 %5 %6 %7 %8; wait %1 %2 %3 %4 %5 %6 %7 %8; echo some''-gone\n")
+	s.Until(t, "some-gone")
 	for range 3 {
+		// Who ended in the guest ends on the host a little later.
+		for deadline := time.Now().Add(time.Minute); bounds.count(t, "pids", "pids.current") > int64(m.Resources.Processes)-4; {
+			if time.Now().After(deadline) {
+				t.Fatal("the host still counts who ended")
+			}
+			<-time.After(10 * time.Millisecond)
+		}
 		s.Type(t, "busybox tail /dev/zero; echo ate''-$?\n")
 		s.Until(t, "Out of memory: Killed process")
 		s.Until(t, "ate-137")

@@ -135,7 +135,13 @@ func (b *bench) machine(t *testing.T) vps.Machine {
 	if err != nil {
 		t.Fatalf("make a tap: %v: %s", err, out)
 	}
-	t.Cleanup(func() { clean(t, m) })
+	t.Cleanup(func() {
+		clean(t, m)
+		// Its address may be the next test's.
+		if out, err := exec.Command("ip", "link", "del", m.Tap).CombinedOutput(); err != nil {
+			t.Errorf("remove a tap: %v: %s", err, out)
+		}
+	})
 	return m
 }
 

@@ -53,7 +53,9 @@ func behave(what string) error {
 	name, rest, _ := strings.Cut(what, " ")
 	switch name {
 	case "wait":
-		return unix.Pause()
+		for {
+			_ = unix.Pause() // also after a signal of the runtime
+		}
 	case "eat":
 		memory, err := unix.Mmap(-1, 0, eaten<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 		if err != nil {
