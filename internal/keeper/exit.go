@@ -18,6 +18,11 @@ import (
 // (panic() in kernel/panic.c). User Mode Linux then aborts.
 const panicMark = "Kernel panic - not syncing: "
 
+// halted are the last words of a kernel that is told to power off or to halt
+// (kernel_power_off() and kernel_halt() in kernel/reboot.c). Its filesystems
+// are clean then, and its init has ended.
+var halted = []string{"reboot: Power down", "reboot: System halted"} //nolint:gochecknoglobals // a constant
+
 // maxDetail bounds the kernel's line in an exit record, in bytes: whoever
 // owns the guest can print what they like.
 const maxDetail = 300
@@ -29,6 +34,10 @@ const maxDetail = 300
 // kernel said on the console that it panics. That line alone means nothing: a
 // user of the guest may print it, so it only counts for a guest that ended
 // badly.
+//
+// User Mode Linux may still die of a signal on the way from there to its own
+// exit: one that arrives meanwhile finds a kernel that has given up its memory
+// (see main() in arch/um/os-Linux/main.c). For the guest that is a power-off.
 func exitOf(status syscall.WaitStatus, console []byte, killed bool) vps.Exit {
 	e := vps.Exit{Code: -1, At: now()}
 	switch {
@@ -44,6 +53,8 @@ func exitOf(status syscall.WaitStatus, console []byte, killed bool) vps.Exit {
 		e.Reason = vps.ExitPowerOff
 	case line != "" && (status.Exited() || status.Signal() == syscall.SIGABRT):
 		e.Reason, e.Detail = vps.ExitPanic, line
+	case status.Signaled() && isHalted(lastLine(console)):
+		e.Reason = vps.ExitPowerOff
 	default:
 		e.Reason, e.Detail = vps.ExitCrash, lastLine(console)
 	}
@@ -58,6 +69,12 @@ func panicLine(console []byte) string {
 	}
 	line, _, _ := bytes.Cut(console[i:], []byte("\n"))
 	return printable(line)
+}
+
+// isHalted tells whether a console's last line, with or without the time in
+// front, says that the kernel came to its end in good order.
+func isHalted(line string) bool {
+	return slices.ContainsFunc(halted, func(words string) bool { return strings.HasSuffix(line, words) })
 }
 
 // lastLine returns the last line of a console that holds anything.

@@ -87,6 +87,18 @@ func TestExitText(t *testing.T) {
 	if e := exitOf(0, nil, true); e.Reason != vps.ExitPowerOff {
 		t.Errorf("a guest that was off before the kill: %+v", e)
 	}
+	for console, want := range map[string]vps.ExitReason{
+		"init: bye\r\nreboot: System halted\r\n\r\n":                                 vps.ExitPowerOff,
+		"[   12.345678] reboot: Power down\n":                                        vps.ExitPowerOff,
+		"reboot: System halted\nlogin: ":                                             vps.ExitCrash,
+		"reboot: Restarting system\n":                                                vps.ExitCrash,
+		"Kernel panic - not syncing: Attempted to kill init!\nreboot: System halted": vps.ExitPanic,
+		"": vps.ExitCrash,
+	} {
+		if e := exitOf(abort, []byte(console), false); e.Reason != want {
+			t.Errorf("aborted after %q: %+v, want %s", console, e, want)
+		}
+	}
 }
 
 func TestRecordOfAnotherBoot(t *testing.T) {
