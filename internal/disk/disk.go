@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -162,7 +163,7 @@ func (s *Store) settle(tmp string, r *record) error {
 	if err := os.Rename(tmp, final); err != nil {
 		return err
 	}
-	return syncDir(s.dir)
+	return durable.SyncDir(s.dir)
 }
 
 // discard removes disks that are in no record, or are not to be any more.
@@ -298,7 +299,7 @@ func (s *Store) remove(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	if err := syncDir(s.dir); err != nil {
+	if err := durable.SyncDir(s.dir); err != nil {
 		return err
 	}
 	return errors.Join(s.discard(ctx, s.folder(id), elsewhere...), s.sweep(gone))

@@ -2,12 +2,12 @@ package disk
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -179,7 +179,7 @@ func readRecord(dir, id string) (*record, error) {
 }
 
 // write puts volume.json into dir, whole or not at all.
-func (r *record) write(dir string) error { return writeJSON(filepath.Join(dir, recordName), r) }
+func (r *record) write(dir string) error { return durable.WriteJSON(filepath.Join(dir, recordName), r) }
 
 func readJSON(path string, v any) error {
 	b, err := os.ReadFile(path)
@@ -190,36 +190,4 @@ func readJSON(path string, v any) error {
 		return fmt.Errorf("read %s: %w", path, err)
 	}
 	return nil
-}
-
-// writeJSON makes or replaces a file that is root's, whole or not at all.
-func writeJSON(path string, v any) error {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	dir, name := filepath.Split(path)
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return err
-	}
-	defer func() { _ = os.Remove(f.Name()) }() // fails after the rename, as it should
-	_, err = f.Write(append(b, '\n'))
-	err = errors.Join(err, f.Chmod(0o600), f.Sync(), f.Close())
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-// syncDir makes names in dir last through a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -149,13 +150,13 @@ func (s *Store) take(ctx context.Context, dir string, r *record, name string, qu
 	if err := finish(); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(tmp, snapshotName), sn); err != nil {
+	if err := durable.WriteJSON(filepath.Join(tmp, snapshotName), sn); err != nil {
 		return err
 	}
 	if err := os.Rename(tmp, filepath.Join(all, name)); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(all), syncDir(dir))
+	return errors.Join(durable.SyncDir(all), durable.SyncDir(dir))
 }
 
 // copyAll copies all disks of a volume or snapshot to another, whose record

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -195,7 +196,7 @@ func (st *Staging) Checkpoint(state []byte) error {
 			return st.s.explain(err, smallest, "the disks could not be written")
 		}
 	}
-	err := writeJSON(filepath.Join(st.dir, stageName), &stageRecord{st.rec, state, time.Now().UTC()})
+	err := durable.WriteJSON(filepath.Join(st.dir, stageName), &stageRecord{st.rec, state, time.Now().UTC()})
 	return st.s.explain(err, smallest, "how far it came could not be written down")
 }
 

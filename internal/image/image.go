@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/durable"
 	"sublet/internal/flock"
 	"sublet/internal/vps"
 )
@@ -205,7 +206,7 @@ func remove(home, id string, latest bool) error {
 	if err := os.Rename(filepath.Join(home, id), gone); err != nil {
 		return err
 	}
-	return errors.Join(syncDir(home), os.RemoveAll(gone))
+	return errors.Join(durable.SyncDir(home), os.RemoveAll(gone))
 }
 
 // Sweep removes what interrupted builds and deletions left behind, except for

@@ -87,12 +87,3 @@ func again(name string) string {
 	}
 	return "import it again: sublet image import FILE --name " + name
 }
-
-// syncDir makes names in dir last through a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/durable"
 	"sublet/internal/rootfs"
 	"sublet/internal/vps"
 )
@@ -204,7 +205,7 @@ func (w *work) publish(m *manifest) error {
 	if m.Path, err = filepath.Abs(filepath.Join(final, diskName)); err != nil {
 		return err
 	}
-	if err := errors.Join(m.write(w.version), syncDir(w.version)); err != nil {
+	if err := errors.Join(m.write(w.version), durable.SyncDir(w.version)); err != nil {
 		return err
 	}
 	if err := os.Rename(w.version, final); err != nil {
@@ -218,7 +219,7 @@ func (w *work) publish(m *manifest) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(next), os.RemoveAll(final))
 	}
-	return syncDir(w.home)
+	return durable.SyncDir(w.home)
 }
 
 // explain turns an error into a sentence that says which it was: an

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -96,7 +97,7 @@ const (
 // file's path. It replaces an older one in one step.
 func WriteConfig(c Config) (string, error) {
 	path := filepath.Join(c.RunDir, configName)
-	if err := writeJSON(path, c); err != nil {
+	if err := durable.WriteJSON(path, c); err != nil {
 		return "", vps.Wrap(vps.CodeInternal, err, "cannot write what the guest's keeper has to know to %s", path)
 	}
 	return path, nil
@@ -146,45 +147,4 @@ func (c *Config) check() error {
 		c.LogFiles = defaultLogFiles
 	}
 	return nil
-}
-
-// writeJSON replaces the file at path in one step: a reader, and a host that
-// stops at any instant, sees the old or the new one.
-func writeJSON(path string, v any) (err error) {
-	b, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(append(b, '\n'))
-	if e := f.Sync(); err == nil {
-		err = e
-	}
-	if e := f.Close(); err == nil {
-		err = e
-	}
-	if err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = d.Close() }()
-	return d.Sync()
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/durable"
 	"sublet/internal/keeper/cgroup" //nolint:depguard // a part of this package
 	"sublet/internal/vps"
 )
@@ -104,7 +105,7 @@ func (k *keeper) bound(anchor int) (*groups, error) {
 		k.log.Warn("not all limits of the guest can be held", "guest", k.cfg.Name, "error", err)
 	}
 	k.cfg.Cgroups = group.Folders()
-	return g, writeJSON(filepath.Join(k.cfg.RunDir, groupsName), g)
+	return g, durable.WriteJSON(filepath.Join(k.cfg.RunDir, groupsName), g)
 }
 
 // set applies limits and remembers those that are in force. The hard limit
@@ -154,7 +155,7 @@ func SetLimits(runDir string, r vps.Resources) error {
 	if err := g.set(r); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(runDir, groupsName), g); err != nil {
+	if err := durable.WriteJSON(filepath.Join(runDir, groupsName), g); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the new limits hold, but could not be written down in %s", runDir)
 	}
 	return nil

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -46,7 +47,7 @@ func readRecord(runDir string) (record, error) {
 }
 
 func writeRecord(runDir string, r record) error {
-	return writeJSON(filepath.Join(runDir, recordName), r)
+	return durable.WriteJSON(filepath.Join(runDir, recordName), r)
 }
 
 // Find returns the instance whose run folder this is, with Exit set when it is

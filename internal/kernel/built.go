@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -402,7 +403,7 @@ func (c *Catalog) Delete(ctx context.Context, name string, users func() ([]strin
 			errs = append(errs, err)
 		}
 	}
-	if err := errors.Join(append(errs, syncDir(c.dir))...); err != nil {
+	if err := errors.Join(append(errs, durable.SyncDir(c.dir))...); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the kernel %s could not be deleted whole", name)
 	}
 	c.log.InfoContext(ctx, "deleted a kernel", "kernel", name)

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/durable"
 	"sublet/internal/flock"
 	"sublet/internal/vps"
 )
@@ -202,16 +203,7 @@ func (c *Catalog) keep(ctx context.Context, name string, mode os.FileMode, fill 
 		return "", errors.Join(err, os.Remove(f.Name()))
 	}
 	c.log.InfoContext(ctx, "made kernel file", "path", path, "took", time.Since(started))
-	return path, syncDir(c.dir)
-}
-
-// syncDir makes a rename in dir survive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return path, durable.SyncDir(c.dir)
 }
 
 // digestFile returns what names a file with this content.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"sublet/internal/durable"
 	"sublet/internal/vps"
 )
 
@@ -107,14 +108,5 @@ func replace(dir, path string, data []byte, uid uint32) (err error) {
 	if err = os.Rename(tmp, path); err != nil {
 		return err
 	}
-	return syncDir(dir)
-}
-
-// syncDir makes a rename in dir survive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.SyncDir(dir)
 }

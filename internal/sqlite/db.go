@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 	_ "modernc.org/sqlite" // the driver registers itself with database/sql
 
+	"sublet/internal/durable"
 	"sublet/internal/flock"
 	"sublet/internal/store"
 	"sublet/internal/vps"
@@ -239,10 +240,5 @@ func createFile(path string) error {
 			return err
 		}
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	defer func() { _ = dir.Close() }()
-	return dir.Sync()
+	return durable.SyncDir(filepath.Dir(path))
 }
