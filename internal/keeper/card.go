@@ -30,12 +30,9 @@ import (
 // well; the keeper opens the tap again when it was removed and made anew. So
 // neither has to know what happened to the other.
 
-// cardName is the socket in the run folder.
-const cardName = "card.sock"
-
-// CardSocket is where the guest's kernel finds its card, relative to its
-// working folder.
-const CardSocket = cardName
+// CardSocket is where the guest's kernel finds its card: a socket in the run
+// folder, which is its working folder.
+const CardSocket = "card.sock"
 
 const (
 	// largestFrame is more than any frame of a tap without offloads.
@@ -59,21 +56,11 @@ type card struct {
 
 // openCard listens for the guest's kernel, which runs as uid.
 func openCard(runDir, tap string, uid uint32, log func(error)) (*card, error) {
-	dir, err := os.OpenFile(runDir, unix.O_PATH|unix.O_DIRECTORY, 0)
+	ln, err := listenAt(runDir, "unixpacket", CardSocket)
 	if err != nil {
-		return nil, fmt.Errorf("open the run folder: %w", err)
+		return nil, err
 	}
-	defer func() { _ = dir.Close() }()
-	path := filepath.Join(runDir, cardName)
-	_ = os.Remove(path)
-	// A short way to the same place: see shortPath.
-	name := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), cardName)
-	ln, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: name, Net: "unixpacket"})
-	if err != nil {
-		return nil, fmt.Errorf("listen for the guest's network card: %w", err)
-	}
-	ln.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(path, 0o600), os.Chown(path, int(uid), int(uid))); err != nil {
+	if err := os.Chown(filepath.Join(runDir, CardSocket), int(uid), int(uid)); err != nil {
 		return nil, errors.Join(err, ln.Close())
 	}
 	return &card{tap: tap, ln: ln, log: log}, nil

@@ -231,7 +231,7 @@ func dial(ctx context.Context, runDir string) (net.Conn, error) {
 	}
 	defer func() { _ = dir.Close() }()
 	var d net.Dialer
-	conn, err := d.DialContext(ctx, "unix", shortPath(dir))
+	conn, err := d.DialContext(ctx, "unix", shortPath(dir, socketName))
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeNotFound, err, "no keeper runs in %s", runDir)
 	}

@@ -143,7 +143,7 @@ func jailConfig(c *Config) (jail.Config, error) {
 		return jail.Config{}, err
 	}
 	if c.Relay != "" {
-		files = append(files, filepath.Join(c.RunDir, cardName))
+		files = append(files, filepath.Join(c.RunDir, CardSocket))
 	}
 	return jail.Config{
 		Root: filepath.Join(c.RunDir, jailName), WorkDir: c.RunDir, OwnDirs: c.OwnDirs,

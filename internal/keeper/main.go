@@ -121,7 +121,7 @@ func (k *keeper) run(ctx context.Context) error {
 		defer func() {
 			end()
 			<-served
-			_ = os.Remove(filepath.Join(k.cfg.RunDir, cardName))
+			_ = os.Remove(filepath.Join(k.cfg.RunDir, CardSocket))
 		}()
 	}
 	if err := k.start(lock); err != nil {

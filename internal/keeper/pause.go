@@ -9,7 +9,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
@@ -78,8 +77,7 @@ func (k *keeper) suspend() error {
 // resume lets the guest go on.
 func (k *keeper) resume() { _ = k.child.cmd.Process.Signal(unix.SIGCONT) }
 
-// standsStill tells whether all threads of a process are stopped: the state is
-// the word behind the name in brackets (proc_pid_stat(5)).
+// standsStill tells whether all threads of a process are stopped.
 func standsStill(pid int) (bool, error) {
 	dir := filepath.Join("/proc", itoa(pid), "task")
 	threads, err := os.ReadDir(dir)
@@ -87,16 +85,14 @@ func standsStill(pid int) (bool, error) {
 		return false, err
 	}
 	for _, t := range threads {
-		stat, err := os.ReadFile(filepath.Join(dir, t.Name(), "stat"))
+		stat, err := statIn(filepath.Join(dir, t.Name()))
 		if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ESRCH) {
 			continue
 		}
 		if err != nil {
 			return false, err
 		}
-		text := string(stat)
-		state := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
-		if len(state) == 0 || state[0] != "T" {
+		if stat[stateField] != stopped {
 			return false, nil
 		}
 	}

@@ -261,12 +261,16 @@ const (
 
 // States in /proc/PID/stat.
 const (
-	zombie = "Z"
-	dead   = "X"
+	zombie  = "Z"
+	dead    = "X"
+	stopped = "T"
 )
 
-func statFields(pid int) ([]string, error) {
-	b, err := os.ReadFile(filepath.Join("/proc", itoa(pid), "stat"))
+func statFields(pid int) ([]string, error) { return statIn(filepath.Join("/proc", itoa(pid))) }
+
+// statIn reads the stat file of a process's folder in /proc, or of a thread's.
+func statIn(dir string) ([]string, error) {
+	b, err := os.ReadFile(filepath.Join(dir, "stat"))
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -31,19 +32,24 @@ const (
 
 // listen makes the keeper's socket. The lock is held, so one that lies there
 // is a dead keeper's.
-func listen(runDir string) (*net.UnixListener, error) {
+func listen(runDir string) (*net.UnixListener, error) { return listenAt(runDir, "unix", socketName) }
+
+// listenAt makes a socket in the run folder that is root's only, in the place
+// of what lies there.
+func listenAt(runDir, network, name string) (*net.UnixListener, error) {
 	dir, err := os.OpenFile(runDir, unix.O_PATH|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "cannot open the run folder %s", runDir)
 	}
 	defer func() { _ = dir.Close() }()
-	path := filepath.Join(runDir, socketName)
+	path := filepath.Join(runDir, name)
 	_ = os.Remove(path)
-	// A short way to the same place: see shortPath.
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: shortPath(dir), Net: "unix"})
+	ln, err := net.ListenUnix(network, &net.UnixAddr{Name: shortPath(dir, name), Net: network})
 	if err == nil {
 		ln.SetUnlinkOnClose(false)
-		err = os.Chmod(path, 0o600)
+		if err = os.Chmod(path, 0o600); err != nil {
+			err = errors.Join(err, ln.Close())
+		}
 	}
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "cannot listen on %s", path)
@@ -51,10 +57,10 @@ func listen(runDir string) (*net.UnixListener, error) {
 	return ln, nil
 }
 
-// shortPath names the socket through the open run folder, since an address has
+// shortPath names a socket through the open run folder, since an address has
 // room for 108 bytes only (unix(7)).
-func shortPath(dir *os.File) string {
-	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), socketName)
+func shortPath(dir *os.File, name string) string {
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
 }
 
 type server struct {
