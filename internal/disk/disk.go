@@ -372,12 +372,14 @@ func (s *Store) sweepVolumes(ctx context.Context, known func(id string) bool) er
 		}
 	}
 	errs = append(errs, s.SweepStages(ctx))
-	staged, err := s.stagedParts()
+	staged, err := s.StagedVolumes()
 	if whole = whole && err == nil; err != nil {
 		errs = append(errs, err)
 	}
-	for _, p := range staged {
-		used[p.Group+"/"+p.Volume] = true
+	for _, st := range staged {
+		for _, p := range st.parts {
+			used[p.Group+"/"+p.Volume] = true
+		}
 	}
 	if whole {
 		// A host whose LVM does not answer may have no guest on it.
@@ -419,26 +421,34 @@ func (s *Store) lock(ctx context.Context, id string) (unlock func(), err error) 
 		return nil, err
 	}
 	for {
-		s.mu.Lock()
-		other, taken := s.busy[id]
-		if !taken {
-			mine := make(chan struct{})
-			s.busy[id] = mine
-			s.mu.Unlock()
-			return func() {
-				s.mu.Lock()
-				delete(s.busy, id)
-				s.mu.Unlock()
-				close(mine)
-			}, nil
+		unlock, other := s.tryLock(id)
+		if unlock != nil {
+			return unlock, nil
 		}
-		s.mu.Unlock()
 		select {
 		case <-other:
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
 	}
+}
+
+// tryLock takes what is named key, or returns what is closed when that is free
+// again.
+func (s *Store) tryLock(key string) (unlock func(), other <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if other, taken := s.busy[key]; taken {
+		return nil, other
+	}
+	mine := make(chan struct{})
+	s.busy[key] = mine
+	return func() {
+		s.mu.Lock()
+		delete(s.busy, key)
+		s.mu.Unlock()
+		close(mine)
+	}, nil
 }
 
 // checkID keeps ids from leaving the folder or hiding in it.

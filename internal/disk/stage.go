@@ -70,19 +70,11 @@ func (s *Store) holdStage(id string) (*Staging, error) {
 		return nil, err
 	}
 	key := stagePrefix + id
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.busy[key] != nil {
+	done, _ := s.tryLock(key)
+	if done == nil {
 		return nil, vps.Errorf(vps.CodeConflict, "somebody else is unpacking this very file just now; wait for it")
 	}
-	mine := make(chan struct{})
-	s.busy[key] = mine
-	return &Staging{s: s, id: id, dir: filepath.Join(s.dir, key), done: func() {
-		s.mu.Lock()
-		delete(s.busy, key)
-		s.mu.Unlock()
-		close(mine)
-	}}, nil
+	return &Staging{s: s, id: id, dir: filepath.Join(s.dir, key), done: done}, nil
 }
 
 func (st *Staging) make(ctx context.Context, storage, imageID string, disks []StageDisk) error {
@@ -278,6 +270,7 @@ type Staged struct {
 	ID      string
 	State   []byte
 	Changed time.Time
+	parts   []part
 }
 
 // StagedVolumes lists the volumes that can be gone on with.
@@ -293,24 +286,10 @@ func (s *Store) StagedVolumes() ([]Staged, error) {
 			continue
 		}
 		if r, err := s.readStage(filepath.Join(s.dir, e.Name()), id); err == nil {
-			all = append(all, Staged{id, r.State, r.Changed})
+			all = append(all, Staged{id, r.State, r.Changed, r.parts()})
 		}
 	}
 	return all, nil
-}
-
-// stagedParts are the disks of those volumes.
-func (s *Store) stagedParts() ([]part, error) {
-	all, err := s.StagedVolumes()
-	var parts []part
-	for _, staged := range all {
-		r, err := s.readStage(filepath.Join(s.dir, stagePrefix+staged.ID), staged.ID)
-		if err != nil {
-			return nil, err
-		}
-		parts = append(parts, r.parts()...)
-	}
-	return parts, err
 }
 
 // SweepStages removes volumes that nobody goes on filling: those that have no
