@@ -42,9 +42,7 @@ func (d *Driver) Freeze(ctx context.Context, in vps.Instance) (thaw func(), err 
 		_, _ = c.Do(context.WithoutCancel(ctx), "remove "+freezeBell)
 		_ = c.Close()
 	}
-	// Left by a daemon that was killed: not there is fine.
-	_, _ = c.Do(ctx, "remove "+freezeBell)
-	if _, err = c.Do(ctx, "config "+freezeBell+":transport=tap,ifname=none"); err == nil {
+	if err = ring(ctx, c, freezeBell); err == nil {
 		err = awaitFreeze(ctx, c)
 	}
 	if err != nil {

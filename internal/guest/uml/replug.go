@@ -13,8 +13,7 @@ import (
 )
 
 // doorbell is the card whose appearing tells the guest's early-boot program to
-// open its own card anew (guestinit.Doorbell). Its transport names a link that
-// does not exist: nothing is opened, because nobody brings the card up.
+// open its own card anew (guestinit.Doorbell).
 const doorbell = "vec15"
 
 // Replug lets a running guest open its tap again after the link was made anew
@@ -31,12 +30,19 @@ func (d *Driver) Replug(ctx context.Context, in vps.Instance) error {
 		return err
 	}
 	defer func() { _ = c.Close() }()
-	// Left by a daemon that was killed between the two: not there is fine.
-	_, _ = c.Do(ctx, "remove "+doorbell)
-	if _, err := c.Do(ctx, "config "+doorbell+":transport=tap,ifname=none"); err != nil {
+	if err := ring(ctx, c, doorbell); err != nil {
 		return err
 	}
 	_, err = c.Do(ctx, "remove "+doorbell)
+	return err
+}
+
+// ring makes a card appear in the guest. Its transport names a link that does
+// not exist: nothing is opened, because nobody brings the card up.
+func ring(ctx context.Context, c *mconsole.Console, bell string) error {
+	// Left by a daemon that was killed: not there is fine.
+	_, _ = c.Do(ctx, "remove "+bell)
+	_, err := c.Do(ctx, "config "+bell+":transport=tap,ifname=none")
 	return err
 }
 
