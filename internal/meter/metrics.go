@@ -87,9 +87,10 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			ch <- prometheus.MustNewConstMetric(c.bytes(), prometheus.CounterValue, float64(d.Bytes), guest, string(d.Reason))
 		}
 	}
+	disks := c.disks()
 	for guest, samples := range c.fill.all() {
 		for i := range samples {
-			for _, m := range c.disks() {
+			for _, m := range disks {
 				ch <- prometheus.MustNewConstMetric(m.desc, prometheus.GaugeValue, m.value(&samples[i]), guest, samples[i].Disk, strconv.Itoa(samples[i].Part))
 			}
 		}
