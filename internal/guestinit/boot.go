@@ -84,14 +84,15 @@ func (b *booter) boot(ctx context.Context) (err error) {
 	b.attempt(ctx, step{"turn the kernel's hotplug program off", func(context.Context) error { return hotplugOff("/proc") }})
 	b.attempt(ctx, step{"quiet the kernel", func(context.Context) error { return quietKernel("/proc") }})
 	b.attempt(ctx, step{"read the seed", b.readSeed})
-	switch {
-	case b.seeded && b.seed.Probe == probe.Frames:
-		return b.probe(ctx)
-	case b.seeded && b.seed.Probe == seed.Appliance:
-		return b.appliance(ctx)
-	}
-	if b.seeded && b.seed.Probe == probe.Kernel {
-		return b.examine(ctx)
+	if b.seeded {
+		switch b.seed.Probe {
+		case probe.Frames:
+			return b.probe(ctx)
+		case seed.Appliance:
+			return b.appliance(ctx)
+		case probe.Kernel:
+			return b.examine(ctx)
+		}
 	}
 	if err := b.mountRoot(ctx); err != nil {
 		return err

@@ -53,12 +53,9 @@ func (b *booter) examine(ctx context.Context) error {
 
 // listenForBell opens a socket that hears of new network cards.
 func listenForBell() (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := listenLinks()
 	if err != nil {
-		return -1, fmt.Errorf("open a netlink socket: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
-		return -1, errors.Join(err, unix.Close(fd))
+		return -1, err
 	}
 	limit := unix.Timeval{Sec: 2}
 	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {

@@ -41,26 +41,44 @@ const settling = 100 * time.Millisecond
 // the first of exec.Cmd's ExtraFiles.
 const procDescriptor = 3
 
-// mindCard starts the process that minds the card. It is a copy of this
-// program, and outlives the change of the root and of process 1. Its own root
-// stays the initramfs, out of which /proc, /sys and /dev are moved while it
-// starts; so it is given /proc, where it finds the guest's root.
+// mindCard starts the process that minds the card.
 func (b *booter) mindCard() error {
 	s := b.seed
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return err
-	}
-	defer proc.Close() //nolint:errcheck // only read from
 	args := []string{MindArg, s.MAC.String(), s.Address.String(), s.Gateway.String(), strconv.Itoa(s.MTU)}
 	if s.Address6.IsValid() {
 		args = append(args, s.Address6.String(), s.Gateway6.String())
 	}
+	return stayBehind(mindCapabilities(), args...)
+}
+
+// stayBehind starts a copy of this program that can never have other
+// capabilities than these, and that outlives the change of the root and of
+// process 1. Its own root stays the initramfs, out of which /proc, /sys and
+// /dev are moved while it starts; so it is given /proc, where it finds the
+// guest's root.
+func stayBehind(capabilities []uintptr, args ...string) error {
+	proc, err := os.Open("/proc")
+	if err != nil {
+		return err
+	}
+	defer proc.Close()                             //nolint:errcheck // only read from
 	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // it outlives everything here
 	cmd.Env = []string{"GOMAXPROCS=1"}
 	cmd.ExtraFiles = []*os.File{proc}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return startWith(cmd, mindCapabilities())
+	return startWith(cmd, capabilities)
+}
+
+// listenLinks opens a socket of rtnetlink(7) that hears of links.
+func listenLinks() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	if err != nil {
+		return -1, fmt.Errorf("open a netlink socket: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
 }
 
 // mindCapabilities are all that minding the card needs: the card itself, and
@@ -116,12 +134,9 @@ func Mind(args []string) error {
 	if err != nil {
 		return err
 	}
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := listenLinks()
 	if err != nil {
-		return fmt.Errorf("open a netlink socket: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
-		return errors.Join(err, unix.Close(fd))
+		return err
 	}
 	buffer := make([]byte, 32<<10)
 	for {

@@ -7,10 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -48,16 +46,7 @@ const freezeLimit = 10 * time.Second
 // other one. Freezing takes CAP_SYS_ADMIN, and getting at the guest's mounts
 // the rest.
 func (b *booter) mindDisks() error {
-	proc, err := os.Open("/proc")
-	if err != nil {
-		return err
-	}
-	defer proc.Close()                                  //nolint:errcheck // only read from
-	cmd := exec.Command("/proc/self/exe", MindDisksArg) //nolint:noctx // it outlives everything here
-	cmd.Env = []string{"GOMAXPROCS=1"}
-	cmd.ExtraFiles = []*os.File{proc}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	return startWith(cmd, mindDisksCapabilities())
+	return stayBehind(mindDisksCapabilities(), MindDisksArg)
 }
 
 func mindDisksCapabilities() []uintptr {
@@ -66,12 +55,9 @@ func mindDisksCapabilities() []uintptr {
 
 // MindDisks waits for the bell for ever. It returns only with an error.
 func MindDisks() error {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_ROUTE)
+	fd, err := listenLinks()
 	if err != nil {
-		return fmt.Errorf("open a netlink socket: %w", err)
-	}
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: unix.RTMGRP_LINK}); err != nil {
-		return errors.Join(err, unix.Close(fd))
+		return err
 	}
 	f := freezer{freeze: freezeAll, answer: answerFreeze}
 	buffer := make([]byte, 32<<10)
@@ -184,7 +170,8 @@ func answerFreeze(text string) {
 	_ = unix.Close(fd)
 }
 
-// FIFREEZE and FITHAW of linux/fs.h: _IOWR('X', 119, int) and 120.
+// Requests that stop a filesystem in a state that needs no recovery, and let it
+// go on: FIFREEZE and FITHAW of linux/fs.h, _IOWR('X', 119, int) and 120.
 const (
 	fiFreeze = 0xc0045877
 	fiThaw   = 0xc0045878

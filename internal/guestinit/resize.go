@@ -174,23 +174,16 @@ func growXFS(dir string, want vps.Bytes) (grown bool, err error) {
 	return true, settle(dir)
 }
 
-// Requests that stop a filesystem in a state that needs no recovery, and let it
-// go on: FIFREEZE and FITHAW of include/uapi/linux/fs.h.
-const (
-	freeze = 0xc0045877
-	thaw   = 0xc0045878
-)
-
 // settle makes what was done to a filesystem need no recovery. XFS refuses to
 // be mounted when it has to recover what was written behind its old end while
 // the superblock on the disk still says that old end (seen with 6.1): a guest
 // that was killed soon after it grew would never boot again.
 func settle(dir string) error {
 	var none int
-	if err := control(dir, freeze, unsafe.Pointer(&none)); err != nil {
+	if err := control(dir, fiFreeze, unsafe.Pointer(&none)); err != nil {
 		return err
 	}
-	return control(dir, thaw, unsafe.Pointer(&none))
+	return control(dir, fiThaw, unsafe.Pointer(&none))
 }
 
 // Places in a Btrfs superblock (struct btrfs_super_block), whose dev_item tells
