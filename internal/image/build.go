@@ -52,10 +52,6 @@ type build struct {
 }
 
 func (b *build) run(ctx context.Context, m *manifest) error {
-	// apt downloads as a user of its own, who has to pass through.
-	if err := os.Chmod(b.tmp, 0o711); err != nil {
-		return err
-	}
 	tree := filepath.Join(b.tmp, "root")
 	sources, err := b.bootstrap(ctx, tree)
 	if err != nil {

@@ -20,32 +20,18 @@ const (
 	keptInodes = 1000
 )
 
-// reserve is what is kept free on the filesystem of dir.
-func reserve(dir string) vps.Bytes {
+// space is what is free on the filesystem of dir, what of that is kept for
+// guests, and whether it has come down to that. Of a filesystem that does not
+// tell nothing is known, and it is not scarce.
+func space(dir string) (free, kept vps.Bytes, scarce bool) {
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) != nil {
-		return 0
+		return 0, 0, false
 	}
-	return min(keptMost, vps.Bytes(st.Blocks)*vps.Bytes(st.Bsize)/keptPart)
-}
-
-// freeAt is what is free on the filesystem of dir.
-func freeAt(dir string) vps.Bytes {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil {
-		return 0
-	}
-	return vps.Bytes(st.Bavail) * vps.Bytes(st.Bsize)
-}
-
-// scarce tells whether the filesystem of dir has come down to its reserve.
-func scarce(dir string) bool {
-	var st unix.Statfs_t
-	if unix.Statfs(dir, &st) != nil {
-		return false
-	}
+	block := vps.Bytes(st.Bsize)
+	free, kept = vps.Bytes(st.Bavail)*block, min(keptMost, vps.Bytes(st.Blocks)*block/keptPart)
 	// Some filesystems do not count inodes, and say that there are none.
-	return freeAt(dir) < reserve(dir) || st.Files > 2*keptInodes && st.Ffree < keptInodes
+	return free, kept, free < kept || st.Files > 2*keptInodes && st.Ffree < keptInodes
 }
 
 // guard watches the filesystem of dir: what it returns ends, with ENOSPC as its
@@ -59,7 +45,7 @@ func guard(ctx context.Context, dir string) (context.Context, func()) {
 		tick := time.NewTicker(often)
 		defer tick.Stop()
 		for {
-			if scarce(dir) {
+			if _, _, scarce := space(dir); scarce {
 				cancel(fmt.Errorf("the reserve of free space is reached: %w", unix.ENOSPC))
 				return
 			}

@@ -46,7 +46,8 @@ func (s *Store) begin(ctx context.Context, name, doing string) (*work, error) {
 		return nil, err
 	}
 	if w.tmp, err = os.MkdirTemp(w.home, buildPrefix+"*"); err == nil {
-		// Whoever works on the new filesystem has to pass through.
+		// Whoever works on the new filesystem has to pass through, apt too, which
+		// downloads as a user of its own.
 		err = os.Chmod(w.tmp, 0o711)
 	}
 	if err == nil {
@@ -232,8 +233,9 @@ func (w *work) explain(ctx context.Context, err error) error {
 	var known *vps.Error
 	switch {
 	case errors.Is(err, unix.ENOSPC), errors.Is(err, unix.EDQUOT), errors.Is(context.Cause(ctx), unix.ENOSPC), failed && f.full:
+		free, kept, _ := space(w.home)
 		return vps.Wrap(vps.CodeDenied, err, "the filesystem of %s is full: %s needs more than the %s that are free, of which %s are kept for guests; nothing was kept: free some space and %s",
-			w.dir, what, freeAt(w.home), reserve(w.home), again)
+			w.dir, what, free, kept, again)
 	case errors.Is(ctx.Err(), context.DeadlineExceeded):
 		return vps.Wrap(vps.CodeTimeout, err, "%s took too long and was stopped; nothing was kept: %s with more time", what, again)
 	case ctx.Err() != nil:
