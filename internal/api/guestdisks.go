@@ -135,14 +135,6 @@ func (s *Server) registerSnapshots(tag string) {
 		})
 }
 
-// begun answers with where long work is found again.
-func begun(op Operation, err error) (*buildOutput, error) {
-	if err != nil {
-		return nil, err
-	}
-	return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
-}
-
 // Disks lists the disks of a guest, the one that it boots from first.
 func (c *Client) Disks(ctx context.Context, guest string) ([]GuestDisk, error) {
 	path, err := guestPath(guest, "/disks")

@@ -127,11 +127,7 @@ func (s *Server) registerImageFiles() {
 		if err != nil {
 			return nil, err
 		}
-		op, err := files.VerifyImage(ctx, in.name())
-		if err != nil {
-			return nil, err
-		}
-		return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
+		return begun(files.VerifyImage(ctx, in.name()))
 	})
 }
 

@@ -98,11 +98,7 @@ func (s *Server) registerKernels() {
 		if err != nil {
 			return nil, err
 		}
-		op, err := k.BuildKernel(ctx, in.Body)
-		if err != nil {
-			return nil, err
-		}
-		return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
+		return begun(k.BuildKernel(ctx, in.Body))
 	})
 	test := operation("test-kernel", http.MethodPost, "/v1/kernels/{driver}/{release}/test", tag, "Boot a throw-away guest with a kernel")
 	test.Description = "Answers when the guest is gone again, in seconds."

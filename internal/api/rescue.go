@@ -80,11 +80,7 @@ func (s *Server) registerRescue() {
 		if err != nil {
 			return nil, err
 		}
-		op, err := r.Reinstall(ctx, in.Name, in.Body.Image)
-		if err != nil {
-			return nil, err
-		}
-		return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
+		return begun(r.Reinstall(ctx, in.Name, in.Body.Image))
 	})
 }
 

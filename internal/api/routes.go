@@ -167,6 +167,14 @@ func operation(id, method, path, tag, summary string) huma.Operation {
 	return huma.Operation{OperationID: id, Method: method, Path: path, Tags: []string{tag}, Summary: summary}
 }
 
+// begun answers with where long work is found again.
+func begun(op Operation, err error) (*buildOutput, error) {
+	if err != nil {
+		return nil, err
+	}
+	return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
+}
+
 func (s *Server) registerRoutes() {
 	s.registerGuests()
 	s.registerNetwork()
@@ -366,11 +374,7 @@ func (s *Server) registerImages() {
 		if err != nil {
 			return nil, err
 		}
-		op, err := i.BuildImage(ctx, in.Body.Name, in.Body.Mirror)
-		if err != nil {
-			return nil, err
-		}
-		return &buildOutput{Location: "/v1/operations/" + op.ID, Body: op}, nil
+		return begun(i.BuildImage(ctx, in.Body.Name, in.Body.Mirror))
 	})
 	register(s, operation("delete-image", http.MethodDelete, "/v1/images/{distribution}/{release}", tag, "Delete an image that no guest is made from"),
 		func(ctx context.Context, in *imageInput) (*nothing, error) {
