@@ -69,7 +69,7 @@ whose archive has to be named. Others are made of a file: see image import.`,
 // ended.
 func (a *app) followImage(ctx context.Context, cmd *cobra.Command, client Client, op api.Operation, noun, done string, timeout time.Duration) error {
 	name := op.Target
-	op, err := a.follow(ctx, client, op)
+	_, err := a.follow(ctx, client, op)
 	switch {
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		a.say("the %s of %s goes on in the daemon; `sublet image list` shows it when it is done", noun, name)
@@ -79,8 +79,6 @@ func (a *app) followImage(ctx context.Context, cmd *cobra.Command, client Client
 		return err
 	case err != nil:
 		return about(name, err)
-	case op.Code != "" || op.Error != "":
-		return about(name, operationError(op))
 	}
 	img, err := client.Image(ctx, name)
 	if err != nil {
@@ -97,16 +95,17 @@ func (a *app) followImage(ctx context.Context, cmd *cobra.Command, client Client
 	return nil
 }
 
+// operationError is what became of work that has ended; nil when it went well.
 func operationError(op api.Operation) error {
-	code := op.Code
-	if code == "" {
-		code = vps.CodeInternal
+	if op.Code == "" && op.Error == "" {
+		return nil
 	}
-	return vps.Errorf(code, "%s", op.Error)
+	return vps.Errorf(cmp.Or(op.Code, vps.CodeInternal), "%s", op.Error)
 }
 
-// follow draws the progress of an operation until it is done. A daemon that
-// does not answer once is asked again: it may be restarting.
+// follow draws the progress of an operation until it is done, and returns what
+// it failed with. A daemon that does not answer once is asked again: it may be
+// restarting.
 func (a *app) follow(ctx context.Context, client Client, op api.Operation) (api.Operation, error) {
 	progress := a.newBar(op.Target)
 	defer progress.clear()
@@ -116,7 +115,7 @@ func (a *app) follow(ctx context.Context, client Client, op api.Operation) (api.
 	for misses := 0; ; {
 		progress.show(op.Progress)
 		if op.Done {
-			return op, nil
+			return op, operationError(op)
 		}
 		select {
 		case <-ctx.Done():

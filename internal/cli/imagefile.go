@@ -178,11 +178,8 @@ func (a *app) imageVerifyCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if op, err = a.follow(cmd.Context(), client, op); err != nil {
+			if _, err = a.follow(cmd.Context(), client, op); err != nil {
 				return err
-			}
-			if op.Code != "" || op.Error != "" {
-				return operationError(op)
 			}
 			a.say("%s is whole", name)
 			return nil

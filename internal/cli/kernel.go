@@ -141,8 +141,6 @@ func (a *app) buildKernel(cmd *cobra.Command, b api.BuildKernel, noWait bool, ti
 		return err
 	case err != nil:
 		return err
-	case op.Code != "" || op.Error != "":
-		return operationError(op)
 	}
 	info, err := client.Kernel(ctx, op.Made)
 	if err != nil {

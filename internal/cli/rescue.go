@@ -96,10 +96,7 @@ func (a *app) needRescueImage(ctx context.Context) error {
 	a.say("the rescue system is built, once")
 	op, err := client.BuildImage(ctx, vps.RescueImage, "")
 	if err == nil {
-		op, err = a.follow(ctx, client, op)
-	}
-	if err == nil && (op.Code != "" || op.Error != "") {
-		err = operationError(op)
+		_, err = a.follow(ctx, client, op)
 	}
 	return about(vps.RescueImage, err)
 }
@@ -197,10 +194,7 @@ On a terminal the verb asks; without one it needs --yes.`,
 		client := a.client()
 		op, err := client.Reinstall(cmd.Context(), name, image)
 		if err == nil {
-			op, err = a.follow(cmd.Context(), client, op)
-		}
-		if err == nil && (op.Code != "" || op.Error != "") {
-			err = operationError(op)
+			_, err = a.follow(cmd.Context(), client, op)
 		}
 		if err != nil {
 			return about(name, err)

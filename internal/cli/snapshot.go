@@ -107,7 +107,7 @@ func (a *app) operate(cmd *cobra.Command, timeout time.Duration, thing, goesOn s
 	if err != nil {
 		return about(thing, err)
 	}
-	op, err = a.follow(ctx, client, op)
+	_, err = a.follow(ctx, client, op)
 	switch {
 	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
 		a.say("%s: %s in the daemon; `sublet events %s` tells when it is done", thing, goesOn, thing)
@@ -117,8 +117,6 @@ func (a *app) operate(cmd *cobra.Command, timeout time.Duration, thing, goesOn s
 		return err
 	case err != nil:
 		return about(thing, err)
-	case op.Code != "" || op.Error != "":
-		return about(thing, operationError(op))
 	}
 	done()
 	return nil
