@@ -195,13 +195,9 @@ func (b backend) Guests(ctx context.Context) ([]api.Guest, error) {
 }
 
 func (b backend) Guest(ctx context.Context, name string) (api.Guest, error) {
-	host, err := b.state.Host(ctx)
+	host, g, err := b.guest(ctx, name)
 	if err != nil {
 		return api.Guest{}, err
-	}
-	g := host.Guest(name)
-	if g == nil {
-		return api.Guest{}, desired.NoGuest(name)
 	}
 	s := b.seen(ctx)
 	return b.view(ctx, &host, g, s, b.publicAddress(ctx, host.Settings)), nil
@@ -233,13 +229,9 @@ func (b backend) view(ctx context.Context, host *vps.Host, g *vps.Guest, s recon
 // GuestNetwork shows the network of one guest as its spec and the host's
 // settings make it, and what the wall dropped up to now.
 func (b backend) GuestNetwork(ctx context.Context, name string) (api.GuestNetwork, error) {
-	host, err := b.state.Host(ctx)
+	host, g, err := b.guest(ctx, name)
 	if err != nil {
 		return api.GuestNetwork{}, err
-	}
-	g := host.Guest(name)
-	if g == nil {
-		return api.GuestNetwork{}, desired.NoGuest(name)
 	}
 	n := networkOf(&host, g)
 	b.sampleDrops(ctx)

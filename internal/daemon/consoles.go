@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"sublet/internal/api"
-	"sublet/internal/desired"
 	"sublet/internal/guest"
 	"sublet/internal/vps"
 )
@@ -34,13 +33,9 @@ func (b backend) Console(ctx context.Context, name string, o api.ConsoleOptions)
 const logPoll = 250 * time.Millisecond
 
 func (b backend) Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error {
-	host, err := b.state.Host(ctx)
+	_, g, err := b.guest(ctx, name)
 	if err != nil {
 		return err
-	}
-	g := host.Guest(name)
-	if g == nil {
-		return desired.NoGuest(name)
 	}
 	path := b.logPath(*g)
 	tail, err := lastLines(path, lines)

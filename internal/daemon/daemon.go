@@ -189,10 +189,15 @@ func (p *parts) known(ctx context.Context) (func(id string) bool, error) {
 }
 
 func newDriver(c Config, log *slog.Logger) *uml.Driver {
-	return uml.New(uml.Options{
-		RunRoot: filepath.Join(c.RunDir, "guests"), Launcher: keeper.NewLauncher([]string{c.Self, "keeper"}),
-		Log: log,
-	})
+	return driverIn(c, log, filepath.Join(c.RunDir, "guests"), "")
+}
+
+// driverIn makes a driver that knows what runs below root and nothing else. A
+// prefix keeps its units apart from guests'; empty means theirs.
+func driverIn(c Config, log *slog.Logger, root, unitPrefix string) *uml.Driver {
+	launcher := keeper.NewLauncher([]string{c.Self, "keeper"})
+	launcher.UnitPrefix = unitPrefix
+	return uml.New(uml.Options{RunRoot: root, Launcher: launcher, Log: log})
 }
 
 func (p *parts) newLoop() *reconcile.Loop {

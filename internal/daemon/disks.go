@@ -42,11 +42,7 @@ func (b backend) GuestDisks(ctx context.Context, name string) ([]api.GuestDisk, 
 		return nil, err
 	}
 	storage := cmp.Or(v.Storage, g.Spec.Storage)
-	root := vps.DataVolume{Name: api.RootDisk, Disk: v.Disk, Size: v.Size, Used: v.Used}
-	for _, d := range v.Data {
-		root.Used -= d.Used
-	}
-	disks := []api.GuestDisk{showDisk(g, storage, vps.RootDevice(g.Spec.Driver), g.Spec.Disk, root)}
+	disks := []api.GuestDisk{showDisk(g, storage, vps.RootDevice(g.Spec.Driver), g.Spec.Disk, rootOf(v))}
 	for i, want := range g.Spec.Disks {
 		found := vps.DataVolume{Name: want.Name}
 		if at := slices.IndexFunc(v.Data, func(d vps.DataVolume) bool { return d.Name == want.Name }); at >= 0 {
@@ -60,6 +56,15 @@ func (b backend) GuestDisks(ctx context.Context, name string) ([]api.GuestDisk, 
 		}
 	}
 	return disks, nil
+}
+
+// rootOf is the disk that a guest boots from, as one among its disks.
+func rootOf(v vps.Volume) vps.DataVolume {
+	root := vps.DataVolume{Name: api.RootDisk, Disk: v.Disk, Size: v.Size, Used: v.Used}
+	for _, d := range v.Data {
+		root.Used -= d.Used
+	}
+	return root
 }
 
 func showDisk(g *vps.Guest, storage, device string, asked vps.Bytes, d vps.DataVolume) api.GuestDisk {
@@ -171,12 +176,8 @@ func (b backend) RestoreSnapshot(ctx context.Context, name, snapshot string, sto
 	if err != nil {
 		return api.Operation{}, err
 	}
-	all, err := b.volumes.Snapshots(ctx, g.ID)
-	if err != nil {
+	if _, err := b.findSnapshot(ctx, g, snapshot); err != nil {
 		return api.Operation{}, err
-	}
-	if !slices.ContainsFunc(all, func(s vps.Snapshot) bool { return s.Name == snapshot }) {
-		return api.Operation{}, vps.Errorf(vps.CodeNotFound, "%s has no snapshot %s; `sublet snapshot list %s` shows those that it has", name, snapshot, name)
 	}
 	wasUp := g.Spec.Power == vps.PowerRunning
 	if wasUp && !stop {

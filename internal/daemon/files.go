@@ -10,10 +10,7 @@ import (
 	"sublet/internal/api"
 	"sublet/internal/appliance"
 	"sublet/internal/appliance/inside"
-	"sublet/internal/desired"
 	"sublet/internal/guest"
-	"sublet/internal/guest/uml"
-	"sublet/internal/keeper"
 	"sublet/internal/vps"
 )
 
@@ -23,10 +20,8 @@ const applianceDir = "appliances"
 // newAppliances makes what works on guests' filesystems. Its driver knows the
 // appliances and no guest, so that neither is taken for the other.
 func (p *parts) newAppliances() *appliance.Host {
-	launcher := keeper.NewLauncher([]string{p.config.Self, "keeper"})
-	launcher.UnitPrefix = "sublet-appliance-"
 	root := filepath.Join(p.config.RunDir, applianceDir)
-	driver := uml.New(uml.Options{RunRoot: root, Launcher: launcher, Log: p.log})
+	driver := driverIn(p.config, p.log, root, "sublet-appliance-")
 	return appliance.New(appliance.Options{
 		Driver: driver, Kernel: p.hostKernel, RunRoot: root, Log: p.log,
 		Console: func(ctx context.Context, in vps.Instance) (io.ReadWriteCloser, error) {
@@ -37,26 +32,22 @@ func (p *parts) newAppliances() *appliance.Host {
 
 // onDisk lets work have a disk of a guest that does not run, and keeps the
 // guest from starting meanwhile. disk is a data disk's name, or empty or
-// rootDisk for the one that it boots from.
+// api.RootDisk for the one that it boots from.
 func (b backend) onDisk(ctx context.Context, name, disk, instead string, work func(context.Context, appliance.Spec) error) error {
-	host, err := b.state.Host(ctx)
+	host, g, err := b.guest(ctx, name)
 	if err != nil {
 		return err
-	}
-	g := host.Guest(name)
-	if g == nil {
-		return desired.NoGuest(name)
 	}
 	held, release, err := b.loop.Hold(ctx, g.ID)
 	if err != nil {
 		return err
 	}
 	defer release()
-	instances, err := b.driver.List(held)
+	in, err := b.instance(held, *g)
 	if err != nil {
 		return err
 	}
-	if slices.ContainsFunc(instances, func(in vps.Instance) bool { return in.GuestID == g.ID && in.Exit == nil }) {
+	if in != nil {
 		return vps.Errorf(vps.CodeConflict, "%s runs, and its disk is its own while it does; stop it first with `sublet stop %s`%s", name, name, instead)
 	}
 	v, err := b.volumes.Get(held, g.ID)
@@ -75,7 +66,7 @@ func (b backend) onDisk(ctx context.Context, name, disk, instead string, work fu
 		return err
 	}
 	on := v.Disk
-	if disk != "" && disk != rootDisk {
+	if disk != "" && disk != api.RootDisk {
 		i := slices.IndexFunc(v.Data, func(d vps.DataVolume) bool { return d.Name == disk })
 		if i < 0 {
 			return vps.Errorf(vps.CodeNotFound, "%s has no disk %q; `sublet show %s` lists those that it has", name, disk, name)

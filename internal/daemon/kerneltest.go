@@ -13,7 +13,6 @@ import (
 
 	"sublet/internal/api"
 	"sublet/internal/guest"
-	"sublet/internal/guest/uml"
 	"sublet/internal/keeper"
 	"sublet/internal/probe"
 	"sublet/internal/seed"
@@ -81,9 +80,7 @@ func (b backend) tryBoot(ctx context.Context, k vps.Kernel, isolation vps.Isolat
 	if err != nil {
 		return report, err
 	}
-	launcher := keeper.NewLauncher([]string{b.config.Self, "keeper"})
-	launcher.UnitPrefix = "sublet-kernel-test-" // a guest may have the name
-	driver := uml.New(uml.Options{RunRoot: run, Launcher: launcher, Log: b.log})
+	driver := driverIn(b.config, b.log, run, "sublet-kernel-test-") // a guest may have the name
 	ctx, cancel := context.WithTimeout(ctx, booting)
 	defer cancel()
 	started := time.Now()

@@ -158,12 +158,7 @@ func (b backend) adopt(ctx context.Context, id string, u *unpack, o api.UnpackOp
 	if err := b.volumes.Settle(ctx, id); err != nil {
 		b.log.WarnContext(ctx, "a volume is still marked as new", "guest_id", id, "error", err)
 	}
-	var name string
-	for i := range e.After.Guests {
-		if e.After.Guests[i].ID == id {
-			name = e.After.Guests[i].Spec.Name
-		}
-	}
+	name := newGuest(e).Spec.Name
 	b.event(ctx, name, vps.EventCreated, fmt.Sprintf("unpacked: %s as of %s (%s)", m.Name, m.Created.Format(time.RFC3339), m.State))
 	b.loop.Kick()
 	return api.Unpacked{Schema: api.SchemaVersion, Guest: name, Notes: told}, nil

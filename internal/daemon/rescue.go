@@ -61,7 +61,7 @@ func rescueSeed(g vps.Guest, s seed.Seed) seed.Seed {
 	s.SSHKeys, s.RootPassword = g.Rescue.Keys, ""
 	s.Hostname = "rescue"
 	s.DiskSize, s.Swap = vps.RescueDisk, 0
-	s.Disks = []seed.Disk{{Name: rootDisk, Device: vps.DataDevice(g.Spec.Driver, 0), Size: g.Spec.Disk}}
+	s.Disks = []seed.Disk{{Name: api.RootDisk, Device: vps.DataDevice(g.Spec.Driver, 0), Size: g.Spec.Disk}}
 	for i, d := range g.Spec.Disks {
 		s.Disks = append(s.Disks, seed.Disk{Name: d.Name, Device: vps.DataDevice(g.Spec.Driver, i+1), Size: d.Size})
 	}

@@ -1,13 +1,12 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"time"
 
-	"sublet/internal/desired"
+	"sublet/internal/api"
 	"sublet/internal/fsusage"
 	"sublet/internal/meter"
 	"sublet/internal/sqlite"
@@ -18,9 +17,6 @@ import (
 // a millisecond for each. The first comes soon after the start, once the loop
 // knows what runs.
 const usageEvery = 5 * time.Minute
-
-// Disk is how the root disk is called among a guest's disks.
-const rootDisk = "root"
 
 // look reads the disk in a file or device for the command line.
 func look(ctx context.Context, path string, backing, devices []string) (vps.DiskUsage, error) {
@@ -131,16 +127,12 @@ func (b backend) disksOf(ctx context.Context, g *vps.Guest) ([]vps.DiskUsage, er
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
-		u := vps.DiskUsage{Guest: g.Spec.Name, Disk: rootDisk, At: time.Now().UTC(), Parts: []vps.DiskPart{}, Error: vps.ErrorMessage(err)}
+		u := vps.DiskUsage{Guest: g.Spec.Name, Disk: api.RootDisk, At: time.Now().UTC(), Parts: []vps.DiskPart{}, Error: vps.ErrorMessage(err)}
 		return []vps.DiskUsage{u}, nil
 	}
 	s, _ := b.loop.Snapshot()
 	running := s.Observed.Guests[g.ID].Running()
-	disks := []vps.DataVolume{{Name: rootDisk, Disk: v.Disk, Size: v.Size, Used: v.Used}}
-	for _, d := range v.Data {
-		disks[0].Used -= d.Used
-		disks = append(disks, d)
-	}
+	disks := append([]vps.DataVolume{rootOf(v)}, v.Data...)
 	var all []vps.DiskUsage
 	for i, d := range disks {
 		o := fsusage.Options{Format: vps.DiskRaw, Live: running}
@@ -174,15 +166,15 @@ func (b backend) disksOf(ctx context.Context, g *vps.Guest) ([]vps.DiskUsage, er
 	return all, nil
 }
 
-// guests returns the guest of this name, or all of them for "".
+// guestsNamed returns the guest of this name, or all of them for "".
 func (b backend) guestsNamed(ctx context.Context, name string) ([]vps.Guest, error) {
-	host, err := b.state.Host(ctx)
-	if err != nil || name == "" {
+	if name == "" {
+		host, err := b.state.Host(ctx)
 		return host.Guests, err
 	}
-	g := host.Guest(name)
-	if g == nil {
-		return nil, desired.NoGuest(name)
+	_, g, err := b.guest(ctx, name)
+	if err != nil {
+		return nil, err
 	}
 	return []vps.Guest{*g}, nil
 }
@@ -219,7 +211,7 @@ func (b backend) DiskForecast(ctx context.Context, guest string) ([]vps.DiskFore
 		}
 		if len(samples) == 0 {
 			f := meter.Forecast(nil)
-			f.Guest, f.Disk = g.Spec.Name, rootDisk
+			f.Guest, f.Disk = g.Spec.Name, api.RootDisk
 			all = append(all, f)
 		}
 		for len(samples) > 0 {
@@ -238,9 +230,9 @@ func (b backend) DiskForecast(ctx context.Context, guest string) ([]vps.DiskFore
 
 // DiskHistory returns what is kept of a guest's disks since a time.
 func (b backend) DiskHistory(ctx context.Context, guest string, since time.Time) ([]vps.DiskSample, error) {
-	guests, err := b.guestsNamed(ctx, cmp.Or(guest, "-"))
+	_, g, err := b.guest(ctx, guest)
 	if err != nil {
 		return nil, err
 	}
-	return b.db.DiskSamples(ctx, guests[0].ID, since)
+	return b.db.DiskSamples(ctx, g.ID, since)
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/api"
 	"sublet/internal/sqlite"
 	"sublet/internal/vps"
 )
@@ -86,7 +87,7 @@ func TestDiskThresholds(t *testing.T) {
 		t.Fatalf("%+v, %v", disks, err)
 	}
 	// Random bytes are no filesystem.
-	if r := disks[0]; r.Disk != rootDisk || r.Error != "" || r.Parts[0].Filesystem != nil || r.Parts[0].Error != "" {
+	if r := disks[0]; r.Disk != api.RootDisk || r.Error != "" || r.Parts[0].Filesystem != nil || r.Parts[0].Error != "" {
 		t.Errorf("%+v", r)
 	}
 	if d := disks[1]; d.Disk != "data" || d.Parts[0].Filesystem == nil || d.Allocated < 50*vps.MiB || d.Allocated > 65*vps.MiB || d.Size != 64*vps.MiB {
