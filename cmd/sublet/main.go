@@ -5,6 +5,7 @@ package main
 
 import (
 	"os"
+	_ "time/tzdata" // a small server may have no zones of its own
 
 	"sublet/internal/daemon"
 )

@@ -257,22 +257,25 @@ func TestMigrate(t *testing.T) {
 		return v
 	}
 	script := func(s string) *fstest.MapFile { return &fstest.MapFile{Data: []byte(s)} }
-	from := fstest.MapFS{
-		"0001_initial.sql": script("not run again"),
-		"0002_more.sql":    script("CREATE TABLE two(a); INSERT INTO two VALUES (1);"),
-		"0003_bad.sql":     script("CREATE TABLE three(a); INSERT INTO nowhere VALUES (1);"),
+	from := fstest.MapFS{}
+	first := version()
+	for i := range first {
+		from[fmt.Sprintf("%04d_there.sql", i+1)] = script("not run again")
 	}
+	more, bad := fmt.Sprintf("%04d_more.sql", first+1), fmt.Sprintf("%04d_bad.sql", first+2)
+	from[more] = script("CREATE TABLE two(a); INSERT INTO two VALUES (1);")
+	from[bad] = script("CREATE TABLE three(a); INSERT INTO nowhere VALUES (1);")
 	if err := db.migrate(t.Context(), from); err == nil {
 		t.Error("a bad migration is no error")
 	}
-	if v := version(); v != 2 {
-		t.Errorf("version %d, want 2: the good one stays, the bad one leaves nothing", v)
+	if v := version(); v != first+1 {
+		t.Errorf("version %d, want %d: the good one stays, the bad one leaves nothing", v, first+1)
 	}
-	from["0003_bad.sql"] = script("CREATE TABLE three(a)")
-	if err := db.migrate(t.Context(), from); err != nil || version() != 3 {
-		t.Errorf("version %d, %v; want 3", version(), err)
+	from[bad] = script("CREATE TABLE three(a)")
+	if err := db.migrate(t.Context(), from); err != nil || version() != first+2 {
+		t.Errorf("version %d, %v; want %d", version(), err, first+2)
 	}
-	delete(from, "0002_more.sql")
+	delete(from, more)
 	if err := db.migrate(t.Context(), from); err == nil {
 		t.Error("a gap in the numbers is no error")
 	}

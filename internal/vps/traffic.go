@@ -1,0 +1,113 @@
+package vps
+
+import "time"
+
+// TrafficClass says between whom traffic went.
+type TrafficClass string
+
+// The classes of a guest's traffic. Each packet is in one of them.
+const (
+	// TrafficInternet went between the guest and the world outside the host.
+	TrafficInternet TrafficClass = "internet"
+	// TrafficHost went between the guest and the host itself: its services,
+	// and what its programs pass on for the guest's domains.
+	TrafficHost TrafficClass = "host"
+	// TrafficBetween went between two guests of the host; both have it.
+	TrafficBetween TrafficClass = "between"
+	// TrafficDropped was dropped by the wall or by a quota: sent by the guest
+	// (out), or towards it (in). It is in no other class.
+	TrafficDropped TrafficClass = "dropped"
+	// TrafficUplink is the host's own counter of a public link: of the host,
+	// not of a guest.
+	TrafficUplink TrafficClass = "uplink"
+)
+
+// TrafficClasses returns the classes of guests' traffic in the order in which
+// people see them.
+func TrafficClasses() []TrafficClass {
+	return []TrafficClass{TrafficInternet, TrafficHost, TrafficBetween, TrafficDropped}
+}
+
+// Billed tells whether quotas and bills count the class.
+func (c TrafficClass) Billed() bool { return c == TrafficInternet || c == TrafficHost }
+
+// TrafficCount is an amount of traffic, as the guest sees it: in is what it
+// received. Bytes are those of Ethernet frames without their checksum, as the
+// kernel counts a link's: the IP packet and 14 bytes.
+type TrafficCount struct {
+	InBytes    int64 `json:"in_bytes"`
+	InPackets  int64 `json:"in_packets"`
+	OutBytes   int64 `json:"out_bytes"`
+	OutPackets int64 `json:"out_packets"`
+}
+
+// FrameBytes is what a frame is longer than its IP packet (IEEE 802.3): two
+// addresses and a type.
+const FrameBytes = 14
+
+// Add returns the sum of two amounts.
+func (c TrafficCount) Add(o TrafficCount) TrafficCount {
+	return TrafficCount{c.InBytes + o.InBytes, c.InPackets + o.InPackets, c.OutBytes + o.OutBytes, c.OutPackets + o.OutPackets}
+}
+
+// TrafficKey is what a link's traffic is split by.
+type TrafficKey struct {
+	Class TrafficClass `json:"class"`
+	// Family is 4 or 6; 0 where it is not known, as for a link's own counter.
+	Family int `json:"family"`
+}
+
+// LinkTraffic is a counter of one link since its epoch began.
+type LinkTraffic struct {
+	Link string
+	TrafficKey
+	TrafficCount
+}
+
+// TrafficCounters are the kernel's counters at one moment.
+type TrafficCounters struct {
+	// At is when they were read; it has Go's monotonic clock.
+	At time.Time
+	// Epoch tells counters that go on from such as began anew: it differs after
+	// the host has booted, or the table that holds them was made anew.
+	Epoch string
+	Links []LinkTraffic
+}
+
+// TrafficStep is the length of time that one row of history covers.
+type TrafficStep string
+
+// The steps of history.
+const (
+	StepFiveMinutes TrafficStep = "5min"
+	StepHour        TrafficStep = "hour"
+	StepDay         TrafficStep = "day"
+	StepMonth       TrafficStep = "month"
+)
+
+// TrafficRow is a guest's traffic of one class and family in one step of
+// history.
+type TrafficRow struct {
+	// GuestID is empty for the host's own counter (TrafficUplink). Guest is the
+	// name that the guest has, or had when it was deleted.
+	GuestID string `json:"guest_id"`
+	Guest   string `json:"guest"`
+	// Start is the begin of the step; days and months begin in the host's time
+	// zone.
+	Start time.Time   `json:"start"`
+	Step  TrafficStep `json:"step"`
+	TrafficKey
+	TrafficCount
+}
+
+// TrafficQuery selects rows of history.
+type TrafficQuery struct {
+	// Step is the step of the rows.
+	Step TrafficStep
+	// GuestIDs are whose rows are wanted, "" for the host's own counter; nil
+	// means everybody's, also those of guests that are gone.
+	GuestIDs []string
+	// Since and Until bound the begin of rows: from Since on and before Until.
+	// The zero value means no bound.
+	Since, Until time.Time
+}
