@@ -1,0 +1,116 @@
+package vps
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// TrafficSteps returns the steps of history, the shortest first.
+func TrafficSteps() []TrafficStep {
+	return []TrafficStep{StepFiveMinutes, StepHour, StepDay, StepMonth}
+}
+
+// Begin returns the begin of the step that holds t, in zone. Hours and five
+// minutes are those of the zone's clock; days and months begin at its
+// midnight, or, where the clock skips that, at the first moment after it. A
+// step that is not known counts as a day.
+func (s TrafficStep) Begin(t time.Time, zone *time.Location) time.Time {
+	local := t.In(zone)
+	switch s {
+	case StepFiveMinutes:
+		return clockBegin(local, 5*time.Minute)
+	case StepHour:
+		return clockBegin(local, time.Hour)
+	case StepMonth:
+		return dayBegin(local.Year(), local.Month(), 1, zone)
+	default:
+		return dayBegin(local.Year(), local.Month(), local.Day(), zone)
+	}
+}
+
+// End returns the end of the step that begins at start, which is the begin of
+// the next one.
+func (s TrafficStep) End(start time.Time, zone *time.Location) time.Time {
+	local := start.In(zone)
+	switch s {
+	case StepFiveMinutes:
+		return local.Add(5 * time.Minute)
+	case StepHour:
+		return local.Add(time.Hour)
+	case StepMonth:
+		return dayBegin(local.Year(), local.Month()+1, 1, zone)
+	default:
+		return dayBegin(local.Year(), local.Month(), local.Day()+1, zone)
+	}
+}
+
+// clockBegin cuts a local time down to a whole part of an hour. It counts by
+// the offset that holds at t, so that the hour that a clock shows twice is two
+// hours.
+func clockBegin(t time.Time, part time.Duration) time.Time {
+	_, offset := t.Zone()
+	seconds, step := t.Unix()+int64(offset), int64(part/time.Second)
+	rest := ((seconds % step) + step) % step
+	return time.Unix(seconds-rest-int64(offset), 0).In(t.Location())
+}
+
+// dayBegin returns the first moment of a day. No zone of today turns its clock
+// by less than half an hour.
+func dayBegin(year int, month time.Month, day int, zone *time.Location) time.Time {
+	const turn = 30 * time.Minute
+	want := time.Date(year, month, day, 12, 0, 0, 0, zone).Day() // of the 32nd too
+	begin := time.Date(year, month, day, 0, 0, 0, 0, zone)
+	for begin.Day() != want { // midnight is skipped
+		begin = begin.Add(turn)
+	}
+	for begin.Add(-turn).Day() == want { // midnight comes twice
+		begin = begin.Add(-turn)
+	}
+	return begin
+}
+
+// ParseSince reads a moment of the past: a month, a day, a day with a time, or
+// how long ago it is: "2026-10", "2026-10-01", "2026-10-01 15:04", RFC 3339,
+// "36h", "7d", "2w". What has no zone of its own is in now's; "" is the zero
+// time. It returns an Error with CodeInvalid.
+func ParseSince(field, text string, now time.Time) (time.Time, error) {
+	text = strings.TrimSpace(text)
+	if text == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02 15:04", "2006-01-02T15:04", time.DateOnly, "2006-01"} {
+		t, err := time.ParseInLocation(layout, text, now.Location())
+		if err != nil {
+			continue
+		}
+		if layout == time.DateOnly || layout == "2006-01" {
+			t = dayBegin(t.Year(), t.Month(), t.Day(), now.Location())
+		}
+		if t.After(now) {
+			return time.Time{}, Invalid(field, "%s is in the future", text)
+		}
+		return t, nil
+	}
+	ago, ok := parseAgo(text)
+	if !ok {
+		return time.Time{}, Invalid(field, "%q is no time of the past; write for example 2026-10-01, 36h or 7d", text)
+	}
+	return now.Add(-ago), nil
+}
+
+// parseAgo reads a duration, in which days and weeks stand alone.
+func parseAgo(text string) (time.Duration, bool) {
+	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
+		number, found := strings.CutSuffix(text, unit)
+		if !found {
+			continue
+		}
+		const most = 100 * 366 // days: what a Duration holds, and nobody outlives
+		n, err := strconv.ParseUint(number, 10, 16)
+		d := time.Duration(n) * length
+		return d, err == nil && d <= most*24*time.Hour
+	}
+	d, err := time.ParseDuration(text)
+	return d, err == nil && d >= 0
+}
