@@ -49,6 +49,25 @@ func describe(before, after vps.Host) []string {
 			lines = append(lines, fields("guest "+g.Spec.Name, "", old.Spec, g.Spec)...)
 		}
 	}
+	return append(lines, quotaLines(before, after)...)
+}
+
+// quotaLines says which quotas come, change and go.
+func quotaLines(before, after vps.Host) []string {
+	var lines []string
+	for _, q := range after.Quotas {
+		if old := before.Quota(q.Scope, q.Name); old != nil {
+			lines = append(lines, fields("quota of "+q.Whose(), "", *old, q)...)
+			continue
+		}
+		lines = append(lines, fmt.Sprintf("add the quota of %s: %s a month from day %d in %s, counting %s, steps %s",
+			q.Whose(), q.Limit, q.ResetDay, q.Timezone, q.Count, value(q.Steps)))
+	}
+	for _, q := range before.Quotas {
+		if after.Quota(q.Scope, q.Name) == nil {
+			lines = append(lines, "remove the quota of "+q.Whose())
+		}
+	}
 	return lines
 }
 
@@ -88,6 +107,10 @@ func value(v any) string {
 		}
 	case netip.Prefix:
 		if !v.IsValid() {
+			return "none"
+		}
+	case string:
+		if v == "" {
 			return "none"
 		}
 	}

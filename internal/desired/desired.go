@@ -72,6 +72,7 @@ const (
 	keySettings  = "host/settings"
 	prefixTenant = "tenants/"
 	prefixGuest  = "guests/"
+	prefixQuota  = "quotas/" // and the quota's ID
 )
 
 // sequence is the value of keySequence.
@@ -122,6 +123,10 @@ func (s *State) load(ctx context.Context) (contents, error) {
 			g := vps.Guest{Spec: vps.NewGuestSpec("")}
 			err = json.Unmarshal(e.Value, &g)
 			c.host.Guests = append(c.host.Guests, g)
+		case strings.HasPrefix(e.Key, prefixQuota):
+			var q vps.Quota
+			err = json.Unmarshal(e.Value, &q)
+			c.host.Quotas = append(c.host.Quotas, q)
 		}
 		if err != nil {
 			return c, fmt.Errorf("decode %s: %w", e.Key, err)
@@ -142,6 +147,9 @@ func (c *contents) entries() (map[string]any, error) {
 			return nil, fmt.Errorf("desired: two guests have the ID %s", g.ID)
 		}
 		all[prefixGuest+g.ID] = g
+	}
+	for _, q := range c.host.Quotas {
+		all[prefixQuota+q.ID()] = q
 	}
 	return all, nil
 }
@@ -254,6 +262,10 @@ func clone(h vps.Host) vps.Host {
 		g.Rules = slices.Clone(g.Rules)
 		g.Disks = slices.Clone(g.Disks)
 	}
+	h.Quotas = slices.Clone(h.Quotas)
+	for i := range h.Quotas {
+		h.Quotas[i].Steps = slices.Clone(h.Quotas[i].Steps)
+	}
 	return h
 }
 
@@ -263,4 +275,5 @@ func sortHost(h *vps.Host) {
 	slices.SortFunc(h.Guests, func(a, b vps.Guest) int {
 		return cmp.Or(cmp.Compare(a.Spec.Name, b.Spec.Name), cmp.Compare(a.ID, b.ID))
 	})
+	slices.SortFunc(h.Quotas, vps.CompareQuotas)
 }

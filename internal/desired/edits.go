@@ -108,17 +108,18 @@ func (s *State) RemoveDisk(ctx context.Context, name, disk string, dryRun bool) 
 	})
 }
 
-// Delete marks a guest for removal, with its volume.
+// Delete marks a guest for removal, with its volume and its quota.
 func (s *State) Delete(ctx context.Context, name string, dryRun bool) (Edited, error) {
-	return s.order(ctx, name, dryRun, func(_ *contents, g *vps.Guest) error {
-		remove(g)
+	return s.order(ctx, name, dryRun, func(c *contents, g *vps.Guest) error {
+		remove(c, g)
 		return nil
 	})
 }
 
-// remove marks a guest for removal. Its forwards are free at once; its
-// address and block only when it is gone.
-func remove(g *vps.Guest) {
+// remove marks a guest for removal. Its forwards are free at once, and its quota
+// is gone; its address and block are free only when it is gone.
+func remove(c *contents, g *vps.Guest) {
+	dropQuota(c, vps.QuotaGuest, g.Spec.Name)
 	g.Deleting, g.Abrupt, g.Spec.Power = true, true, vps.PowerStopped
 }
 
@@ -141,7 +142,7 @@ func (s *State) Undo(ctx context.Context, id string) error {
 	_, _, err := s.edit(ctx, false, func(c *contents) error {
 		for i := range c.host.Guests {
 			if c.host.Guests[i].ID == id {
-				remove(&c.host.Guests[i])
+				remove(c, &c.host.Guests[i])
 			}
 		}
 		return nil
@@ -177,11 +178,11 @@ func (s *State) PutTenant(ctx context.Context, name string, shape func(t vps.Ten
 	return Edited{Before: before, After: after}, err
 }
 
-// DeleteTenant removes a tenant who has no guests.
+// DeleteTenant removes a tenant who has no guests, with its quota.
 func (s *State) DeleteTenant(ctx context.Context, name string) (Edited, error) {
 	before, after, err := s.edit(ctx, false, func(c *contents) error {
 		if c.host.Tenant(name) == nil {
-			return vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
+			return noTenant(name)
 		}
 		return removeTenant(c, name)
 	})
@@ -197,6 +198,7 @@ func removeTenant(c *contents, name string) error {
 			return vps.Errorf(vps.CodeConflict, "the tenant %s still has the guest %s; delete it or give it to another tenant first", name, g.Spec.Name)
 		}
 	}
+	dropQuota(c, vps.QuotaTenant, name)
 	c.host.Tenants = slices.DeleteFunc(c.host.Tenants, func(t vps.Tenant) bool { return t.Name == name })
 	return nil
 }
@@ -310,7 +312,7 @@ func (s *State) UseKernel(ctx context.Context, name string, dryRun bool) (Edited
 func pruneFile(c *contents, f hostfile.File, named map[string]bool) error {
 	for i := range c.host.Guests {
 		if g := &c.host.Guests[i]; f.Guests != nil && !named[g.Spec.Name] && g.Spec.Probe == "" {
-			remove(g)
+			remove(c, g)
 		}
 	}
 	for _, t := range slices.Clone(c.host.Tenants) {
@@ -380,4 +382,8 @@ func NoGuest(name string) error {
 		return errors.Join(vps.Errorf(vps.CodeNotFound, "there is no guest %q; `sublet list` shows all", name), err)
 	}
 	return vps.Errorf(vps.CodeNotFound, "there is no guest %s; `sublet list` shows all", name)
+}
+
+func noTenant(name string) error {
+	return vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
 }

@@ -37,6 +37,16 @@ func (h *Host) Tenant(name string) *Tenant {
 	return nil
 }
 
+// Quota returns the quota of this scope and name, or nil.
+func (h *Host) Quota(scope QuotaScope, name string) *Quota {
+	for i := range h.Quotas {
+		if q := &h.Quotas[i]; q.Scope == scope && q.Name == name {
+			return q
+		}
+	}
+	return nil
+}
+
 // Promised returns the memory of the guests that run or are to run.
 func (h *Host) Promised() Bytes {
 	var sum Bytes
@@ -71,6 +81,27 @@ func (h *Host) Validate() error {
 		if err := h.validateGuest(i, tenants); err != nil {
 			return err
 		}
+	}
+	return h.validateQuotas()
+}
+
+// validateQuotas checks the quotas, and that they count somebody's traffic.
+func (h *Host) validateQuotas() error {
+	there := map[string]bool{}
+	for i := range h.Quotas {
+		q := &h.Quotas[i]
+		if err := q.Validate(); err != nil {
+			return err
+		}
+		switch g := h.Guest(q.Name); {
+		case there[q.ID()]:
+			return Errorf(CodeConflict, "there are two quotas of %s; remove one", q.Whose())
+		case q.Scope == QuotaTenant && h.Tenant(q.Name) == nil:
+			return Errorf(CodeNotFound, "there is no tenant %s to have a quota; `sublet tenant list` shows all", q.Name)
+		case q.Scope == QuotaGuest && (g == nil || g.Deleting):
+			return Errorf(CodeNotFound, "there is no guest %s to have a quota; `sublet list` shows all", q.Name)
+		}
+		there[q.ID()] = true
 	}
 	return nil
 }

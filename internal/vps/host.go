@@ -81,11 +81,12 @@ const (
 )
 
 // Host is the whole desired state of one host: what a host file describes.
-// Slices are sorted by name.
+// Slices are sorted by name, quotas by CompareQuotas.
 type Host struct {
 	Settings Settings
 	Tenants  []Tenant
 	Guests   []Guest
+	Quotas   []Quota
 }
 
 // Network returns the network that the host's settings and guests call for.

@@ -4,8 +4,11 @@ import (
 	"cmp"
 	"fmt"
 	"math"
+	"math/bits"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -102,44 +105,76 @@ func (q *Quota) ID() string {
 	return string(q.Scope) + "/" + q.Name
 }
 
+// Whose says in words whose traffic the quota counts: "the host", "the tenant
+// bob", "the guest alice".
+func (q *Quota) Whose() string {
+	if q.Scope == QuotaHost {
+		return "the host"
+	}
+	return "the " + string(q.Scope) + " " + q.Name
+}
+
 // CompareQuotas orders quotas: the host's, tenants', guests', each by name.
 func CompareQuotas(a, b Quota) int {
 	rank := func(s QuotaScope) int {
-		switch s {
-		case QuotaHost:
-			return 0
-		case QuotaTenant:
-			return 1
-		default:
-			return 2
-		}
+		return slices.Index([]QuotaScope{QuotaHost, QuotaTenant, QuotaGuest}, s)
 	}
 	return cmp.Or(cmp.Compare(rank(a.Scope), rank(b.Scope)), cmp.Compare(a.Name, b.Name))
 }
 
 // Period returns the quota's month that holds t: it begins at start and ends
-// before end. A zone that is unknown counts as UTC. Midnight that a zone skips
-// is the first moment after it.
+// before end, where the next one begins. Both are in the quota's zone; one that
+// is unknown counts as UTC.
 func (q *Quota) Period(t time.Time) (start, end time.Time) {
-	zone, err := time.LoadLocation(q.Timezone)
+	zone, err := loadZone(q.Timezone)
 	if err != nil {
 		zone = time.UTC
 	}
-	local := t.In(zone)
-	reset := func(year int, month time.Month) time.Time {
-		last := time.Date(year, month+1, 0, 0, 0, 0, 0, zone).Day()
-		day := min(q.ResetDay, last)
-		begin := time.Date(year, month, day, 0, 0, 0, 0, zone)
-		for begin.Day() != day { // normalised to the day before
-			begin = begin.Add(30 * time.Minute)
+	year, month, _ := t.In(zone).Date()
+	// A clock that is set back at midnight shows the month before once more, so
+	// the month that it shows is a first guess only.
+	for t.Before(q.reset(year, month, zone)) {
+		month--
+	}
+	for start = q.reset(year, month, zone); ; start = end {
+		month++
+		if end = q.reset(year, month, zone); t.Before(end) {
+			return start, end
 		}
-		return begin
 	}
-	start = reset(local.Year(), local.Month())
-	if t.Before(start) {
-		return reset(local.Year(), local.Month()-1), start
+}
+
+// reset returns when the quota's month begins in a month of the calendar, which
+// may be out of range as time.Date takes it.
+func (q *Quota) reset(year int, month time.Month, zone *time.Location) time.Time {
+	last := time.Date(year, month+1, 0, 0, 0, 0, 0, time.UTC).Day()
+	return startOfDay(year, month, min(q.ResetDay, last), zone)
+}
+
+// startOfDay returns the first moment of a day: its first midnight where clocks
+// are set back to it, and where midnight or the whole day is skipped the moment
+// at which clocks are set forward.
+func startOfDay(year int, month time.Month, day int, zone *time.Location) time.Time {
+	want := time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+	shown := func(t time.Time) time.Time { // the clock on the wall, as if it were UTC
+		_, offset := t.Zone()
+		return t.UTC().Add(time.Duration(offset) * time.Second)
 	}
-	return start, reset(local.Year(), local.Month()+1)
+	t := time.Date(year, month, day, 0, 0, 0, 0, zone)
+	since, until := t.ZoneBounds()
+	switch s := shown(t); {
+	case s.Before(want):
+		return until
+	case s.After(want):
+		return since
+	case since.IsZero():
+		return t
+	}
+	_, offset := since.Add(-1).Zone()
+	if first := want.Add(-time.Duration(offset) * time.Second).In(zone); first.Before(since) && shown(first).Equal(want) {
+		return first
+	}
+	return t
 }
 
 // Month names the quota's month that holds t by the day on which it begins:
@@ -162,7 +197,7 @@ func (q *Quota) LiftedAt(t time.Time) bool {
 	return q.LiftedMonth != "" && q.LiftedMonth == q.Month(t)
 }
 
-// Used is what counts of traffic in both directions.
+// Used is what counts of traffic in both directions, neither negative.
 func (c QuotaCount) Used(in, out int64) int64 {
 	switch c {
 	case CountIn:
@@ -171,18 +206,24 @@ func (c QuotaCount) Used(in, out int64) int64 {
 		return out
 	case CountMax:
 		return max(in, out)
-	default:
-		return in + out
+	case CountBoth:
 	}
-}
-
-// At is the number of bytes at which a step of a limit is reached, rounded up.
-func (s QuotaStep) At(limit Bytes) int64 {
-	whole, rest := int64(limit)/100, int64(limit)%100
-	if whole > math.MaxInt64/int64(max(s.Percent, 1))-int64(s.Percent) {
+	if in > math.MaxInt64-out {
 		return math.MaxInt64
 	}
-	return whole*int64(s.Percent) + (rest*int64(s.Percent)+99)/100
+	return in + out
+}
+
+// At is the use in bytes at which a step of a limit is reached, rounded up, and
+// 2^63-1 when it is beyond that.
+func (s QuotaStep) At(limit Bytes) int64 {
+	high, low := bits.Mul64(uint64(limit), uint64(s.Percent))
+	low, carry := bits.Add64(low, 99, 0)
+	if high += carry; high >= 100 {
+		return math.MaxInt64
+	}
+	at, _ := bits.Div64(high, low, 100)
+	return int64(min(at, math.MaxInt64))
 }
 
 // ParseQuotaStep reads "80%=notify", "100%=throttle:1Mbit",
@@ -203,7 +244,7 @@ func ParseQuotaStep(s string) (QuotaStep, error) {
 	step.Action = QuotaAction(name)
 	if throttled {
 		if step.Rate, err = ParseBitRate(rate); err != nil {
-			return QuotaStep{}, err
+			return QuotaStep{}, Invalid("", "%q is not a rate; write a number and a unit, for example %d%%=throttle:1Mbit", rate, n)
 		}
 	}
 	if err := step.validate(""); err != nil {
@@ -224,12 +265,12 @@ func (s QuotaStep) String() string {
 func (s QuotaStep) validate(field string) error {
 	switch s.Action {
 	case ActionThrottle:
-		if s.Rate < MinBandwidth {
-			return Invalid(field, "a throttle needs a rate of at least %s, as in throttle:1Mbit", MinBandwidth)
+		if s.Rate < MinBandwidth || s.Rate > MaxBandwidth {
+			return Invalid(field, "a throttle needs a rate from %s to %s, for example %d%%=throttle:1Mbit", MinBandwidth, MaxBandwidth, s.Percent)
 		}
 	case ActionNotify, ActionSuspend, ActionStop:
 		if s.Rate != 0 {
-			return Invalid(field, "only throttle has a rate, %s has none", s.Action)
+			return Invalid(field, "a rate belongs to throttle only, and not to %s", s.Action)
 		}
 	default:
 		return Invalid(field, "%q is not what a quota can do; use notify, throttle:RATE, suspend-network or stop", string(s.Action))
@@ -240,48 +281,75 @@ func (s QuotaStep) validate(field string) error {
 	return nil
 }
 
-// Validate checks all that can be known without the host. field is what the
-// quota is called in the input.
-func (q *Quota) Validate(field string) error {
+// Validate checks all that can be told from the quota alone. It returns the
+// first fault, naming the field, or nil.
+func (q *Quota) Validate() error {
 	switch q.Scope {
 	case QuotaHost:
 		if q.Name != "" {
-			return Invalid(field+".name", "the host's quota has no name")
+			return Invalid("name", "the host's quota has no name")
 		}
 	case QuotaTenant, QuotaGuest:
-		if err := ValidName(field+".name", q.Name); err != nil {
+		if err := ValidName("name", q.Name); err != nil {
 			return err
 		}
 	default:
-		return Invalid(field+".scope", "%q is not whose traffic a quota counts; use host, tenant or guest", string(q.Scope))
+		return Invalid("scope", "%q is not whose traffic a quota counts; use host, tenant or guest", string(q.Scope))
 	}
 	switch {
-	case q.Limit <= 0:
-		return Invalid(field+".limit", "a quota of %d bytes lets nothing through; use at least 1 byte, or remove the quota with `sublet quota remove`", int64(q.Limit))
-	case q.Topup < 0 || q.Topup > math.MaxInt64-q.Limit:
-		return Invalid(field+".topup", "%d bytes more are out of range; limit and top-up together stay below 2^63 bytes", int64(q.Topup))
+	case q.Limit == 0:
+		return Invalid("limit", "a quota of zero would let nothing through; give at least 1 byte, for example 500GiB")
+	case q.Limit < 0:
+		return Invalid("limit", "%d bytes are out of range; give 1 byte to 2^63-1", int64(q.Limit))
 	case q.ResetDay < 1 || q.ResetDay > 31:
-		return Invalid(field+".reset_day", "%d is not a day of a month; use 1 to 31, and 29 to 31 mean the last day of shorter months", q.ResetDay)
+		return Invalid("reset_day", "%d is not a day of a month; use 1 to 31, where 29 to 31 mean the last day of shorter months", q.ResetDay)
 	case q.Grace < 0 || q.Grace > MaxQuotaGrace:
-		return Invalid(field+".grace", "%s is out of range; use 0 to %s", q.Grace, MaxQuotaGrace)
-	case len(q.Steps) > MaxQuotaSteps:
-		return Invalid(field+".steps", "%d steps are too many; use at most %d", len(q.Steps), MaxQuotaSteps)
+		return Invalid("grace", "%s is out of range; use 0s to %s, which is 31 days", q.Grace, MaxQuotaGrace)
 	}
 	switch q.Count {
 	case CountBoth, CountIn, CountOut, CountMax:
 	default:
-		return Invalid(field+".count", "%q is not a way to count; use in+out, in, out or max", string(q.Count))
+		return Invalid("count", "%q is not a way to count; use in+out, in, out or max", string(q.Count))
 	}
-	if err := validZone(field+".timezone", q.Timezone); err != nil {
+	if err := validZone("timezone", q.Timezone); err != nil {
 		return err
 	}
+	if err := q.validateMonths(); err != nil {
+		return err
+	}
+	return q.validateSteps()
+}
+
+// validateMonths checks what holds for one month only.
+func (q *Quota) validateMonths() error {
+	switch {
+	case q.Topup < 0 || q.Topup > math.MaxInt64-q.Limit:
+		return Invalid("topup", "%d bytes more are out of range; limit and top-up together stay below 2^63 bytes", int64(q.Topup))
+	case q.Topup > 0 && q.TopupMonth == "":
+		return Invalid("topup_month", "a top-up needs the month that it is for; write the day on which it begins, for example 2026-10-31")
+	}
+	for _, m := range [][2]string{{"topup_month", q.TopupMonth}, {"lifted_month", q.LiftedMonth}} {
+		if _, err := time.Parse(time.DateOnly, m[1]); m[1] != "" && err != nil {
+			return Invalid(m[0], "%q is not the first day of a month; write for example 2026-10-31", m[1])
+		}
+	}
+	return nil
+}
+
+func (q *Quota) validateSteps() error {
+	if len(q.Steps) > MaxQuotaSteps {
+		return Invalid("steps", "%d steps are too many; use at most %d", len(q.Steps), MaxQuotaSteps)
+	}
 	for i, s := range q.Steps {
-		at := fmt.Sprintf("%s.steps[%d]", field, i)
+		at := fmt.Sprintf("steps[%d]", i)
 		if err := s.validate(at); err != nil {
 			return err
 		}
 		if i > 0 && s.Percent < q.Steps[i-1].Percent {
 			return Invalid(at, "%d%% stands behind %d%%; put the lowest first", s.Percent, q.Steps[i-1].Percent)
+		}
+		if slices.ContainsFunc(q.Steps[:i], func(o QuotaStep) bool { return o.Percent == s.Percent && o.Action == s.Action }) {
+			return Invalid(at, "there are two steps for %s at %d%%; keep one", s.Action, s.Percent)
 		}
 	}
 	return nil
@@ -341,8 +409,23 @@ func validZone(field, name string) error {
 	if name == "" || name == "Local" || len(name) > 64 || !zonePattern.MatchString(name) {
 		return Invalid(field, "%q is not a time zone; write for example Etc/UTC or Asia/Shanghai", name)
 	}
-	if _, err := time.LoadLocation(name); err != nil {
+	if _, err := loadZone(name); err != nil {
 		return Invalid(field, "there is no time zone %q; write for example Etc/UTC or Asia/Shanghai", name)
 	}
 	return nil
+}
+
+// zones are those that were loaded once: time.LoadLocation reads a file each
+// time, and quotas ask for theirs with each sample.
+var zones sync.Map // string -> *time.Location
+
+func loadZone(name string) (*time.Location, error) {
+	if zone, ok := zones.Load(name); ok {
+		return zone.(*time.Location), nil
+	}
+	zone, err := time.LoadLocation(name)
+	if err == nil {
+		zones.Store(name, zone)
+	}
+	return zone, err
 }

@@ -1,0 +1,174 @@
+package desired_test
+
+import (
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"sublet/internal/desired"
+	"sublet/internal/vps"
+)
+
+func limit(b vps.Bytes) func(vps.Quota) (vps.Quota, error) {
+	return func(q vps.Quota) (vps.Quota, error) { q.Limit = b; return q, nil }
+}
+
+// TestQuotas sets, changes and removes quotas of every scope.
+func TestQuotas(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	alice := create(t, s, "alice", nil)
+	if _, err := s.PutTenant(ctx, "bob", func(t vps.Tenant) vps.Tenant { return t }); err != nil {
+		t.Fatal(err)
+	}
+	for _, of := range [][2]string{{"guest", "alice"}, {"tenant", "bob"}, {"host", ""}} {
+		e, err := s.SetQuota(ctx, vps.QuotaScope(of[0]), of[1], limit(500*vps.GiB), false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (e.Guest == alice.ID) != (of[0] == "guest") || len(e.Lines()) != 1 {
+			t.Errorf("%v: guest %q, told %q", of, e.Guest, e.Lines())
+		}
+	}
+	var ids []string
+	for _, q := range host(t, s).Quotas {
+		ids = append(ids, q.ID())
+	}
+	if diff := cmp.Diff([]string{"host", "tenant/bob", "guest/alice"}, ids); diff != "" {
+		t.Errorf("kept (-want +got):\n%s", diff)
+	}
+
+	// What is not named stays.
+	e, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) {
+		q.Scope, q.Name = vps.QuotaHost, "" // which it cannot become
+		q.ResetDay, q.Steps[1] = 31, vps.QuotaStep{Percent: 100, Action: vps.ActionThrottle, Rate: vps.Mbit}
+		return q, nil
+	}, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"quota of the guest alice: reset_day 1 -> 31",
+		"quota of the guest alice: steps [80%=notify 100%=notify] -> [80%=notify 100%=throttle:1Mbit]",
+	}
+	if diff := cmp.Diff(want, e.Lines()); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if e, err = s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { return q, nil }, false); err != nil || len(e.Lines()) > 0 {
+		t.Errorf("setting it as it is: %q, %v", e.Lines(), err)
+	}
+	if e, err = s.RemoveQuota(ctx, vps.QuotaHost, "", false); err != nil || len(e.After.Quotas) != 2 {
+		t.Errorf("removed: %v, %v", e.After.Quotas, err)
+	}
+	// The others go with what they count.
+	if e, err = s.Delete(ctx, "alice", false); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"delete the guest alice and its disk", "remove the quota of the guest alice"}, e.Lines()); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if _, err = s.DeleteTenant(ctx, "bob"); err != nil || len(host(t, s).Quotas) > 0 {
+		t.Errorf("after everybody is gone: %v, %v", host(t, s).Quotas, err)
+	}
+}
+
+func TestQuotaTopUpAndLift(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	create(t, s, "alice", nil)
+	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", limit(vps.GiB), false); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.GiB, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.LiftQuota(ctx, vps.QuotaGuest, "alice", true, false); err != nil {
+		t.Fatal(err)
+	}
+	q, now := host(t, s).Quota(vps.QuotaGuest, "alice"), time.Now()
+	if q.LimitAt(now) != 3*vps.GiB || !q.LiftedAt(now) {
+		t.Errorf("topped up twice and lifted: %+v", q)
+	}
+	// A month that begins on another day is still the one that it was done for.
+	for _, day := range []int{now.UTC().Day(), now.UTC().AddDate(0, 0, 1).Day()} {
+		if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { q.ResetDay = day; return q, nil }, false); err != nil {
+			t.Fatal(err)
+		}
+		if q := host(t, s).Quota(vps.QuotaGuest, "alice"); q.LimitAt(now) != 3*vps.GiB || !q.LiftedAt(now) {
+			t.Errorf("with reset day %d: %+v", day, q)
+		}
+	}
+	// What was topped up in an earlier month is not added to.
+	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { q.TopupMonth = "2001-01-01"; return q, nil }, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.MiB, false); err != nil {
+		t.Fatal(err)
+	}
+	if q := host(t, s).Quota(vps.QuotaGuest, "alice"); q.Topup != vps.MiB {
+		t.Errorf("topped up after a reset: %+v", q)
+	}
+	if _, err := s.LiftQuota(ctx, vps.QuotaGuest, "alice", false, false); err != nil {
+		t.Fatal(err)
+	}
+	if q := host(t, s).Quota(vps.QuotaGuest, "alice"); q.LiftedMonth != "" {
+		t.Errorf("the lift was taken back: %+v", q)
+	}
+}
+
+// TestQuotasAreRefused tries what must not be, and checks that nothing changed.
+func TestQuotasAreRefused(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	create(t, s, "alice", nil)
+	create(t, s, "gone", nil)
+	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", limit(math.MaxInt64-1), false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Delete(ctx, "gone", false); err != nil {
+		t.Fatal(err)
+	}
+	set := func(scope vps.QuotaScope, name string, b vps.Bytes) func() (desired.Edited, error) {
+		return func() (desired.Edited, error) { return s.SetQuota(ctx, scope, name, limit(b), false) }
+	}
+	topUp := func(name string, b vps.Bytes) func() (desired.Edited, error) {
+		return func() (desired.Edited, error) { return s.TopUpQuota(ctx, vps.QuotaGuest, name, b, false) }
+	}
+	before := host(t, s)
+	for name, tt := range map[string]struct {
+		edit func() (desired.Edited, error)
+		code vps.Code
+		says string
+	}{
+		"zero":                 {set(vps.QuotaHost, "", 0), vps.CodeInvalid, "limit: a quota of zero"},
+		"another one zero":     {set(vps.QuotaGuest, "alice", 0), vps.CodeInvalid, "limit: a quota of zero"},
+		"no guest":             {set(vps.QuotaGuest, "bob", 1), vps.CodeNotFound, "there is no guest bob"},
+		"a guest that goes":    {set(vps.QuotaGuest, "gone", 1), vps.CodeConflict, "is being deleted"},
+		"no tenant":            {set(vps.QuotaTenant, "bob", 1), vps.CodeNotFound, "there is no tenant bob"},
+		"a host with a name":   {set(vps.QuotaHost, "x", 1), vps.CodeInvalid, "the host's quota has no name"},
+		"no scope":             {set("", "x", 1), vps.CodeInvalid, "scope: "},
+		"nothing to top up":    {topUp("alice", 0), vps.CodeInvalid, "nothing to top up with"},
+		"topped up too far":    {topUp("alice", 2), vps.CodeInvalid, "stay below 2^63"},
+		"topped up, no guest":  {topUp("bob", 1), vps.CodeNotFound, "there is no guest bob"},
+		"lifted without one":   {func() (desired.Edited, error) { return s.LiftQuota(ctx, vps.QuotaHost, "", true, false) }, vps.CodeNotFound, "the host has no quota"},
+		"removed without one":  {func() (desired.Edited, error) { return s.RemoveQuota(ctx, vps.QuotaTenant, "owner", false) }, vps.CodeNotFound, "the tenant owner has no quota"},
+		"removed of nobody":    {func() (desired.Edited, error) { return s.RemoveQuota(ctx, vps.QuotaTenant, "bob", false) }, vps.CodeNotFound, "there is no tenant bob"},
+		"a dry run is no edit": {func() (desired.Edited, error) { return s.RemoveQuota(ctx, vps.QuotaGuest, "alice", true) }, "", ""},
+	} {
+		_, err := tt.edit()
+		if vps.ErrorCode(err) != tt.code || err != nil && !strings.Contains(vps.ErrorMessage(err), tt.says) {
+			t.Errorf("%s: %s, %v; want %s and %q", name, vps.ErrorCode(err), err, tt.code, tt.says)
+		}
+	}
+	if diff := cmp.Diff(before, host(t, s), comparePrefixes); diff != "" {
+		t.Errorf("something changed (-before +after):\n%s", diff)
+	}
+}
