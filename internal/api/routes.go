@@ -185,6 +185,7 @@ func (s *Server) registerRoutes() {
 	s.registerImages()
 	s.registerImageFiles()
 	s.registerUsages()
+	s.registerTraffic()
 	s.registerDisks()
 	s.registerKernels()
 }

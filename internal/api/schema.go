@@ -23,23 +23,26 @@ const apiVersion = "v1"
 func newAPI(mux routes) huma.API {
 	registry := huma.NewMapRegistry("#/components/schemas/", huma.DefaultSchemaNamer)
 	aliases := map[reflect.Type]reflect.Type{
-		reflect.TypeFor[vps.Bytes]():         reflect.TypeFor[bytesSchema](),
-		reflect.TypeFor[vps.Duration]():      reflect.TypeFor[durationSchema](),
-		reflect.TypeFor[netip.Addr]():        reflect.TypeFor[addrSchema](),
-		reflect.TypeFor[netip.Prefix]():      reflect.TypeFor[prefixSchema](),
-		reflect.TypeFor[uint16]():            reflect.TypeFor[uint16Schema](),
-		reflect.TypeFor[uint32]():            reflect.TypeFor[uint32Schema](),
-		reflect.TypeFor[vps.BitRate]():       reflect.TypeFor[bitRateSchema](),
-		reflect.TypeFor[vps.Rule]():          reflect.TypeFor[ruleSchema](),
-		reflect.TypeFor[vps.Service]():       reflect.TypeFor[serviceSchema](),
-		reflect.TypeFor[vps.NDPProxy]():      reflect.TypeFor[ndpSchema](),
-		reflect.TypeFor[vps.DropReason]():    reflect.TypeFor[dropSchema](),
-		reflect.TypeFor[vps.Power]():         reflect.TypeFor[powerSchema](),
-		reflect.TypeFor[vps.RestartPolicy](): reflect.TypeFor[restartSchema](),
-		reflect.TypeFor[vps.State]():         reflect.TypeFor[stateSchema](),
-		reflect.TypeFor[vps.ExitReason]():    reflect.TypeFor[exitSchema](),
-		reflect.TypeFor[vps.Code]():          reflect.TypeFor[codeSchema](),
-		reflect.TypeFor[huma.ErrorModel]():   reflect.TypeFor[Problem](),
+		reflect.TypeFor[vps.Bytes]():           reflect.TypeFor[bytesSchema](),
+		reflect.TypeFor[vps.Duration]():        reflect.TypeFor[durationSchema](),
+		reflect.TypeFor[netip.Addr]():          reflect.TypeFor[addrSchema](),
+		reflect.TypeFor[netip.Prefix]():        reflect.TypeFor[prefixSchema](),
+		reflect.TypeFor[uint16]():              reflect.TypeFor[uint16Schema](),
+		reflect.TypeFor[uint32]():              reflect.TypeFor[uint32Schema](),
+		reflect.TypeFor[vps.BitRate]():         reflect.TypeFor[bitRateSchema](),
+		reflect.TypeFor[vps.Rule]():            reflect.TypeFor[ruleSchema](),
+		reflect.TypeFor[vps.Service]():         reflect.TypeFor[serviceSchema](),
+		reflect.TypeFor[vps.NDPProxy]():        reflect.TypeFor[ndpSchema](),
+		reflect.TypeFor[vps.DropReason]():      reflect.TypeFor[dropSchema](),
+		reflect.TypeFor[vps.Power]():           reflect.TypeFor[powerSchema](),
+		reflect.TypeFor[vps.RestartPolicy]():   reflect.TypeFor[restartSchema](),
+		reflect.TypeFor[vps.State]():           reflect.TypeFor[stateSchema](),
+		reflect.TypeFor[vps.ExitReason]():      reflect.TypeFor[exitSchema](),
+		reflect.TypeFor[vps.Code]():            reflect.TypeFor[codeSchema](),
+		reflect.TypeFor[vps.TrafficClass]():    reflect.TypeFor[trafficClassSchema](),
+		reflect.TypeFor[vps.TrafficStep]():     reflect.TypeFor[trafficStepSchema](),
+		reflect.TypeFor[vps.TrafficEvidence](): reflect.TypeFor[evidenceSchema](),
+		reflect.TypeFor[huma.ErrorModel]():     reflect.TypeFor[Problem](),
 	}
 	for from, to := range aliases {
 		registry.RegisterTypeAlias(from, to)
@@ -115,22 +118,25 @@ func (s *Server) sendDocument(w http.ResponseWriter, r *http.Request, contentTyp
 // The types below stand in for types of vps and of the standard library, so
 // that vps need not know huma.
 type (
-	bytesSchema    struct{}
-	durationSchema struct{}
-	addrSchema     struct{}
-	prefixSchema   struct{}
-	uint16Schema   struct{}
-	uint32Schema   struct{}
-	bitRateSchema  struct{}
-	ruleSchema     struct{}
-	serviceSchema  struct{}
-	ndpSchema      struct{}
-	dropSchema     struct{}
-	powerSchema    struct{}
-	restartSchema  struct{}
-	stateSchema    struct{}
-	exitSchema     struct{}
-	codeSchema     struct{}
+	bytesSchema        struct{}
+	durationSchema     struct{}
+	addrSchema         struct{}
+	prefixSchema       struct{}
+	uint16Schema       struct{}
+	uint32Schema       struct{}
+	bitRateSchema      struct{}
+	ruleSchema         struct{}
+	serviceSchema      struct{}
+	ndpSchema          struct{}
+	dropSchema         struct{}
+	powerSchema        struct{}
+	restartSchema      struct{}
+	stateSchema        struct{}
+	exitSchema         struct{}
+	codeSchema         struct{}
+	trafficClassSchema struct{}
+	trafficStepSchema  struct{}
+	evidenceSchema     struct{}
 )
 
 // Schema describes vps.Bytes.
@@ -217,6 +223,19 @@ func (exitSchema) Schema(huma.Registry) *huma.Schema {
 // Schema describes vps.Code.
 func (codeSchema) Schema(huma.Registry) *huma.Schema {
 	return words(slices.Sorted(maps.Keys(statuses()))...)
+}
+
+// Schema describes vps.TrafficClass.
+func (trafficClassSchema) Schema(huma.Registry) *huma.Schema {
+	return words(append(vps.TrafficClasses(), vps.TrafficUplink)...)
+}
+
+// Schema describes vps.TrafficStep.
+func (trafficStepSchema) Schema(huma.Registry) *huma.Schema { return words(vps.TrafficSteps()...) }
+
+// Schema describes vps.TrafficEvidence.
+func (evidenceSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.EvidenceMeasured, vps.EvidenceAtMost, vps.EvidenceInferred)
 }
 
 func words[T ~string](values ...T) *huma.Schema {

@@ -287,7 +287,7 @@ func (s *Server) route(w *recorder, r *http.Request) {
 
 func isStream(pattern string) bool {
 	return slices.Contains([]string{patternWait, patternLogs, patternConsole, patternAudit, patternPack, patternUnpack}, pattern) ||
-		slices.Contains([]string{patternCopyOut, patternCopyIn, patternCheck, patternImport, patternImageExport}, pattern)
+		slices.Contains([]string{patternCopyOut, patternCopyIn, patternCheck, patternImport, patternImageExport, patternTrafficImport}, pattern)
 }
 
 // enter takes a place without waiting.

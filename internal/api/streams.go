@@ -49,10 +49,12 @@ func (s *Server) registerStreams(m routes) {
 	m.HandleFunc(patternCheck, s.serveCheck)
 	m.HandleFunc(patternImport, s.serveImport)
 	m.HandleFunc(patternImageExport, s.serveImageExport)
+	m.HandleFunc(patternTrafficImport, s.serveTrafficImport)
 	describeStreams(s.api.OpenAPI())
 	describeAudit(s.api.OpenAPI())
 	describeFiles(s.api.OpenAPI())
 	describeImageFiles(s.api.OpenAPI())
+	describeTraffic(s.api.OpenAPI())
 }
 
 // onlyKnown refuses parameters that the route does not know, as huma does for

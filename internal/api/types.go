@@ -266,4 +266,5 @@ type Backend struct {
 	// ImageFiles goes with Images.
 	ImageFiles ImageFiles
 	Rescuer    Rescuer
+	Traffics   Traffics
 }
