@@ -386,6 +386,8 @@ func reached(s reconcile.Snapshot, g api.Guest, what api.WaitFor) (bool, error) 
 		return false, &vps.Error{Code: st.Code, Message: st.Message}
 	case st.State == vps.StateDeleting:
 		return false, vps.Errorf(vps.CodeConflict, "the guest %s is being deleted", g.Spec.Name)
+	case st.State == vps.StateStopped && st.Restraint.Stops():
+		return false, stoppedByQuota(g.Spec.Name, st.Restraint)
 	case st.State == vps.StateStopped && spec.Power == vps.PowerStopped:
 		return false, vps.Errorf(vps.CodeConflict, "the guest %s is stopped; start it with `sublet start %s`", g.Spec.Name, g.Spec.Name)
 	case (st.State == vps.StateCrashed || st.State == vps.StateStopped) && st.NextTry.IsZero() && st.Exit != nil && !willStart(s, g.ID):

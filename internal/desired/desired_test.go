@@ -20,6 +20,7 @@ import (
 
 // facts is a host with room for little.
 type facts struct {
+	boot         string
 	memory, disk vps.Bytes
 	listeners    []desired.Listener
 	kernel       error
@@ -62,7 +63,7 @@ func (f *facts) Disk(_ context.Context, _ string, size vps.Bytes) error {
 	}
 	return nil
 }
-func (f *facts) HostBoot() string { return "boot-1" }
+func (f *facts) HostBoot() string { return f.boot }
 
 func open(t *testing.T) (*desired.State, *facts) {
 	t.Helper()
@@ -75,7 +76,7 @@ func open(t *testing.T) (*desired.State, *facts) {
 			t.Error(err)
 		}
 	})
-	f := &facts{memory: 4 * vps.GiB, disk: 100 * vps.GiB}
+	f := &facts{boot: "boot-1", memory: 4 * vps.GiB, disk: 100 * vps.GiB}
 	return desired.New(db, f), f
 }
 

@@ -241,6 +241,9 @@ func runningSteps(g *vps.Guest, o Guest, step func(Kind, string, string) Step) [
 	switch {
 	case g.Spec.Power == vps.PowerStopped:
 		return stop("it was asked to be stopped")
+	case g.Restraint.Stops():
+		// Nobody asked for the power switch: it is no fault of its programs.
+		return []Step{step(StopGuest, "within "+g.StopDeadline().String(), "the quota "+g.Restraint.Quota+" is used up")}
 	case o.Instance.Boots < g.Boots:
 		return stop("a restart was asked for")
 	}
@@ -264,7 +267,7 @@ func WillStart(g *vps.Guest, o Guest, hostBoot string) bool {
 // says why.
 func wantsStart(g *vps.Guest, last *vps.Instance, hostBoot string) (string, bool) {
 	switch {
-	case g.Spec.Power == vps.PowerStopped:
+	case g.Power() == vps.PowerStopped:
 		return "", false
 	case last == nil && g.HostBoot == hostBoot:
 		return "it was asked to run", true

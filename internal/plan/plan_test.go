@@ -43,6 +43,7 @@ func TestDiff(t *testing.T) {
 			}
 		}
 	}
+	used := func(g *vps.Guest) { g.Restraint = &vps.Restraint{Quota: "guest/a", Action: vps.ActionStop} }
 	tests := []struct {
 		name   string
 		change func(*vps.Guest)
@@ -108,6 +109,17 @@ replug a (its link was made again)`},
 stop a within 1m0s (it was asked to be stopped)`},
 		{"kill", func(g *vps.Guest) { g.Spec.Power, g.Abrupt = vps.PowerStopped, true }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
 kill a (it was asked to be stopped)`},
+		{"its quota is used up", used, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+stop a within 1m0s (the quota guest/a is used up)`},
+		{"its quota is used up, and it was killed before", func(g *vps.Guest) { used(g); g.Abrupt = true }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+stop a within 1m0s (the quota guest/a is used up)`},
+		{"its quota is used up, and it is killed", func(g *vps.Guest) { used(g); g.Spec.Power, g.Abrupt = vps.PowerStopped, true }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
+kill a (it was asked to be stopped)`},
+		{"its quota is used up, and it has crashed", used, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitCrash)}, ``},
+		{"its quota is used up, and a start is asked for", func(g *vps.Guest) { used(g); g.Boots = 2 }, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, ``},
+		{"its quota is used up, and the host was booted", func(g *vps.Guest) { used(g); g.HostBoot = "boot-0" }, plan.Guest{Volume: whole, Seed: true}, ``},
+		{"its network is suspended", func(g *vps.Guest) { g.Restraint = &vps.Restraint{Action: vps.ActionSuspend} }, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitCrash)}, `
+start a (it ended: crash)`},
 		{"restart, first half", func(g *vps.Guest) { g.Boots, g.StopWithin = 2, vps.Duration(5*time.Second) }, plan.Guest{Volume: whole, Seed: true, Instance: running(1)}, `
 stop a within 5s (a restart was asked for)`},
 		{"restart, second half", func(g *vps.Guest) { g.Boots = 2 }, plan.Guest{Volume: whole, Seed: true, Instance: ended(1, vps.ExitPowerOff)}, `
@@ -222,6 +234,9 @@ func drawGuest(t *rapid.T, name string) vps.Guest {
 			g.Rescue = &vps.Rescue{Boots: began}
 		}
 		g.Spec.Autostart = rapid.Bool().Draw(t, "autostart")
+		if rapid.Bool().Draw(t, "quota used up") {
+			g.Restraint = &vps.Restraint{Quota: "host", Action: vps.ActionStop}
+		}
 		g.HostBoot = rapid.SampledFrom([]string{boot, "boot-0"}).Draw(t, "host boot")
 		g.Spec.Restart = rapid.SampledFrom([]vps.RestartPolicy{vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever}).Draw(t, "restart")
 	})

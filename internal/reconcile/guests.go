@@ -389,9 +389,15 @@ func (w *worker) replug(ctx context.Context) error {
 	return nil
 }
 
-// stop asks for an orderly shutdown and kills the guest at the deadline.
+// stop asks for an orderly shutdown and kills the guest at the deadline. When a
+// quota is the reason, that is noted before: the guest is to come back.
 func (w *worker) stop(ctx context.Context) error {
 	l, i := w.loop, *w.observed.Instance
+	if g := &w.guest; g.Spec.Power == vps.PowerRunning && g.Restraint.Stops() {
+		if err := l.o.Desired.StoppedByQuota(ctx, g.ID, g.Boots); err != nil {
+			return err
+		}
+	}
 	deadline, cancel := context.WithTimeout(ctx, w.guest.StopDeadline())
 	defer cancel()
 	err := l.o.Driver.Stop(deadline, i)
@@ -440,7 +446,7 @@ func (w *worker) forget(ctx context.Context) error {
 
 // status says in one value what is to be shown of a guest. l.mu is held.
 func (l *Loop) status(g *vps.Guest, o plan.Guest, now time.Time) vps.GuestStatus {
-	s := vps.GuestStatus{Observed: now}
+	s := vps.GuestStatus{Observed: now, Restraint: g.Restraint}
 	p := l.guests[g.ID]
 	if p == nil {
 		p = &progress{}
@@ -468,7 +474,7 @@ func state(g *vps.Guest, o plan.Guest, p *progress, hostBoot string) vps.State {
 	switch {
 	case g.Deleting:
 		return vps.StateDeleting
-	case o.Running() && (g.Spec.Power == vps.PowerStopped || o.Instance.Boots < g.Boots):
+	case o.Running() && (g.Power() == vps.PowerStopped || o.Instance.Boots < g.Boots):
 		return vps.StateStopping
 	case o.Running() && g.Rescue != nil:
 		return vps.StateRescue
@@ -481,7 +487,7 @@ func state(g *vps.Guest, o plan.Guest, p *progress, hostBoot string) vps.State {
 	}
 	crashed := o.Instance != nil && o.Instance.Exit.Failed() && o.Instance.Boots == g.Boots
 	switch {
-	case crashed && g.Spec.Power == vps.PowerRunning:
+	case crashed && g.Power() == vps.PowerRunning:
 		return vps.StateCrashed
 	case plan.WillStart(g, o, hostBoot):
 		return vps.StateStarting

@@ -23,9 +23,13 @@ import (
 
 // Desired is the store, as the loop needs it.
 type Desired interface {
+	// Host has what quotas have in force for each guest.
 	Host(ctx context.Context) (vps.Host, error)
 	// Forget removes a guest whose parts are all gone. Absent is success.
 	Forget(ctx context.Context, id string) error
+	// StoppedByQuota notes that a quota stops the guest in the life that boots
+	// names. Absent is success.
+	StoppedByQuota(ctx context.Context, id string, boots int64) error
 }
 
 // DataDisks keeps the disks of guests beside the one that they boot from, by

@@ -74,6 +74,38 @@ forget a (it is being deleted)`, w.took())
 	})
 }
 
+// TestQuotaStops has a quota stop a guest for a while. That it did is noted
+// before, so that a daemon killed in between knows.
+func TestQuotaStops(t *testing.T) {
+	t.Parallel()
+	withGuest(t, func(w *world) {
+		used := &vps.Restraint{Quota: "guest/a", Action: vps.ActionStop}
+		w.edit(func(h *vps.Host) { h.Guests[0].Restraint = used })
+		settle()
+		same(t, "used up", "stop a within 1m0s (the quota guest/a is used up)", w.took())
+		wantState(t, w, "a", vps.StateStopped)
+		if got := w.status("a"); got.Restraint != used || w.host.Guests[0].QuotaStopped != 1 || w.host.Guests[0].Spec.Power != vps.PowerRunning {
+			t.Errorf("restraint %v, noted at boot %d, power %s", got.Restraint, w.host.Guests[0].QuotaStopped, w.host.Guests[0].Spec.Power)
+		}
+
+		w.edit(func(h *vps.Host) {
+			h.Guests[0].Restraint, h.Guests[0].QuotaStopped = nil, 0
+			h.Guests[0].Boots++
+		})
+		settle()
+		same(t, "topped up", "start a (a start was asked for)", w.took())
+		wantState(t, w, "a", vps.StateRunning)
+
+		// A throttle is a matter of the links.
+		w.edit(func(h *vps.Host) { h.Guests[0].Restraint = &vps.Restraint{Action: vps.ActionThrottle, Rate: vps.Mbit} })
+		settle()
+		same(t, "throttled", "set-firewall (different)\nset-network (different)", w.took())
+		if got := w.network.Guests[0].Bandwidth; got != vps.Mbit {
+			t.Errorf("the link has %s", got)
+		}
+	})
+}
+
 // TestDataDisks has disks wait for the guest's next start, and be there then.
 func TestDataDisks(t *testing.T) {
 	t.Parallel()
@@ -530,3 +562,5 @@ func (brokenStore) Host(context.Context) (vps.Host, error) {
 	return vps.Host{}, errors.New("disk I/O error")
 }
 func (brokenStore) Forget(context.Context, string) error { return nil }
+
+func (brokenStore) StoppedByQuota(context.Context, string, int64) error { return nil }

@@ -193,6 +193,19 @@ func (w *world) Forget(_ context.Context, id string) error {
 	return nil
 }
 
+// StoppedByQuota keeps the note in the desired state.
+func (w *world) StoppedByQuota(_ context.Context, id string, boots int64) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.host.Guests = slices.Clone(w.host.Guests)
+	for i := range w.host.Guests {
+		if g := &w.host.Guests[i]; g.ID == id && g.Boots == boots {
+			g.QuotaStopped = boots
+		}
+	}
+	return nil
+}
+
 func (w *world) AddEvent(_ context.Context, e vps.Event) (vps.Event, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

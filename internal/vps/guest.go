@@ -159,9 +159,16 @@ type Guest struct {
 	// Rescue is set while the guest is to boot the rescue system instead of its
 	// own disk. It is replaced as a whole and never changed.
 	Rescue *Rescue `json:"rescue,omitempty"`
+	// QuotaStopped is what Boots was when a quota stopped the guest while it ran:
+	// when no quota stops it any more it is started again, unless something else
+	// was asked for meanwhile. 0 means that none did.
+	QuotaStopped int64 `json:"quota_stopped,omitempty"`
 	// Deleting marks a guest whose parts are being removed.
 	Deleting bool      `json:"deleting,omitempty"`
 	Created  time.Time `json:"created"`
+	// Restraint is what quotas have in force for the guest, nil for nothing. It
+	// follows from what was counted, and is never stored.
+	Restraint *Restraint `json:"-"`
 }
 
 // LinkPrefix marks the host's links that are ours.
@@ -259,6 +266,8 @@ type GuestStatus struct {
 	DiskUsed   Bytes    `json:"disk_used"`
 	MemoryUsed Bytes    `json:"memory_used"`
 	CPUTime    Duration `json:"cpu_time"`
+	// Restraint is what quotas have in force; nil for nothing.
+	Restraint *Restraint `json:"restraint,omitempty" doc:"What a quota has in force for the guest; absent for nothing."`
 }
 
 // Tenant is a person who shares the host.

@@ -109,7 +109,7 @@ func (h *Host) Network(keep func(*Guest) bool) Network {
 		ng := NetworkGuest{
 			Name: g.Spec.Name, Link: g.Link(), MAC: g.Spec.MAC(), Address: g.Spec.Address,
 			UID: s.UID(g.Index), Ports: g.Spec.Ports, Forwards: g.Spec.Forwards, Prefix6: s.Prefix6(&g.Spec),
-			SMTP: g.Spec.SMTP, Bandwidth: g.Spec.Bandwidth, Limits: g.Spec.Limits.Or(s.Limits), Rules: g.Spec.Rules,
+			SMTP: g.Spec.SMTP, Bandwidth: g.Restraint.Throttle(g.Spec.Bandwidth), Limits: g.Spec.Limits.Or(s.Limits), Rules: g.Spec.Rules,
 		}
 		if g.Spec.NetworkPeer || peers[g.Spec.Tenant] {
 			ng.Peers = g.Spec.Tenant
@@ -188,6 +188,7 @@ const (
 	EventRescue   = "rescue"
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
+	EventQuota    = "quota"   // a step of a quota was reached
 )
 
 // validateThresholds checks what events tell of full disks.

@@ -1,0 +1,284 @@
+package meter
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// lastPacket is the largest packet that the kernel handles in one piece (GSO).
+// It drops the packet that would pass a mark, so a mark is this much above the
+// step that it stands for: what passes then reaches the step.
+const lastPacket = 1<<16 + vps.FrameBytes
+
+// QuotaState is what a quota comes to at one moment.
+type QuotaState struct {
+	Use vps.QuotaUse
+	// New are the steps that are reached for the first time in this month, the
+	// lowest first. Undone were reached, and are not any more since the limit
+	// was raised: reaching them once more is news again.
+	New, Undone []vps.QuotaReached
+	// Next is when something changes although nothing is used: the end of grace
+	// or of the month.
+	Next time.Time
+	// block and throttle are as in vps.NetworkQuota.
+	block, throttle int64
+	rate            vps.BitRate
+}
+
+// EvaluateQuotas tells what each quota comes to by what was counted, and by the
+// steps that were reached before. Accounts and steps of other months, and of
+// other quotas, count as none. It is pure.
+func EvaluateQuotas(quotas []vps.Quota, accounts []vps.QuotaAccount, reached []vps.QuotaReached, now time.Time) []QuotaState {
+	states := make([]QuotaState, 0, len(quotas))
+	byQuota := make(map[string][]vps.QuotaReached, len(quotas))
+	for _, r := range reached {
+		byQuota[r.Quota] = append(byQuota[r.Quota], r)
+	}
+	counted := make(map[string]vps.QuotaAccount, len(accounts))
+	for _, a := range accounts {
+		counted[a.ID] = a
+	}
+	for _, q := range quotas {
+		states = append(states, evaluate(q, counted[q.ID()], byQuota[q.ID()], now))
+	}
+	return states
+}
+
+func evaluate(q vps.Quota, a vps.QuotaAccount, reached []vps.QuotaReached, now time.Time) QuotaState {
+	start, end := q.Period(now)
+	if !a.Start.Equal(start) {
+		a.In, a.Out = 0, 0
+	}
+	s := QuotaState{
+		Use: vps.QuotaUse{
+			Quota: q, Start: start, End: end, In: a.In, Out: a.Out,
+			Used: q.Count.Used(a.In, a.Out), Limit: int64(q.LimitAt(now)),
+		},
+		Next: end, block: -1, throttle: -1,
+	}
+	before := map[vps.QuotaStep]vps.QuotaReached{}
+	for _, r := range reached {
+		if r.Start.Equal(start) {
+			before[r.Step] = r
+		}
+	}
+	var force *vps.Restraint
+	for _, step := range q.Steps {
+		at := step.At(vps.Bytes(s.Use.Limit))
+		r, told := before[step]
+		if s.Use.Used < at {
+			if told {
+				s.Undone = append(s.Undone, r)
+			}
+			continue
+		}
+		if !told {
+			r = vps.QuotaReached{Quota: q.ID(), Start: start, Step: step, At: now}
+			s.New = append(s.New, r)
+			before[step] = r
+		}
+		if would := s.follow(r, now); would.Stricter(force) {
+			force = would
+		}
+	}
+	if force != nil {
+		s.Use.Action, s.Use.Rate = force.Action, force.Rate
+	}
+	s.marks(force)
+	return s
+}
+
+// follow returns what a step that is reached puts in force, nil for nothing.
+func (s *QuotaState) follow(r vps.QuotaReached, now time.Time) *vps.Restraint {
+	q := &s.Use.Quota
+	if r.Step.Action == vps.ActionNotify || q.LiftedAt(now) {
+		return nil
+	}
+	if due := s.due(r, now); now.Before(due) {
+		if s.Use.GraceUntil == nil || due.Before(*s.Use.GraceUntil) {
+			s.Use.GraceUntil = &due
+		}
+		if due.Before(s.Next) {
+			s.Next = due
+		}
+		return nil
+	}
+	return &vps.Restraint{Quota: q.ID(), Action: r.Step.Action, Rate: r.Step.Rate, Until: s.Use.End}
+}
+
+// due is when a step that was reached comes into force. A clock that was
+// stepped back does not put it off.
+func (s *QuotaState) due(r vps.QuotaReached, now time.Time) time.Time {
+	since := r.At
+	if since.After(now) {
+		since = now
+	}
+	return since.Add(time.Duration(s.Use.Quota.Grace))
+}
+
+// marks sets where the kernel acts by itself. It knows nothing of grace, so a
+// quota that has some is not held there before it is over.
+func (s *QuotaState) marks(force *vps.Restraint) {
+	q := &s.Use.Quota
+	if q.Grace > 0 || q.LiftedAt(s.Use.Start) {
+		return
+	}
+	for _, step := range q.Steps {
+		at := step.At(vps.Bytes(s.Use.Limit))
+		would := &vps.Restraint{Action: step.Action, Rate: step.Rate}
+		if s.Use.Used >= at || step.Action == vps.ActionNotify || !would.Stricter(force) {
+			continue
+		}
+		switch {
+		case would.Suspends() && s.block < 0:
+			s.block = at + min(lastPacket, math.MaxInt64-at)
+		case step.Action == vps.ActionThrottle && s.throttle < 0 && s.block < 0:
+			s.throttle, s.rate = at, step.Rate
+		}
+	}
+}
+
+// Restrain sets what is in force for each guest of a host: the strictest of
+// what its own quota, its tenant's and the host's call for.
+func Restrain(states []QuotaState, h *vps.Host) {
+	for i := range h.Guests {
+		g := &h.Guests[i]
+		g.Restraint = nil
+		for j := range states {
+			s := &states[j]
+			if s.Use.Action == "" || !counts(&s.Use.Quota, g) {
+				continue
+			}
+			r := &vps.Restraint{Quota: s.Use.Quota.ID(), Action: s.Use.Action, Rate: s.Use.Rate, Until: s.Use.End}
+			if r.Stricter(g.Restraint) {
+				g.Restraint = r
+			}
+		}
+	}
+}
+
+// counts tells whether a quota counts a guest's traffic.
+func counts(q *vps.Quota, g *vps.Guest) bool {
+	switch q.Scope {
+	case vps.QuotaHost:
+		return true
+	case vps.QuotaTenant:
+		return q.Name == g.Spec.Tenant
+	case vps.QuotaGuest:
+		return q.Name == g.Spec.Name
+	}
+	return false
+}
+
+// KernelQuotas returns what the kernel is to hold by itself until it is told
+// more: for each quota its next marks, and the links that nothing passes,
+// sorted. h was restrained by the same states, and at is when they were
+// counted. What is throttled is shaped elsewhere, which takes a moment: until
+// shaped says that a link is at its rate, the kernel goes on with that.
+func KernelQuotas(states []QuotaState, h *vps.Host, at time.Time, shaped func(link string, rate vps.BitRate) bool) (quotas []vps.NetworkQuota, suspended []string) {
+	for i := range states {
+		s := &states[i]
+		k := vps.NetworkQuota{
+			ID: s.Use.Quota.ID(), Scope: s.Use.Quota.Scope, Count: s.Use.Quota.Count,
+			At: at, In: s.Use.In, Out: s.Use.Out, Block: s.block, Throttle: s.throttle, Rate: s.rate,
+		}
+		rough := false
+		for j := range h.Guests {
+			g := &h.Guests[j]
+			if !counts(&s.Use.Quota, g) {
+				continue
+			}
+			rough = rough || s.Use.Action == vps.ActionThrottle && !shaped(g.Link(), s.Use.Rate)
+			if s.Use.Quota.Scope != vps.QuotaHost {
+				k.Links = append(k.Links, g.Link())
+			}
+		}
+		if rough {
+			k.Throttle, k.Rate = 0, s.Use.Rate
+		}
+		if k.Block < 0 && k.Throttle < 0 {
+			continue
+		}
+		slices.Sort(k.Links)
+		quotas = append(quotas, k)
+	}
+	for i := range h.Guests {
+		if g := &h.Guests[i]; g.Restraint.Suspends() {
+			suspended = append(suspended, g.Link())
+		}
+	}
+	slices.Sort(suspended)
+	return quotas, suspended
+}
+
+// Tell says in a sentence that a step was reached, and what follows.
+func (s *QuotaState) Tell(r vps.QuotaReached, now time.Time) string {
+	u := &s.Use
+	whose := "the host"
+	if u.Quota.Scope != vps.QuotaHost {
+		whose = "the " + string(u.Quota.Scope) + " " + u.Quota.Name
+	}
+	text := fmt.Sprintf("%d%% of the quota of %s is used: %s of %s since %s", r.Step.Percent, whose, vps.Bytes(u.Used), vps.Bytes(u.Limit), u.Start.Format(time.DateOnly))
+	subject := "its network is"
+	if u.Quota.Scope != vps.QuotaGuest {
+		subject = "the network of its guests is"
+	}
+	switch r.Step.Action {
+	case vps.ActionNotify:
+		return text
+	case vps.ActionThrottle:
+		subject += " throttled to " + r.Step.Rate.String()
+	case vps.ActionSuspend:
+		subject += " suspended"
+	case vps.ActionStop:
+		if subject = "it is stopped"; u.Quota.Scope != vps.QuotaGuest {
+			subject = "its guests are stopped"
+		}
+	}
+	const minute = "2006-01-02 15:04 MST"
+	zone := u.End.Location()
+	switch due := s.due(r, now); {
+	case u.Quota.LiftedAt(now):
+		return text + "; the quota is lifted, so nothing else follows"
+	case due.Before(u.End) && now.Before(due):
+		return fmt.Sprintf("%s; %s from %s until %s", text, subject, due.In(zone).Format(minute), u.End.Format(minute))
+	case now.Before(due):
+		return text + "; the month ends before the grace does"
+	}
+	return fmt.Sprintf("%s; %s until %s", text, subject, u.End.Format(minute))
+}
+
+// ForecastQuota tells when a quota's limit is reached when it goes on with in
+// and out bytes per second; nil when it is reached already, or is not in this
+// month.
+func ForecastQuota(u *vps.QuotaUse, in, out float64, now time.Time) *time.Time {
+	if u.Used >= u.Limit {
+		return nil
+	}
+	until := func(used int64, rate float64) float64 {
+		if rate <= 0 {
+			return math.Inf(1)
+		}
+		return float64(u.Limit-used) / rate
+	}
+	var seconds float64
+	switch u.Quota.Count {
+	case vps.CountIn:
+		seconds = until(u.In, in)
+	case vps.CountOut:
+		seconds = until(u.Out, out)
+	case vps.CountMax:
+		seconds = min(until(u.In, in), until(u.Out, out))
+	default:
+		seconds = until(u.Used, in+out)
+	}
+	if seconds >= u.End.Sub(now).Seconds() {
+		return nil
+	}
+	at := now.Add(time.Duration(seconds * float64(time.Second))).Round(time.Minute)
+	return &at
+}
