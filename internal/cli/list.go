@@ -44,7 +44,7 @@ func (a *app) listCmd() *cobra.Command {
 func (a *app) guestColumns() []column[api.Guest] {
 	return []column[api.Guest]{
 		{key: "name", text: func(g api.Guest) string { return g.Spec.Name }},
-		{key: "state", text: func(g api.Guest) string { return string(g.Status.State) }, paint: func(g api.Guest) string { return statePaint(g.Status.State) }},
+		{key: "state", text: stateText, raw: func(g api.Guest) string { return string(g.Status.State) }, paint: func(g api.Guest) string { return statePaint(g.Status.State) }},
 		{key: "tenant", text: func(g api.Guest) string { return g.Spec.Tenant }},
 		{key: "image", text: func(g api.Guest) string { return g.Spec.Image }},
 		{key: "memory", text: func(g api.Guest) string { return g.Spec.Memory.String() }, raw: func(g api.Guest) string { return integer(g.Spec.Memory) }},
@@ -126,7 +126,7 @@ func (a *app) printGuests(out *output, guests []api.Guest, one bool) error {
 // guestPage is the page that show prints.
 func (a *app) guestPage(g api.Guest) []field {
 	s, st := g.Spec, g.Status
-	state := string(st.State)
+	state := stateText(g)
 	if up := a.uptime(g); up != "" {
 		state += " for " + up
 	}
@@ -135,6 +135,7 @@ func (a *app) guestPage(g api.Guest) []field {
 		{"state", state},
 		{"rescue until", stamp(g.RescueUntil)},
 		{"trouble", st.Message},
+		{"quota", restraintText(st.Restraint)},
 		{"last end", exitText(st.Exit)},
 		{"next try", stamp(st.NextTry)},
 		{"wanted", string(s.Power)},
@@ -263,6 +264,32 @@ func statePaint(s vps.State) string {
 	return ""
 }
 
+// stateText is a guest's state with what a quota makes of it: "running:
+// throttled", "stopped: quota".
+func stateText(g api.Guest) string {
+	state := string(g.Status.State)
+	r := g.Status.Restraint
+	if r == nil {
+		return state
+	}
+	switch r.Action {
+	case vps.ActionThrottle:
+		return state + ": throttled"
+	case vps.ActionSuspend:
+		return state + ": suspended"
+	case vps.ActionNotify, vps.ActionStop:
+	}
+	return state + ": quota"
+}
+
+// restraintText says what a quota has in force, and for how long.
+func restraintText(r *vps.Restraint) string {
+	if r == nil {
+		return ""
+	}
+	return r.String() + " until " + stamp(r.Until)
+}
+
 // trouble is what list says of a guest that is not as it should be.
 func trouble(g api.Guest) string {
 	if g.Status.Message != "" {
@@ -271,7 +298,7 @@ func trouble(g api.Guest) string {
 	if g.Status.State == vps.StateCrashed {
 		return exitText(g.Status.Exit)
 	}
-	return ""
+	return restraintText(g.Status.Restraint)
 }
 
 func exitText(e *vps.Exit) string {
