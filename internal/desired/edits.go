@@ -203,8 +203,8 @@ func removeTenant(c *contents, name string) error {
 	return nil
 }
 
-// Apply makes the host what a host file says. Guests and tenants that it does
-// not name stay, unless prune asks for their removal.
+// Apply makes the host what a host file says. Guests, tenants and quotas that it
+// does not name stay, unless prune asks for their removal.
 func (s *State) Apply(ctx context.Context, file io.Reader, prune, dryRun bool) (Edited, error) {
 	f, err := hostfile.Decode(file)
 	if err != nil {
@@ -246,10 +246,17 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 			return gf.Locate(err)
 		}
 	}
-	if !prune {
-		return nil
+	if prune {
+		if err := pruneFile(c, f, named); err != nil {
+			return err
+		}
 	}
-	return pruneFile(c, f, named)
+	for _, q := range f.Quotas {
+		if _, err := setQuota(c, q.Scope, q.Name, s.now(), q.Merge); err != nil {
+			return q.Locate(err)
+		}
+	}
+	return nil
 }
 
 // checkSettings checks new settings against the host and what is on it.
@@ -307,8 +314,8 @@ func (s *State) UseKernel(ctx context.Context, name string, dryRun bool) (Edited
 }
 
 // pruneFile removes what the file does not name. A file without a list of
-// guests, or of tenants, says nothing about them, and none is removed. Guests
-// of an audit are the audit's own.
+// guests, of tenants or of quotas says nothing about them, and none is removed.
+// Guests of an audit are the audit's own.
 func pruneFile(c *contents, f hostfile.File, named map[string]bool) error {
 	for i := range c.host.Guests {
 		if g := &c.host.Guests[i]; f.Guests != nil && !named[g.Spec.Name] && g.Spec.Probe == "" {
@@ -322,6 +329,9 @@ func pruneFile(c *contents, f hostfile.File, named map[string]bool) error {
 				return err
 			}
 		}
+	}
+	if f.Quotas != nil {
+		c.host.Quotas = slices.DeleteFunc(c.host.Quotas, func(q vps.Quota) bool { return f.Quota(q.Scope, q.Name) == nil })
 	}
 	return nil
 }
@@ -362,6 +372,9 @@ func (s *State) Export(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	host.Guests = slices.DeleteFunc(host.Guests, func(g vps.Guest) bool { return g.Deleting || g.Spec.Probe != "" })
+	host.Quotas = slices.DeleteFunc(host.Quotas, func(q vps.Quota) bool {
+		return q.Scope == vps.QuotaGuest && host.Guest(q.Name) == nil
+	})
 	return hostfile.Encode(w, host)
 }
 

@@ -123,6 +123,68 @@ func TestQuotaTopUpAndLift(t *testing.T) {
 	}
 }
 
+// TestQuotasInFiles writes, applies and prunes quotas by a host file.
+func TestQuotasInFiles(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	create(t, s, "alice", nil)
+	apply := func(file string, prune bool) []string {
+		t.Helper()
+		e, err := s.Apply(ctx, strings.NewReader(file), prune, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.Lines()
+	}
+	got := apply(`
+settings: {timezone: Asia/Shanghai}
+tenants: [{name: owner}, {name: bob}]
+quotas:
+- {scope: tenant, name: bob, limit: 1TiB}
+- {scope: guest, name: alice, limit: 500GiB, reset_day: 31, steps: ["100%=stop"], grace: 24h}
+- {scope: host, limit: 2TiB, count: out, steps: []}
+`, false)
+	want := []string{
+		"settings: timezone Etc/UTC -> Asia/Shanghai", "add the tenant bob",
+		"add the quota of the host: 2TiB a month from day 1 in Asia/Shanghai, counting out, steps []",
+		"add the quota of the tenant bob: 1TiB a month from day 1 in Asia/Shanghai, counting in+out, steps [80%=notify 100%=notify]",
+		"add the quota of the guest alice: 500GiB a month from day 31 in Asia/Shanghai, counting in+out, steps [100%=stop]",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
+	}
+	if _, err := s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.GiB, false); err != nil {
+		t.Fatal(err)
+	}
+	var file strings.Builder
+	if err := s.Export(ctx, &file); err != nil {
+		t.Fatal(err)
+	}
+	if got := apply(file.String(), true); len(got) > 0 {
+		t.Errorf("applying an export changes %q", got)
+	}
+	if got := apply("quotas: [{scope: guest, name: alice, limit: 1GiB}]\n", true); len(got) != 3 || got[0] != "quota of the guest alice: limit 500GiB -> 1GiB" {
+		t.Errorf("pruned to one quota: %q", got)
+	}
+	if got := apply("settings: {}\n", true); len(got) > 0 {
+		t.Errorf("a file without quotas removes some: %q", got)
+	}
+	for text, says := range map[string]string{
+		"quotas:\n- scope: guest\n  name: carol\n  limit: 1GiB\n":       "line 3, column 9: there is no guest carol",
+		"quotas:\n- scope: host\n  reset_day: 31\n":                     "line 2, column 3: a quota of zero",
+		"quotas:\n- scope: host\n  limit: 1\n  timezone: Mars/X\n":      "line 4, column 13: there is no time zone",
+		"guests: []\nquotas: [{scope: guest, name: alice, limit: 1}]\n": "is being deleted",
+	} {
+		if _, err := s.Apply(ctx, strings.NewReader(text), true, false); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v; want %q", text, err, says)
+		}
+	}
+	if got := apply("guests: []\nquotas: []\n", true); len(host(t, s).Quotas) > 0 {
+		t.Errorf("after all are pruned there are quotas: %q", got)
+	}
+}
+
 // TestQuotasAreRefused tries what must not be, and checks that nothing changed.
 func TestQuotasAreRefused(t *testing.T) {
 	t.Parallel()

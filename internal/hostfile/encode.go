@@ -18,8 +18,8 @@ const header = `# A sublet host file: ` + "`sublet apply -f`" + ` makes a host b
 # It holds password hashes: keep it readable for its owner only (mode 0600).
 `
 
-// Encode writes the host as a host file, every value spelt out, guests and
-// tenants in the order they have. Decoded and merged it gives the same host
+// Encode writes the host as a host file, every value spelt out, guests, tenants
+// and quotas in the order they have. Decoded and merged it gives the same host
 // again, whatever was changed in between; IDs, indexes, boots and times are
 // not part of a host file. The same host gives the same bytes.
 func Encode(w io.Writer, h vps.Host) error {
@@ -41,6 +41,7 @@ func Encode(w io.Writer, h vps.Host) error {
 		}
 		e.guest(&h.Guests[i].Spec)
 	}
+	e.quotas(h.Quotas)
 	if err := e.w.Flush(); err != nil { // a bufio.Writer keeps its first error
 		return vps.Wrap(vps.CodeInternal, err, "the host file cannot be written")
 	}

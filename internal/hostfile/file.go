@@ -1,5 +1,5 @@
 // Package hostfile reads and writes the one file that describes a whole host:
-// settings, tenants and guests, in YAML.
+// settings, tenants, guests and quotas, in YAML.
 //
 // What a file does not say stays as it is, and is the default in a new guest:
 // that is why every value here is a pointer, or nil for unset, and why the
@@ -28,11 +28,12 @@ const MaxSize = 1 << 20
 // File is a host file as it was read. The zero value asks for nothing.
 type File struct {
 	Settings Settings
-	// Tenants and Guests are in the order of the file. They are nil when the
-	// file does not have the key at all, and empty when it lists none: only
+	// Tenants, Guests and Quotas are in the order of the file. They are nil when
+	// the file does not have the key at all, and empty when it lists none: only
 	// the second is a wish to have none.
 	Tenants []Tenant
 	Guests  []Guest
+	Quotas  []Quota
 
 	src *source
 }

@@ -93,7 +93,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"only a comment", "# x\n", "", "empty"},
 		{"no mapping", "5", "", "line 1, column 1: this is a number, but here belongs keys with values"},
 		{"unknown key", "settings:\n  subnett: 10.0.0.0/8", "settings", "line 2, column 3: unknown key \"subnett\"; perhaps subnet was meant"},
-		{"unknown key at the top", "foo: 1", "", "line 1, column 1: unknown key \"foo\"; known here are guests, settings, tenants, version"},
+		{"unknown key at the top", "foo: 1", "", "line 1, column 1: unknown key \"foo\"; known here are guests, quotas, settings, tenants, version"},
 		{"duplicate key", "guests:\n- name: a\n  \"name\": b", "guests[0].name", "line 3, column 3: the key name is there already in line 2"},
 		{"duplicate guest", "guests:\n- name: a\n- {memory: 1GiB, name: a}", "guests[1].name", "line 3, column 24: the guest \"a\" is there already in line 2"},
 		{"duplicate tenant", "tenants: [{name: a}, {name: a}]", "tenants[1].name", "already in line 1"},
@@ -137,6 +137,16 @@ func TestDecodeRefuses(t *testing.T) {
 		{"negative limit", "settings: {limits: {packets: -1}}", "settings.limits.packets", "not a whole number"},
 		{"limits as a number", "settings: {limits: 5}", "settings.limits", "here belongs keys with values"},
 		{"quota", "guests: [{name: a, resources: {cpu_quota: half}}]", "guests[0].resources.cpu_quota", "not a whole number"},
+		{"quota of nobody", "quotas: [{limit: 1GiB}]", "quotas[0]", "line 1, column 10: this quota has no scope"},
+		{"quota of somebody", "quotas: [{scope: guest, limit: 1GiB}]", "quotas[0]", "needs its name"},
+		{"quota of a host with a name", "quotas: [{scope: host, name: a}]", "quotas[0]", "that of the host has none"},
+		{"quota twice", "quotas:\n- {scope: guest, name: a}\n- {name: a, scope: guest}\n", "quotas[1]", "line 3, column 3: the quota \"guest/a\" is there already in line 2"},
+		{"quota beyond", "quotas: [{scope: host, limit: 8388608TiB}]", "quotas[0].limit", "out of range"},
+		{"quota's scope", "quotas: [{scope: everybody}]", "quotas[0].scope", "none of host, tenant, guest"},
+		{"quota's count", "quotas: [{scope: host, count: both}]", "quotas[0].count", "none of in+out, in, out, max"},
+		{"quota's day", "quotas: [{scope: host, reset_day: last}]", "quotas[0].reset_day", "not a whole number"},
+		{"quota's step", "quotas: [{scope: host, steps: [stop]}]", "quotas[0].steps[0]", "\"stop\" is not a step of a quota"},
+		{"a long step", "quotas: [{scope: host, steps: [" + strings.Repeat("x", 3000) + "]}]", "quotas[0].steps[0]", "is not a step of a quota"},
 		{"proxy", "settings: {ndp_proxy: true}", "settings.ndp_proxy", "here belongs auto, on or off"},
 		{"service", "settings: {services: [ssh]}", "settings.services[0]", "\"ssh\" is not a service of the host"},
 		{"service of both protocols", "settings: {services: [53/tcp+udp]}", "settings.services[0]", "not a service of the host"},
@@ -335,6 +345,13 @@ func TestExample(t *testing.T) {
 		}
 		host.Guests = append(host.Guests, vps.Guest{Spec: spec, Index: i + 1})
 	}
+	for _, q := range f.Quotas {
+		quota, err := q.Merge(vps.NewQuota(q.Scope, q.Name, host.Settings.Timezone))
+		if err != nil {
+			t.Fatal(err)
+		}
+		host.Quotas = append(host.Quotas, quota)
+	}
 	if err := host.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -343,6 +360,7 @@ func TestExample(t *testing.T) {
 		"settings": d.settingsKeys(&Settings{}), "settings.limits": d.limitsKeys(&Limits{}),
 		"tenants[1]": d.tenantKeys(&Tenant{}, new(*string), new(*string)),
 		"guests[0]":  d.guestKeys(&Guest{}, new(*string)), "guests[0].limits": d.limitsKeys(&Limits{}), "guests[0].resources": d.resourcesKeys(&Resources{}),
+		"quotas[1]": d.quotaKeys(&Quota{}, new(*vps.QuotaScope), new(*string)),
 	} {
 		for key := range keys {
 			if _, ok := f.src.at[under+"."+key]; !ok {
@@ -385,6 +403,10 @@ func FuzzDecode(f *testing.F) {
 		for _, g := range file.Guests {
 			spec, _ := g.Merge(vps.NewGuestSpec(g.Name))
 			host.Guests = append(host.Guests, vps.Guest{Spec: spec})
+		}
+		for _, q := range file.Quotas {
+			quota, _ := q.Merge(vps.NewQuota(q.Scope, q.Name, host.Settings.Timezone))
+			host.Quotas = append(host.Quotas, quota)
 		}
 		checkRoundTrip(t, host)
 	})

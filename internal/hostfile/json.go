@@ -24,6 +24,7 @@ func EncodeGuest(g vps.Guest) (json.RawMessage, error) {
 	if err == nil {
 		delete(file, "settings")
 		delete(file, "tenants")
+		delete(file, "quotas")
 		b, err = json.Marshal(file)
 	}
 	if err != nil {

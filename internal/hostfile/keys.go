@@ -16,6 +16,7 @@ func (d decoder) file(root ast.Node, f *File) error {
 		"settings": func(n ast.Node, path string) error { return d.settings(n, path, &f.Settings) },
 		"tenants":  func(n ast.Node, path string) error { return d.tenants(n, path, f) },
 		"guests":   func(n ast.Node, path string) error { return d.guests(n, path, f) },
+		"quotas":   func(n ast.Node, path string) error { return d.quotas(n, path, f) },
 	})
 }
 

@@ -48,6 +48,13 @@ func checkRoundTrip(t failer, host vps.Host) {
 		}
 		got.Guests = append(got.Guests, vps.Guest{Spec: spec})
 	}
+	for _, q := range f.Quotas {
+		merged, err := q.Merge(vps.NewQuota(q.Scope, q.Name, got.Settings.Timezone))
+		if err != nil {
+			t.Fatalf("Merge: %v", err)
+		}
+		got.Quotas = append(got.Quotas, merged)
+	}
 	diff := cmp.Diff(host, got, compare, cmpopts.EquateEmpty(),
 		cmpopts.IgnoreFields(vps.Guest{}, "ID", "Index", "ImageID", "Boots", "Created"),
 		cmpopts.IgnoreFields(vps.Tenant{}, "Created"))
@@ -117,7 +124,39 @@ func drawHost(t *rapid.T) vps.Host {
 		}
 		host.Guests = append(host.Guests, vps.Guest{ID: fmt.Sprint(i), Index: i + 1, Spec: s})
 	}
+	if rapid.Bool().Draw(t, "quota of the host") {
+		host.Quotas = append(host.Quotas, drawQuota(t, vps.QuotaHost, ""))
+	}
+	for _, tenant := range host.Tenants[:rapid.IntRange(0, len(host.Tenants)).Draw(t, "tenants' quotas")] {
+		host.Quotas = append(host.Quotas, drawQuota(t, vps.QuotaTenant, tenant.Name))
+	}
+	for _, g := range host.Guests[:rapid.IntRange(0, len(host.Guests)).Draw(t, "guests' quotas")] {
+		host.Quotas = append(host.Quotas, drawQuota(t, vps.QuotaGuest, g.Spec.Name))
+	}
 	return host
+}
+
+func drawQuota(t *rapid.T, scope vps.QuotaScope, name string) vps.Quota {
+	q := vps.Quota{
+		Scope: scope, Name: name,
+		Limit:       vps.Bytes(rapid.Int64Range(1, 1<<62).Draw(t, "limit")),
+		Count:       rapid.SampledFrom([]vps.QuotaCount{vps.CountBoth, vps.CountIn, vps.CountOut, vps.CountMax}).Draw(t, "count"),
+		ResetDay:    rapid.IntRange(1, 31).Draw(t, "reset day"),
+		Timezone:    rapid.SampledFrom([]string{"Etc/UTC", "Asia/Shanghai", "Etc/GMT+5"}).Draw(t, "quota's zone"),
+		Grace:       vps.Duration(rapid.Int64Range(0, int64(vps.MaxQuotaGrace)).Draw(t, "grace")),
+		LiftedMonth: rapid.SampledFrom([]string{"", "2026-10-31"}).Draw(t, "lifted"),
+	}
+	if rapid.Bool().Draw(t, "topped up") {
+		q.Topup, q.TopupMonth = vps.Bytes(rapid.Int64Range(1, 1<<62).Draw(t, "topup")), "2026-10-31"
+	}
+	for i := range rapid.IntRange(0, vps.MaxQuotaSteps).Draw(t, "steps") {
+		s := vps.QuotaStep{Percent: 10 * (i + 1), Action: rapid.SampledFrom([]vps.QuotaAction{vps.ActionNotify, vps.ActionThrottle, vps.ActionSuspend, vps.ActionStop}).Draw(t, "step")}
+		if s.Action == vps.ActionThrottle {
+			s.Rate = vps.BitRate(rapid.Int64Range(int64(vps.MinBandwidth), int64(vps.MaxBandwidth)).Draw(t, "rate"))
+		}
+		q.Steps = append(q.Steps, s)
+	}
+	return q
 }
 
 func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {

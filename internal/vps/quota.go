@@ -298,7 +298,7 @@ func (q *Quota) Validate() error {
 	}
 	switch {
 	case q.Limit == 0:
-		return Invalid("limit", "a quota of zero would let nothing through; give at least 1 byte, for example 500GiB")
+		return Invalid("limit", "a quota of zero lets nothing through; give a limit of at least 1 byte, for example 500GiB")
 	case q.Limit < 0:
 		return Invalid("limit", "%d bytes are out of range; give 1 byte to 2^63-1", int64(q.Limit))
 	case q.ResetDay < 1 || q.ResetDay > 31:
