@@ -42,12 +42,16 @@ func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) e
 	if done, err := f.change(ctx, w, taps); done || err != nil {
 		return err
 	}
-	drift, present, err := f.diff(ctx, w, taps)
+	drift, err := f.diff(ctx, w, taps)
 	if err != nil || len(drift) == 0 {
 		return err
 	}
 	before, genErr := generation()
-	text := w.replacement(sortedKeys(taps), counted(present))
+	kept, err := keptDrops()
+	if err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "the firewall's counters could not be read; nothing was changed")
+	}
+	text := w.replacement(sortedKeys(taps), kept)
 	if _, err := f.run(ctx, text, "-f", "-"); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the firewall's tables %s could not be loaded; nothing was changed", tables)
 	}
@@ -123,6 +127,7 @@ func (f *Firewall) remember(w *wall, taps map[string]int, before uint32, err err
 		f.inPlace = nil
 		return
 	}
+	f.advance(before)
 	f.inPlace, f.taps, f.gen = w, taps, gen
 }
 
@@ -198,19 +203,17 @@ func (f *Firewall) Diff(ctx context.Context, n vps.Network, uplinks []string) ([
 		}
 		return []string{"the tables " + tables + " are those of other guests"}, nil
 	}
-	drift, _, err := f.diff(ctx, w, taps)
-	return drift, err
+	return f.diff(ctx, w, taps)
 }
 
-// diff compares our tables with those of w, and returns them by family as well
-// when they had to be listed.
-func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]string, map[string]map[string]*block, error) {
+// diff compares our tables with those of w.
+func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]string, error) {
 	// Asked before the tables are listed: a change that comes between the two
 	// then shows as a new generation next time.
 	gen, genErr := generation()
 	present, err := f.list(ctx, false)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	var drift []string
 	for _, family := range families() {
@@ -219,15 +222,15 @@ func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]st
 		}
 	}
 	if len(drift) > 0 {
-		return drift, present, nil
+		return drift, nil
 	}
 	if mark := fmt.Sprintf("comment %q", w.mark()); !slices.Contains(present[inet][""].lines, mark) {
-		return []string{"the table " + ours(inet) + " was made by another version, or for another gateway"}, present, nil
+		return []string{"the table " + ours(inet) + " was made by another version, or for another gateway"}, nil
 	}
 	if f.rehearsed == nil || !f.rehearsed.same(w) {
 		canonical, err := f.rehearse(ctx, w)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		f.rehearsed, f.canonical = w, canonical
 	}
@@ -236,12 +239,12 @@ func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]st
 		if family == netdev {
 			want, have = wantLinks(want, taps), withoutGone(have, w, taps)
 		}
-		drift = append(drift, compare(family, want, have)...)
+		drift = append(drift, compare(ours(family), want, have)...)
 	}
 	if len(drift) == 0 && genErr == nil {
 		f.inPlace, f.taps, f.gen = w, taps, gen
 	}
-	return drift, present, nil
+	return drift, nil
 }
 
 // stand stands for all guests' links in a rehearsal: every network has it.
@@ -273,7 +276,7 @@ func withoutGone(have map[string]*block, w *wall, taps map[string]int) map[strin
 	return have
 }
 
-// CleanUp removes our tables. When there are none it succeeds. Nothing else is
+// CleanUp removes our tables, those that count among them. When there are none it succeeds. Nothing else is
 // touched, and it needs no memory of what Apply did.
 func (f *Firewall) CleanUp(ctx context.Context) error {
 	f.mu.Lock()
@@ -283,10 +286,11 @@ func (f *Firewall) CleanUp(ctx context.Context) error {
 		// add makes the delete succeed when there is no table.
 		text.WriteString("add table " + ours(family) + "\ndelete table " + ours(family) + "\n")
 	}
+	text.WriteString(withoutTraffic())
 	if _, err := f.run(ctx, text.String(), "-f", "-"); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the firewall's tables %s could not be removed; try: nft delete table inet sublet", tables)
 	}
-	f.inPlace = nil
+	f.inPlace, f.traffic.epoch = nil, ""
 	return nil
 }
 
@@ -321,24 +325,15 @@ func (f *Firewall) list(ctx context.Context, state bool) (map[string]map[string]
 // there. The real rules are not touched; what nft would refuse, it refuses here.
 func (f *Firewall) rehearse(ctx context.Context, w *wall) (map[string]map[string]*block, error) {
 	var listing map[string]map[string]*block
-	done := make(chan error)
-	go func() {
-		// Never unlocked: the runtime discards the thread, and the kernel with
-		// it the namespace.
-		runtime.LockOSThread()
-		done <- func() error {
-			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-				return os.NewSyscallError("unshare", err)
-			}
-			if _, err := f.run(ctx, w.replacement([]string{stand}, nil), "-f", "-"); err != nil {
-				return err
-			}
-			var err error
-			listing, err = f.list(ctx, false)
+	err := elsewhere(func() error {
+		if _, err := f.run(ctx, w.replacement([]string{stand}, nil), "-f", "-"); err != nil {
 			return err
-		}()
-	}()
-	if err := <-done; err != nil {
+		}
+		var err error
+		listing, err = f.list(ctx, false)
+		return err
+	})
+	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the firewall's tables %s cannot be made on this host; nothing was changed", tables)
 	}
 	for _, family := range families() {
@@ -347,4 +342,20 @@ func (f *Firewall) rehearse(ctx context.Context, w *wall) (map[string]map[string
 		}
 	}
 	return listing, nil
+}
+
+// elsewhere calls do in an empty network that lives no longer than the call.
+func elsewhere(do func() error) error {
+	done := make(chan error)
+	go func() {
+		// Never unlocked: the runtime discards the thread, and the kernel with
+		// it the namespace.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			done <- os.NewSyscallError("unshare", err)
+			return
+		}
+		done <- do()
+	}()
+	return <-done
 }

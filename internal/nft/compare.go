@@ -53,10 +53,9 @@ func parse(listing string) map[string]*block {
 	return blocks
 }
 
-// compare tells in sentences how the blocks have of a family's table differ
-// from want. What packets put into dynamic sets is no difference.
-func compare(family string, want, have map[string]*block) []string {
-	table := ours(family)
+// compare tells in sentences how the blocks have of a table differ from want.
+// What packets put into dynamic sets is no difference.
+func compare(table string, want, have map[string]*block) []string {
 	var said []string
 	say := func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
 	for _, name := range sortedKeys(want) {

@@ -100,7 +100,7 @@ func otherTables(listing []byte) ([]*otherTable, error) {
 	}
 	var tables []*otherTable
 	find := func(family, name string) *otherTable {
-		if (family != "ip" && family != "inet") || (family == "inet" && name == "sublet") {
+		if (family != "ip" && family != "inet") || (family == inet && strings.HasPrefix(name, "sublet")) {
 			return nil
 		}
 		for _, t := range tables {

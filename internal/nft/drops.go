@@ -4,6 +4,8 @@ package nft
 
 import (
 	"context"
+	"encoding/binary"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -27,9 +29,10 @@ func (f *Firewall) Drops(ctx context.Context) (map[string][]vps.Drop, error) {
 	sums := map[key]vps.Drop{}
 	seen := map[string]bool{}
 	byUID := linksOfUIDs(present[inet])
-	for name, elements := range counted(present) {
-		reason := vps.DropReason(name[strings.Index(name, " dropped-")+len(" dropped-"):])
-		for _, e := range elements {
+	elements := counted(present)
+	for _, c := range dropCounts() {
+		reason := c.reason
+		for _, e := range elements[c.family+" "+c.set] {
 			who, packets, bytes, ok := counter(e)
 			if !ok {
 				continue
@@ -59,12 +62,9 @@ func (f *Firewall) Drops(ctx context.Context) (map[string][]vps.Drop, error) {
 // counted returns the elements of our counting sets, by family and name.
 func counted(present map[string]map[string]*block) map[string][]string {
 	found := map[string][]string{}
-	for _, family := range families() {
-		for _, r := range reasonsOf(family) {
-			name := "dropped-" + string(r)
-			if b := present[family]["set "+name]; b != nil && len(b.elements) > 0 {
-				found[family+" "+name] = b.elements
-			}
+	for _, c := range dropCounts() {
+		if b := present[c.family]["set "+c.set]; b != nil && len(b.elements) > 0 {
+			found[c.family+" "+c.set] = b.elements
 		}
 	}
 	return found
@@ -95,4 +95,70 @@ func linksOfUIDs(t map[string]*block) map[string]string {
 		}
 	}
 	return byUID
+}
+
+// keptDrops returns the elements of our counting sets with what they are at, by
+// family and name, for tables that replace those that there are.
+func keptDrops() (map[string][]string, error) {
+	d, err := newDumper()
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	kept := map[string][]string{}
+	for _, c := range dropCounts() {
+		found := map[counterKey]amount{}
+		if err := d.counters(c.family, c.table, c.set, func(key counterKey, a amount) { found[key] = a }); err != nil {
+			return nil, err
+		}
+		for key, a := range found {
+			who := quote(key.name().String())
+			if c.reason == vps.DropSocket {
+				who = strconv.FormatUint(uint64(binary.NativeEndian.Uint32(key[:])), 10)
+			}
+			kept[c.family+" "+c.set] = append(kept[c.family+" "+c.set], fmt.Sprintf("%s counter packets %d bytes %d", who, a.packets, a.bytes))
+		}
+	}
+	return kept, nil
+}
+
+// dropKey is what drops are summed by here: who sent or was to get it.
+type dropKey struct {
+	link linkBytes
+	way  vps.Direction
+}
+
+type dropSums map[dropKey]amount
+
+// readDrops returns what our tables dropped so far of what was on a guest's
+// link; what its process sent past it was not.
+func readDrops(d *dumper) (dropSums, error) {
+	sums := dropSums{}
+	for _, c := range dropCounts() {
+		if c.reason == vps.DropSocket {
+			continue
+		}
+		found := map[counterKey]amount{}
+		if err := d.counters(c.family, c.table, c.set, func(key counterKey, a amount) { found[key] = a }); err != nil {
+			return nil, err
+		}
+		for key, a := range found {
+			k := dropKey{key.name(), c.way}
+			sums[k] = sums[k].plus(a)
+		}
+	}
+	return sums, nil
+}
+
+// readBefore returns what had been dropped when the tables that count traffic
+// were made.
+func readBefore(d *dumper) (dropSums, error) {
+	sums := dropSums{}
+	for _, way := range directions() {
+		err := d.counters(inet, trafficName, beforeSet(way), func(key counterKey, a amount) { sums[dropKey{key.name(), way}] = a })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return sums, nil
 }

@@ -54,6 +54,8 @@ type Firewall struct {
 	inPlace *wall
 	taps    map[string]int
 	gen     uint32
+	// traffic is about the tables that count.
+	traffic trafficTables
 }
 
 // New returns a Firewall. It touches nothing. A nil log discards.

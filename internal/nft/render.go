@@ -196,11 +196,9 @@ func (w *wall) body(taps []string, kept map[string][]string) string {
 		}
 		b.WriteString("}\n")
 	}
-	for _, family := range families() {
-		for _, r := range reasonsOf(family) {
-			if elements := kept[family+" dropped-"+string(r)]; len(elements) > 0 {
-				fmt.Fprintf(&b, "add element %s dropped-%s { %s }\n", ours(family), r, strings.Join(elements, ", "))
-			}
+	for _, c := range dropCounts() {
+		if elements := kept[c.family+" "+c.set]; len(elements) > 0 {
+			fmt.Fprintf(&b, "add element %s %s { %s }\n", ours(c.family), c.set, strings.Join(elements, ", "))
 		}
 	}
 	return b.String()

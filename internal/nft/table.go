@@ -2,6 +2,7 @@ package nft
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"sublet/internal/vps"
@@ -45,14 +46,23 @@ const (
 
 // setSize bounds what packets can put into a set: one element for each link
 // or user id that ever was. When it is full, packets are still dropped, but
-// no longer counted.
-const setSize = 65535
+// no longer counted. The kernel makes room for as many at once, and looks at
+// all of that whenever the set is read.
+const setSize = 8192
 
 // dropper writes the sets and chains that count, log and drop.
 type dropper struct {
-	b        strings.Builder
-	log      string // the limit of the log
-	declared map[vps.DropReason]bool
+	b   strings.Builder
+	log string // the limit of the log
+}
+
+// dropSet names the set that counts what was dropped for a reason: what a guest
+// sent, or what was sent to it.
+func dropSet(way vps.Direction, reason vps.DropReason) string {
+	if way == vps.In {
+		return "denied-" + string(reason)
+	}
+	return "dropped-" + string(reason)
 }
 
 // add writes the chain "<name>-<reason>", which counts for key: iifname for
@@ -60,14 +70,13 @@ type dropper struct {
 // process does. Counting and logging are rules of their own: they end early
 // when a set is full or a limit is reached, and the drop stands behind them.
 func (d *dropper) add(name string, reason vps.DropReason, typ, key, logs string) {
-	if d.declared == nil {
-		d.declared = map[vps.DropReason]bool{}
+	way := vps.Out
+	if key == "oifname" {
+		way = vps.In
 	}
-	if !d.declared[reason] {
-		d.declared[reason] = true
-		fmt.Fprintf(&d.b, "\n\tset dropped-%s {\n\t\ttype %s\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n\t}\n", reason, typ, setSize)
-	}
-	fmt.Fprintf(&d.b, "\n\tchain %s-%s {\n\t\tupdate @dropped-%s { %s counter }\n", name, reason, reason, key)
+	set := dropSet(way, reason)
+	fmt.Fprintf(&d.b, "\n\tset %s {\n\t\ttype %s\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n\t}\n", set, typ, setSize)
+	fmt.Fprintf(&d.b, "\n\tchain %s-%s {\n\t\tupdate @%s { %s counter }\n", name, reason, set, key)
 	fmt.Fprintf(&d.b, "\t\tupdate @%s { %s %s } log prefix \"sublet %s\" group %d snaplen %d\n\t\tdrop\n\t}\n", logs, key, d.log, reason, logGroup, snaplen)
 }
 
@@ -87,16 +96,37 @@ var (
 	}
 )
 
-// reasonsOf are all reasons that a family's table counts.
+// reasonsOf are the reasons for which a family's table drops what guests send.
 func reasonsOf(family string) []vps.DropReason {
 	switch family {
 	case inet:
-		return append(append([]vps.DropReason{vps.DropUninvited}, inetReasons...), vps.DropSocket)
+		return append(slices.Clone(inetReasons), vps.DropSocket)
 	case netdev:
 		return netdevReasons
 	default:
 		return bridgeReasons
 	}
+}
+
+// dropCount is a set that counts drops.
+type dropCount struct {
+	family, table, set string
+	way                vps.Direction
+	reason             vps.DropReason
+}
+
+// dropCounts are all sets of our tables that count drops.
+func dropCounts() []dropCount {
+	var all []dropCount
+	for _, family := range families() {
+		for _, r := range reasonsOf(family) {
+			all = append(all, dropCount{family, "sublet", dropSet(vps.Out, r), vps.Out, r})
+		}
+	}
+	for _, r := range inetTowards {
+		all = append(all, dropCount{inet, "sublet", dropSet(vps.In, r), vps.In, r})
+	}
+	return all
 }
 
 // droppers returns the sets and chains of a family that count, log and drop.

@@ -1,0 +1,420 @@
+//go:build linux
+
+package nft
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/vps"
+)
+
+// Traffic returns what passed between guests' links and others, and what the
+// walls and the quotas dropped, since the counters' epoch began: by link, class
+// and family, sorted by them, without rows of zeros. Drops have the family 0. Links that
+// have no guest any more are among them until ForgetTraffic. Public links are
+// not (hostnet has those).
+//
+// The counters are in tables of their own, which live through Apply and the
+// death of the process. Where they are missing or were changed they are made
+// anew, with another epoch; the same goes for tables that were saved and loaded
+// again. A single counter that is lower than before within an epoch was set
+// back by hand and began anew.
+func (f *Firewall) Traffic(ctx context.Context) (vps.TrafficCounters, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, err := f.readTraffic(ctx)
+	if err != nil {
+		return vps.TrafficCounters{}, vps.Wrap(vps.CodeInternal, err, "the guests' traffic could not be read from the firewall")
+	}
+	return c, nil
+}
+
+// trafficTables is what is known of the tables that count.
+type trafficTables struct {
+	// epoch is empty when nothing is known; else they stood whole at the
+	// generation gen, and had not counted drops of before.
+	epoch  string
+	gen    uint32
+	before dropSums
+	// canonical is how this host's nft lists them, by family; nil at first.
+	canonical map[string]map[string]*block
+}
+
+func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error) {
+	d, err := newDumper()
+	if err != nil {
+		return vps.TrafficCounters{}, err
+	}
+	defer d.close()
+	const tries = 5
+	for range tries {
+		if err := f.ensureTraffic(ctx, d); err != nil {
+			return vps.TrafficCounters{}, err
+		}
+		c := vps.TrafficCounters{At: time.Now(), Epoch: f.traffic.epoch}
+		sums := trafficSums{}
+		if err := sums.addPassed(d); err != nil {
+			return vps.TrafficCounters{}, err
+		}
+		drops, err := readDrops(d)
+		if err != nil {
+			return vps.TrafficCounters{}, err
+		}
+		sums.addDrops(drops, f.traffic.before)
+		// Somebody may have replaced the tables while they were read.
+		if gen, err := generation(); err != nil || gen == f.traffic.gen {
+			c.Links = sums.rows()
+			return c, err
+		}
+	}
+	return vps.TrafficCounters{}, errInterrupted
+}
+
+// ForgetTraffic removes the counters of links: of such as no guest has any
+// more, when their last traffic has been read. Links that have none are passed
+// over.
+func (f *Firewall) ForgetTraffic(ctx context.Context, links ...string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	gone := map[linkBytes]bool{}
+	for _, l := range links {
+		if !linkName.MatchString(l) {
+			return vps.Invalid("link", "%q is not the name of a guest's link", l)
+		}
+		var name linkBytes
+		copy(name[:], l)
+		gone[name] = true
+	}
+	d, err := newDumper()
+	if err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be read")
+	}
+	defer d.close()
+	var text strings.Builder
+	for _, s := range passedSets() {
+		found := map[counterKey]bool{}
+		err := d.counters(s.family, trafficName, s.name(), func(key counterKey, _ amount) {
+			if gone[key.name()] {
+				found[key] = true
+			}
+		})
+		if err != nil {
+			return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be read")
+		}
+		for key := range found {
+			fmt.Fprintf(&text, "delete element %s %s %s { %s . %s }\n", s.family, trafficName, s.name(), quote(key.name().String()), s.protocol(key))
+		}
+	}
+	if text.Len() == 0 {
+		return nil
+	}
+	if err := f.load(ctx, text.String()); err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be forgotten")
+	}
+	return nil
+}
+
+// ensureTraffic makes the tables that count where they are not whole.
+func (f *Firewall) ensureTraffic(ctx context.Context, d *dumper) error {
+	gen, err := generation()
+	if err != nil {
+		return err
+	}
+	if f.traffic.epoch != "" && gen == f.traffic.gen {
+		return nil
+	}
+	epoch, ours, err := trafficEpoch(d)
+	if err != nil {
+		return err
+	}
+	if ours {
+		if ours, err = f.trafficWhole(ctx); err != nil {
+			return err
+		}
+	}
+	if !ours {
+		return f.makeTraffic(ctx, d)
+	}
+	before, err := readBefore(d)
+	if err != nil {
+		return err
+	}
+	f.traffic.epoch, f.traffic.gen, f.traffic.before = epoch, gen, before
+	return nil
+}
+
+// trafficEpoch returns the epoch of the tables that there are, and whether they
+// are those that we made: the object that says so has the epoch in its name,
+// which no copy of the table can have.
+func trafficEpoch(d *dumper) (epoch string, ours bool, err error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", false, err
+	}
+	var handles []string
+	for _, family := range trafficFamilies() {
+		tables, err := d.handles(family)
+		if err != nil {
+			return "", false, err
+		}
+		handle, ok := tables[trafficName]
+		if !ok {
+			return "", false, nil
+		}
+		handles = append(handles, strconv.FormatUint(handle, 10))
+	}
+	epoch = string(bytes.TrimSpace(boot)) + "/" + strings.Join(handles, ".")
+	marks := map[string]bool{}
+	err = d.objects(inet, trafficName, unix.NFT_OBJECT_COUNTER, func(name string, _ []byte) { marks[name] = true })
+	return epoch, marks[epochMark(epoch)], err
+}
+
+func epochMark(epoch string) string {
+	sum := sha256.Sum256([]byte(epoch))
+	return "epoch-" + hex.EncodeToString(sum[:8])
+}
+
+// trafficWhole tells whether the tables are what we would make.
+func (f *Firewall) trafficWhole(ctx context.Context) (bool, error) {
+	if f.traffic.canonical == nil {
+		err := elsewhere(func() error {
+			if _, err := f.run(ctx, trafficText(nil), "-f", "-"); err != nil {
+				return err
+			}
+			var err error
+			f.traffic.canonical, err = f.listNamed(ctx, trafficName)
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	present, err := f.listNamed(ctx, trafficName)
+	if err != nil {
+		return false, err
+	}
+	for _, family := range trafficFamilies() {
+		if len(compare(family+" "+trafficName, f.traffic.canonical[family], present[family])) > 0 {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// listNamed lists the tables of a name, but for elements and counters.
+func (f *Firewall) listNamed(ctx context.Context, name string) (map[string]map[string]*block, error) {
+	listing := map[string]map[string]*block{}
+	for _, family := range trafficFamilies() {
+		out, err := f.run(ctx, "", "--stateless", "--terse", "list", "table", family, name)
+		if err != nil {
+			return nil, err
+		}
+		blocks := parse(out)
+		for block := range blocks {
+			if strings.HasPrefix(block, "counter ") || strings.HasPrefix(block, "quota ") {
+				delete(blocks, block)
+			}
+		}
+		listing[family] = blocks
+	}
+	return listing, nil
+}
+
+// trafficText is the text of the tables.
+func trafficText(before dropSums) string {
+	var b strings.Builder
+	for _, family := range trafficFamilies() {
+		b.WriteString(trafficTable(family, before))
+	}
+	return b.String()
+}
+
+// makeTraffic makes the tables anew.
+func (f *Firewall) makeTraffic(ctx context.Context, d *dumper) error {
+	before, err := readDrops(d)
+	if err != nil {
+		return err
+	}
+	f.traffic.epoch = ""
+	if err := f.load(ctx, withoutTraffic()+trafficText(before)); err != nil {
+		return err
+	}
+	epoch, _, err := trafficEpoch(d)
+	if err != nil {
+		return err
+	}
+	gen, err := generation()
+	if err != nil {
+		return err
+	}
+	f.traffic.epoch, f.traffic.gen, f.traffic.before = epoch, gen, before
+	mark := fmt.Sprintf("add counter %s %s %s\n", inet, trafficName, epochMark(epoch))
+	if err := f.load(ctx, mark); err != nil {
+		f.traffic.epoch = ""
+		return err
+	}
+	f.log.InfoContext(ctx, "guests' traffic is counted from now on", "epoch", epoch)
+	return nil
+}
+
+// load runs a text in one transaction. What is known of tables that it leaves
+// alone is known after it, too, when nobody else changed anything.
+func (f *Firewall) load(ctx context.Context, text string) error {
+	before, genErr := generation()
+	if _, err := f.run(ctx, text, "-f", "-"); err != nil {
+		return err
+	}
+	if gen, err := generation(); err == nil && genErr == nil && gen == before+1 {
+		f.advance(before)
+	}
+	return nil
+}
+
+// advance takes what was known at a generation to the next one, after a
+// transaction of ours that left all of that alone.
+func (f *Firewall) advance(before uint32) {
+	for _, gen := range []*uint32{&f.gen, &f.traffic.gen} {
+		if *gen == before {
+			*gen = before + 1
+		}
+	}
+}
+
+// passedSet is a set of the tables that counts what passed.
+type passedSet struct {
+	family string
+	class  vps.TrafficClass
+	way    vps.Direction
+}
+
+func passedSets() [12]passedSet {
+	var all [12]passedSet
+	i := 0
+	for _, family := range trafficFamilies() {
+		for _, class := range passing() {
+			for _, way := range directions() {
+				all[i] = passedSet{family, class, way}
+				i++
+			}
+		}
+	}
+	return all
+}
+
+func (s passedSet) name() string { return string(s.class) + "-" + string(s.way) }
+
+// version returns 4 or 6, by what follows the link's name in a key.
+func (s passedSet) version(key counterKey) int {
+	rest := key.rest()
+	if s.family == bridge && binary.BigEndian.Uint16(rest[:]) == unix.ETH_P_IPV6 || s.family == inet && rest[0] == unix.NFPROTO_IPV6 {
+		return 6
+	}
+	return 4
+}
+
+// protocol is what follows the link's name in a key, for nft.
+func (s passedSet) protocol(key counterKey) string {
+	switch v6 := s.version(key) == 6; {
+	case s.family == bridge && v6:
+		return "ip6"
+	case s.family == bridge:
+		return "ip"
+	case v6:
+		return "ipv6"
+	default:
+		return "ipv4"
+	}
+}
+
+// linkSums is the traffic of a link: what passed by set and version of IP, and
+// what was dropped.
+type linkSums struct {
+	passed  [12][2]amount // by the sets in their order, and by IPv4 and IPv6
+	dropped vps.TrafficCount
+}
+
+// trafficSums is traffic by link.
+type trafficSums map[linkBytes]*linkSums
+
+func (sums trafficSums) of(link linkBytes) *linkSums {
+	s := sums[link]
+	if s == nil {
+		s = &linkSums{}
+		sums[link] = s
+	}
+	return s
+}
+
+// addPassed adds what passed.
+func (sums trafficSums) addPassed(d *dumper) error {
+	for i, s := range passedSets() {
+		// An element that comes twice was read twice, and one that was read in
+		// vain, because the ruleset changed, is read again.
+		err := d.counters(s.family, trafficName, s.name(), func(key counterKey, a amount) {
+			sums.of(key.name()).passed[i][s.version(key)/6] = a
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addDrops adds what was dropped since before.
+func (sums trafficSums) addDrops(drops, before dropSums) {
+	for k, sum := range drops {
+		if was := before[k]; sum.packets > was.packets && sum.bytes >= was.bytes {
+			s := sums.of(k.link)
+			s.dropped = s.dropped.Add(amount{sum.packets - was.packets, sum.bytes - was.bytes}.count(k.way))
+		}
+	}
+}
+
+// count is the amount in one direction, in frames.
+func (a amount) count(way vps.Direction) vps.TrafficCount {
+	frames := int64(a.bytes + vps.FrameBytes*a.packets)
+	if way == vps.In {
+		return vps.TrafficCount{InBytes: frames, InPackets: int64(a.packets)}
+	}
+	return vps.TrafficCount{OutBytes: frames, OutPackets: int64(a.packets)}
+}
+
+// rows returns the traffic in order.
+func (sums trafficSums) rows() []vps.LinkTraffic {
+	links := slices.SortedFunc(maps.Keys(sums), func(a, b linkBytes) int { return bytes.Compare(a[:], b[:]) })
+	rows := make([]vps.LinkTraffic, 0, 4*len(links))
+	for _, link := range links {
+		name, s := link.String(), sums[link]
+		add := func(class vps.TrafficClass, family int, c vps.TrafficCount) {
+			if c != (vps.TrafficCount{}) {
+				rows = append(rows, vps.LinkTraffic{Link: name, TrafficKey: vps.TrafficKey{Class: class, Family: family}, TrafficCount: c})
+			}
+		}
+		for _, class := range passing() {
+			for version, family := range [...]int{4, 6} {
+				var c vps.TrafficCount
+				for i, set := range passedSets() {
+					if set.class == class {
+						c = c.Add(s.passed[i][version].count(set.way))
+					}
+				}
+				add(class, family, c)
+			}
+		}
+		add(vps.TrafficDropped, 0, s.dropped)
+	}
+	return rows
+}

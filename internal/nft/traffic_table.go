@@ -1,0 +1,153 @@
+package nft
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"sublet/internal/vps"
+)
+
+// trafficName is the name of the tables that count what passed, and of nothing
+// else: Apply never replaces them. docs/adr/0022-counting-and-quotas.md says how.
+const trafficName = "sublet-traffic"
+
+// latest is the priority of the chains that count: what gets there has passed
+// the wall, the quotas, and what others have.
+const latest = 1000
+
+// trafficSize bounds a set that counts what passed: two elements, for IPv4 and
+// IPv6, for each link that ever was and is not forgotten. When it is full, new
+// links are not counted.
+const trafficSize = 2 * setSize
+
+// byHand is the comment of tables that are made by us alone.
+const byHand = "\tcomment \"made by sublet; changes by hand are undone\"\n"
+
+// passing are the classes that the tables count, in each direction.
+func passing() []vps.TrafficClass {
+	return []vps.TrafficClass{vps.TrafficInternet, vps.TrafficHost, vps.TrafficBetween}
+}
+
+// directions are those of a guest's traffic.
+func directions() []vps.Direction { return []vps.Direction{vps.In, vps.Out} }
+
+// trafficFamilies are those of the tables: routed taps, and ports of bridges.
+func trafficFamilies() []string { return []string{inet, bridge} }
+
+// inetTraffic are the chains for routed taps. What the host itself sends is
+// looked at behind its routing, where the link is known in which an address
+// that was translated ends; it came in by no link (iif 0).
+const inetTraffic = `
+	chain forward {
+		type filter hook forward priority %[1]d; policy accept;
+		iifname ` + links + ` jump leave
+		oifname ` + links + ` update @internet-in { oifname . meta nfproto counter }
+	}
+
+	chain leave {
+		oifname ` + links + ` goto between
+		update @internet-out { iifname . meta nfproto counter }
+	}
+
+	chain between {
+		update @between-out { iifname . meta nfproto counter }
+		update @between-in { oifname . meta nfproto counter }
+		accept
+	}
+
+	chain input {
+		type filter hook input priority %[1]d; policy accept;
+		iifname ` + links + ` update @host-out { iifname . meta nfproto counter }
+	}
+
+	chain postrouting {
+		type filter hook postrouting priority %[1]d; policy accept;
+		oifname ` + links + ` meta iif 0 update @host-in { oifname . meta nfproto counter }
+	}
+`
+
+// bridgeTraffic are the chains for ports of bridges. A frame for everybody goes
+// to the host as well; it is counted where it leaves, as the guest sent it once.
+const bridgeTraffic = `
+	chain forward {
+		type filter hook forward priority %[1]d; policy accept;
+		meta protocol != { ip, ip6 } accept
+		iifname ` + links + ` jump leave
+		oifname ` + links + ` update @internet-in { oifname . meta protocol counter }
+	}
+
+	chain leave {
+		oifname ` + links + ` goto between
+		update @internet-out { iifname . meta protocol counter }
+	}
+
+	chain between {
+		update @between-out { iifname . meta protocol counter }
+		update @between-in { oifname . meta protocol counter }
+		accept
+	}
+
+	chain input {
+		type filter hook input priority %[1]d; policy accept;
+		iifname ` + links + ` meta protocol { ip, ip6 } meta pkttype host update @host-out { iifname . meta protocol counter }
+	}
+
+	chain output {
+		type filter hook output priority %[1]d; policy accept;
+		oifname ` + links + ` meta protocol { ip, ip6 } update @host-in { oifname . meta protocol counter }
+	}
+`
+
+// trafficTable is the text of a family's table. before is what the walls had
+// dropped when it was made, which it does not count.
+func trafficTable(family string, before dropSums) string {
+	key, chains := "iifname . meta nfproto", inetTraffic
+	if family == bridge {
+		key, chains = "iifname . meta protocol", bridgeTraffic
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "table %s %s {\n%s", family, trafficName, byHand)
+	for _, class := range passing() {
+		for _, direction := range directions() {
+			fmt.Fprintf(&b, "\n\tset %s-%s {\n\t\ttypeof %s\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n\t}\n", class, direction, key, trafficSize)
+		}
+	}
+	if family == inet {
+		for _, direction := range directions() {
+			writeBefore(&b, direction, before)
+		}
+	}
+	fmt.Fprintf(&b, chains, latest)
+	b.WriteString("}\n")
+	return b.String()
+}
+
+// beforeSet names the set that holds what had been dropped in a direction.
+func beforeSet(way vps.Direction) string { return "before-" + string(way) }
+
+// writeBefore writes it.
+func writeBefore(b *strings.Builder, direction vps.Direction, before dropSums) {
+	fmt.Fprintf(b, "\n\tset %s {\n\t\ttype ifname\n\t\tcounter\n", beforeSet(direction))
+	var elements []string
+	for key, count := range before {
+		if key.way == direction {
+			elements = append(elements, fmt.Sprintf("%s counter packets %d bytes %d", quote(key.link.String()), count.packets, count.bytes))
+		}
+	}
+	slices.Sort(elements)
+	if len(elements) > 0 {
+		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(elements, ", "))
+	}
+	b.WriteString("\t}\n")
+}
+
+// withoutTraffic are the commands that remove the tables; add before delete
+// makes the delete succeed where there are none.
+func withoutTraffic() string {
+	var b strings.Builder
+	for _, family := range trafficFamilies() {
+		fmt.Fprintf(&b, "add table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", family, trafficName)
+	}
+	return b.String()
+}

@@ -1,0 +1,438 @@
+//go:build linux
+
+package nft_test
+
+import (
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/nft"
+	"sublet/internal/nstest"
+	"sublet/internal/vps"
+)
+
+// ledger is traffic by link and class, "sl-alice internet/4".
+type ledger map[string]vps.TrafficCount
+
+// traffic reads the counters and returns their epoch as well.
+func (w *world) traffic() (ledger, string) {
+	w.t.Helper()
+	var c vps.TrafficCounters
+	w.host.Do(func() {
+		var err error
+		if c, err = w.wall.Traffic(w.t.Context()); err != nil {
+			w.t.Error(err)
+		}
+	})
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
+	l := ledger{}
+	for _, row := range c.Links {
+		l[fmt.Sprintf("%s %s/%d", row.Link, row.Class, row.Family)] = row.TrafficCount
+	}
+	return l, c.Epoch
+}
+
+// since returns what was added after before, without what is zero.
+func (l ledger) since(before ledger) ledger {
+	added := ledger{}
+	for key, c := range l {
+		b := before[key]
+		if d := (vps.TrafficCount{
+			InBytes: c.InBytes - b.InBytes, InPackets: c.InPackets - b.InPackets,
+			OutBytes: c.OutBytes - b.OutBytes, OutPackets: c.OutPackets - b.OutPackets,
+		}); d != (vps.TrafficCount{}) {
+			added[key] = d
+		}
+	}
+	return added
+}
+
+// added tells what do adds to the traffic.
+func (w *world) added(do func()) ledger {
+	w.t.Helper()
+	before, _ := w.traffic()
+	do()
+	after, _ := w.traffic()
+	return after.since(before)
+}
+
+func in(bytes, packets int64) vps.TrafficCount {
+	return vps.TrafficCount{InBytes: bytes, InPackets: packets}
+}
+
+func out(bytes, packets int64) vps.TrafficCount {
+	return vps.TrafficCount{OutBytes: bytes, OutPackets: packets}
+}
+
+func check(t *testing.T, what string, got, want ledger) {
+	t.Helper()
+	if maps.Equal(got, want) {
+		return
+	}
+	var lines []string
+	for key, c := range got {
+		lines = append(lines, fmt.Sprintf("got  %s %+v", key, c))
+	}
+	for key, c := range want {
+		lines = append(lines, fmt.Sprintf("want %s %+v", key, c))
+	}
+	slices.Sort(lines)
+	t.Errorf("%s:\n%s", what, strings.Join(lines, "\n"))
+}
+
+// datagram is the length of a frame with so many bytes in UDP over IPv4.
+func datagram(payload string) int64 { return int64(14 + 20 + 8 + len(payload)) }
+
+// TestTrafficClasses: what is sent is counted once, in its class, to the byte.
+func TestTrafficClasses(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, ns := range w.guests {
+		silent(ns)
+	}
+	w.traffic() // begins to count
+	const question = "hello\n"
+	for _, c := range []struct {
+		what, from, to, answer string
+		want                   func(q, a int64) ledger
+	}{
+		{"a guest asks the world", "alice", outside + ":80", "outside:80 sees " + public, func(q, a int64) ledger {
+			return ledger{"sl-alice internet/4": out(q, 1).Add(in(a, 1))}
+		}},
+		{"the world asks a guest", "outside", public + ":20001", "alice:20001 sees " + outside, func(q, a int64) ledger {
+			return ledger{"sl-alice internet/4": in(q, 1).Add(out(a, 1))}
+		}},
+		{"the host asks a guest", "host", "10.213.0.2:20001", "alice:20001 sees " + gateway, func(q, a int64) ledger {
+			return ledger{"sl-alice host/4": in(q, 1).Add(out(a, 1))}
+		}},
+		{"the host asks a guest by its public port", "host", public + ":20001", "alice:20001 sees " + public, func(q, a int64) ledger {
+			return ledger{"sl-alice host/4": in(q, 1).Add(out(a, 1))}
+		}},
+		{"a guest asks another", "bob", public + ":20001", "alice:20001 sees 10.213.0.3", func(q, a int64) ledger {
+			return ledger{"sl-bob between/4": out(q, 1).Add(in(a, 1)), "sl-alice between/4": in(q, 1).Add(out(a, 1))}
+		}},
+		{"a guest asks itself by its public port", "alice", public + ":20001", "alice:20001 sees " + gateway, func(q, a int64) ledger {
+			return ledger{"sl-alice between/4": out(q+a, 2).Add(in(q+a, 2))}
+		}},
+		{"a guest asks another by its own address", "bob", "10.213.0.2:20001", "", func(q, _ int64) ledger {
+			return ledger{"sl-bob dropped/0": out(q, 1)}
+		}},
+		{"the world asks a closed port", "outside", "10.213.0.2:20001", "", func(q, _ int64) ledger {
+			return ledger{"sl-alice dropped/0": in(q, 1)}
+		}},
+		{"a guest asks the host", "alice", gateway + ":80", "", func(q, _ int64) ledger {
+			return ledger{"sl-alice dropped/0": out(q, 1)}
+		}},
+	} {
+		patience := 5 * time.Second
+		if c.answer == "" {
+			patience = 200 * time.Millisecond
+		}
+		got := w.added(func() {
+			if answer := w.ask(w.place(c.from), "udp", c.to, patience); answer != c.answer {
+				t.Errorf("%s: the answer is %q, want %q", c.what, answer, c.answer)
+			}
+		})
+		// The host's kernel speaks IPv6 by itself.
+		maps.DeleteFunc(got, func(key string, _ vps.TrafficCount) bool { return strings.HasSuffix(key, "/6") })
+		check(t, c.what, got, c.want(datagram(question), datagram(c.answer+"\n")))
+	}
+}
+
+// framed is what a frame comes to.
+func framed(way vps.Direction, routed bool, frames ...[]byte) vps.TrafficCount {
+	var sum vps.TrafficCount
+	for _, f := range frames {
+		size := int64(len(f))
+		if routed {
+			// Routing takes off what fills a frame up to the shortest.
+			size = 14 + int64(f[16])<<8 + int64(f[17])
+			if f[14]>>4 == 6 {
+				size = 14 + 40 + int64(f[18])<<8 + int64(f[19])
+			}
+		}
+		if way == vps.In {
+			sum = sum.Add(in(size, 1))
+		} else {
+			sum = sum.Add(out(size, 1))
+		}
+	}
+	return sum
+}
+
+// TestTrafficFrames sends frames of all kinds from a routed tap and from a
+// bridge's port, and compares with what the link itself counted.
+func TestTrafficFrames(t *testing.T) {
+	t.Parallel()
+	for _, routed := range []bool{true, false} {
+		t.Run(fmt.Sprintf("routed=%v", routed), func(t *testing.T) {
+			t.Parallel()
+			var s *stage
+			if routed {
+				s = newRouted(t, nil)
+			} else {
+				s = newBridge(t, nil)
+				s.bridgeCalls("0")
+			}
+			s.traffic()
+			a := s.actor
+			far4, own6 := outside4, vps.Address6(a.Prefix6)
+			if routed {
+				far4 = netip.MustParseAddr(outside)
+			}
+			own4 := ether(s.next, a.MAC, typeIPv4, packet4{from: a.Address, to: far4, proto: protoUDP}.of(udp(a.Address, far4, 1, 9, make([]byte, 1000))))
+			own := ether(s.next, a.MAC, typeIPv6, packet6(own6, outside6, protoUDP, udp(own6, outside6, 1, 9, make([]byte, 700))))
+			forged := ether(s.next, a.MAC, typeIPv4, packet4{from: netip.MustParseAddr("10.213.9.9"), to: far4, proto: protoUDP}.of(udp(a.Address, far4, 1, 9, make([]byte, 50))))
+			beacon := s.added(func() { s.play() })
+			for _, c := range []struct {
+				what   string
+				frames [][]byte
+				want   ledger
+			}{
+				{"nothing", nil, ledger{}},
+				{"IPv4", [][]byte{own4, own4}, ledger{"sl-alice internet/4": framed(vps.Out, routed, own4, own4)}},
+				{"IPv6", [][]byte{own, own, own}, ledger{"sl-alice internet/6": framed(vps.Out, routed, own, own, own)}},
+				{"forged", [][]byte{forged}, ledger{"sl-alice dropped/0": framed(vps.Out, routed, forged)}},
+			} {
+				received := s.rxBytes("sl-alice")
+				got := s.added(func() { s.play(c.frames...) })
+				check(t, c.what, got.since(beacon), c.want)
+				if sum, seen := got.sum("sl-alice").OutBytes, s.rxBytes("sl-alice")-received; sum > seen || !routed && sum != seen {
+					t.Errorf("%s: counted %d bytes, and the link %d", c.what, sum, seen)
+				}
+			}
+		})
+	}
+}
+
+// sum is all traffic of a link.
+func (l ledger) sum(link string) vps.TrafficCount {
+	var sum vps.TrafficCount
+	for key, c := range l {
+		if strings.HasPrefix(key, link+" ") {
+			sum = sum.Add(c)
+		}
+	}
+	return sum
+}
+
+// rxBytes is how many bytes a link counts itself.
+func (w *world) rxBytes(link string) int64 {
+	w.t.Helper()
+	var bytes int64
+	if _, err := fmt.Sscan(w.host.Exec("cat", "/sys/class/net/"+link+"/statistics/rx_bytes"), &bytes); err != nil {
+		w.t.Fatal(err)
+	}
+	return bytes
+}
+
+// TestTrafficBridge: classes of a bridge's ports that frames alone show.
+func TestTrafficBridge(t *testing.T) {
+	t.Parallel()
+	s := newBridge(t, func(n *vps.Network) { n.Guests[0].Peers, n.Guests[2].Peers = "team", "team" })
+	s.bridgeCalls("0")
+	a, c := s.actor, s.network.Guests[2]
+	var host []byte
+	bridgeMAC := parseMAC(t, s.host.Exec("cat", "/sys/class/net/br0/address"))
+	gatewayAddr := netip.MustParseAddr(gateway)
+	host = ether(bridgeMAC, a.MAC, typeIPv4, packet4{from: a.Address, to: gatewayAddr, proto: protoUDP}.of(udp(a.Address, gatewayAddr, 1, 9, make([]byte, 300))))
+	peer := ether(c.MAC, a.MAC, typeIPv4, packet4{from: a.Address, to: c.Address, proto: protoUDP}.of(udp(a.Address, c.Address, 1, 9, make([]byte, 200))))
+	s.traffic()
+	beacon := s.added(func() { s.play() })
+	got := s.added(func() { s.play(peer) }).since(beacon)
+	check(t, "to a peer", got, ledger{"sl-alice between/4": framed(vps.Out, false, peer), "sl-carol between/4": framed(vps.In, false, peer)})
+	s.host.Exec("ip", "neigh", "replace", a.Address.String(), "lladdr", a.MAC.String(), "dev", "br0", "nud", "permanent")
+	got = s.added(func() { s.play(host) }).since(beacon)
+	answer := got["sl-alice host/4"]
+	answer.OutBytes, answer.OutPackets = 0, 0
+	if answer.InPackets != 1 {
+		t.Errorf("the host answered with %+v, want one packet", answer)
+	}
+	check(t, "to the host", got, ledger{"sl-alice host/4": framed(vps.Out, false, host).Add(answer)})
+}
+
+// TestTrafficEpochs: counters go on through all that we do, and begin anew,
+// with another epoch, when somebody else takes them away or brings old ones
+// back.
+func TestTrafficEpochs(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	ask := func() {
+		t.Helper()
+		if w.ask(w.guests["alice"], "udp", outside+":80", 5*time.Second) == "" {
+			t.Fatal("no answer")
+		}
+		w.ask(w.guests["alice"], "udp", gateway+":80", 10*time.Millisecond) // is dropped
+	}
+	one := ledger{"sl-alice internet/4": out(datagram("hello\n"), 1).Add(in(datagram("outside:80 sees "+public+"\n"), 1)), "sl-alice dropped/0": out(datagram("hello\n"), 1)}
+	only := func(l ledger) ledger {
+		got := ledger{}
+		for key := range one {
+			if c, ok := l[key]; ok {
+				got[key] = c
+			}
+		}
+		return got
+	}
+	silent(w.guests["alice"]) // drops of IPv6 are none of this test's
+	_, epoch := w.traffic()
+	same := func(what string, do func()) {
+		t.Helper()
+		before, _ := w.traffic()
+		ask()
+		do()
+		after, now := w.traffic()
+		if now != epoch {
+			t.Errorf("%s: the epoch is %s after %s", what, now, epoch)
+		}
+		check(t, what, only(after.since(before)), one)
+	}
+	anew := func(what string, do func()) {
+		t.Helper()
+		ask()
+		do()
+		l, now := w.traffic()
+		if now == epoch {
+			t.Errorf("%s: the epoch is still %s", what, now)
+		}
+		check(t, what+", at once", only(l), ledger{})
+		epoch = now
+		ask()
+		l, now = w.traffic()
+		if now != epoch {
+			t.Errorf("%s: the epoch is %s after %s", what, now, epoch)
+		}
+		check(t, what, only(l), one)
+	}
+	same("nothing", func() {})
+	same("a new process", func() { w.wall = nft.New(nil, nft.Options{}) })
+	same("another guest", func() { w.network.Guests = append(w.network.Guests, guest(3, "carol")); w.apply() })
+	same("another gateway, so that the wall is replaced", func() {
+		n := w.network
+		w.network.Gateway = netip.MustParseAddr("10.213.0.9")
+		w.apply()
+		w.network = n
+		w.apply()
+	})
+	same("socket's drops", func() {
+		w.sendsAs(w.network.Guests[0].UID)
+		w.wall = nft.New(nil, nft.Options{})
+		w.network.Guests = w.network.Guests[:2]
+		w.apply() // replaces the wall, and its counters
+		if w.count(vps.DropSocket) == 0 {
+			t.Error("the drops of a process were not carried over")
+		}
+	})
+	same("another's table", func() { w.host.ExecInput("add table ip other\n", "nft", "-f", "-") })
+	anew("all rules flushed", func() { w.host.Exec("nft", "flush", "ruleset"); w.apply() })
+	anew("one table deleted", func() { w.host.Exec("nft", "delete", "table", "bridge", "sublet-traffic") })
+	anew("a chain flushed", func() { w.host.Exec("nft", "flush", "chain", "inet", "sublet-traffic", "input") })
+	anew("a table made dormant", func() { w.host.ExecInput("add table inet sublet-traffic { flags dormant; }\n", "nft", "-f", "-") })
+	anew("saved and loaded again", func() {
+		saved := w.host.Exec("nft", "list", "ruleset")
+		w.host.ExecInput("flush ruleset\n"+saved+"\n", "nft", "-f", "-")
+	})
+	anew("cleaned up", func() {
+		if err := w.wall.CleanUp(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if left := w.host.Exec("nft", "list", "tables"); strings.Contains(left, "sublet") {
+			t.Errorf("tables are left: %s", left)
+		}
+		w.apply()
+	})
+}
+
+// TestForgetTraffic takes away the counters of one link.
+func TestForgetTraffic(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.traffic()
+	for _, name := range []string{"alice", "bob"} {
+		w.ask(w.guests[name], "udp", outside+":80", 5*time.Second)
+	}
+	if err := w.wall.ForgetTraffic(t.Context(), "sl-alice", "sl-nobody"); err != nil {
+		t.Fatal(err)
+	}
+	l, _ := w.traffic()
+	if sum := l.sum("sl-alice"); sum.InBytes != 0 {
+		t.Errorf("there is still %+v", sum)
+	}
+	if _, ok := l["sl-bob internet/4"]; !ok {
+		t.Error("another link's counters are gone as well")
+	}
+	if err := w.wall.ForgetTraffic(t.Context(), `x" }; flush ruleset`); vps.ErrorCode(err) != vps.CodeInvalid {
+		t.Errorf("got %v", err)
+	}
+}
+
+// BenchmarkTraffic reads the counters of guests that have some of every class
+// and both families.
+func BenchmarkTraffic(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, n vps.Network) func() error {
+		b.Helper()
+		host := nstest.New(b)
+		wall := nft.New(nil, nft.Options{})
+		if err := wall.Apply(b.Context(), n, uplinks); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := wall.Traffic(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		for _, class := range []string{"internet", "host", "between"} {
+			for _, way := range []string{"in", "out"} {
+				var elements []string
+				for _, g := range n.Guests {
+					for _, family := range []string{"ipv4", "ipv6"} {
+						elements = append(elements, fmt.Sprintf("%q . %s counter packets 5 bytes 700", g.Link, family))
+					}
+				}
+				host.ExecInput(fmt.Sprintf("add element inet sublet-traffic %s-%s { %s }\n", class, way, strings.Join(elements, ", ")), "nft", "-f", "-")
+			}
+		}
+		c, err := wall.Traffic(b.Context())
+		if err != nil || len(c.Links) != 6*len(n.Guests) {
+			b.Fatalf("%d rows, %v", len(c.Links), err)
+		}
+		b.ReportAllocs()
+		began := cpu(b)
+		steps := 0
+		b.Cleanup(func() {
+			b.ReportMetric(float64((cpu(b)-began).Microseconds())/1000/float64(max(steps, 1)), "cpu-ms/op")
+		})
+		return func() error {
+			steps++
+			_, err := wall.Traffic(b.Context())
+			return err
+		}
+	})
+}
+
+// cpu is the processor time that the process has had, in the kernel as well.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func parseMAC(t *testing.T, text string) net.HardwareAddr {
+	t.Helper()
+	mac, err := net.ParseMAC(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mac
+}
