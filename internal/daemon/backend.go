@@ -98,8 +98,10 @@ func (b backend) change(ctx context.Context, e desired.Edited, dryRun bool) (api
 	c.Warnings = b.fastWarnings(ctx, e.Before, e.After)
 	if !dryRun {
 		b.loop.Kick()
+		b.quotas.touch()
 		return c, nil
 	}
+	b.quotas.restrain(&e.After)
 	steps, err := b.loop.Preview(ctx, e.After)
 	for _, s := range steps {
 		c.Steps = append(c.Steps, s.String())
@@ -120,6 +122,11 @@ func (b backend) UpdateGuest(ctx context.Context, name string, u api.UpdateGuest
 func (b backend) Order(ctx context.Context, name string, order api.Order, timeout time.Duration, dryRun bool) (api.Change, error) {
 	var e desired.Edited
 	var err error
+	if order == api.OrderStart || order == api.OrderRestart {
+		if err := b.quotas.refuse(ctx, name); err != nil {
+			return api.Change{}, err
+		}
+	}
 	switch order {
 	case api.OrderStart:
 		e, err = b.state.Start(ctx, name, b.isRunning(ctx, name), dryRun)
@@ -167,6 +174,7 @@ func (b backend) PutTenant(ctx context.Context, name string, u api.UpdateTenant)
 func (b backend) DeleteTenant(ctx context.Context, name string) error {
 	_, err := b.state.DeleteTenant(ctx, name)
 	b.loop.Kick()
+	b.quotas.touch()
 	return err
 }
 
@@ -274,7 +282,7 @@ func (b backend) Tenants(ctx context.Context) ([]vps.Tenant, error) {
 }
 
 func (b backend) Host(ctx context.Context) (api.HostInfo, error) {
-	host, err := b.state.Host(ctx)
+	host, err := restrained{b.state, b.quotas}.Host(ctx)
 	if err != nil {
 		return api.HostInfo{}, err
 	}

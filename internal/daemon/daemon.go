@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"time"
 
 	sysd "github.com/coreos/go-systemd/v22/daemon"
 	"golang.org/x/sync/errgroup"
@@ -63,6 +64,7 @@ type parts struct {
 	// a test.
 	building, trying sync.Mutex
 	facts            facts
+	quotas           *enforcer
 	operations       operations
 }
 
@@ -167,7 +169,9 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.rescues = rescues{p, disk.New(c.statePath("rescue"), log)}
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
+	p.quotas = &enforcer{state: p.state, db: p.db, uplinks: p.hostnet.Uplinks, log: log, now: time.Now, edited: make(chan struct{}, 1)}
 	p.loop = p.newLoop()
+	p.quotas.loop = p.loop
 	known, err := p.known(ctx)
 	if err != nil {
 		return p, err
@@ -202,7 +206,7 @@ func driverIn(c Config, log *slog.Logger, root, unitPrefix string) *uml.Driver {
 
 func (p *parts) newLoop() *reconcile.Loop {
 	return reconcile.New(reconcile.Options{
-		Desired: p.state, Volumes: p.volumes, Rescues: p.rescues, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
+		Desired: restrained{p.state, p.quotas}, Volumes: p.volumes, Rescues: p.rescues, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
 		Network: p.hostnet, Firewall: firewall{p.nft, p.hostnet}, Driver: p.driver, Replug: replugger{p}, Limits: p.driver, Events: p.db,
 		Log: p.log, HostBoot: p.hostBoot, BeforeStep: p.config.BeforeStep, AfterStep: p.config.AfterStep,
 		Ready: func(ctx context.Context, g vps.Guest) { _ = sshAnswers(ctx, g.Spec.Address) },

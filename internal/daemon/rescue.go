@@ -70,6 +70,9 @@ func rescueSeed(g vps.Guest, s seed.Seed) seed.Seed {
 
 // Rescue implements api.Rescuer.
 func (b backend) Rescue(ctx context.Context, name string, r api.RescueGuest, dryRun bool) (api.Change, error) {
+	if err := b.quotas.refuse(ctx, name); err != nil {
+		return api.Change{}, err
+	}
 	img, err := b.images.Get(ctx, vps.RescueImage)
 	if err != nil {
 		return api.Change{}, err

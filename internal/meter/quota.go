@@ -218,11 +218,7 @@ func KernelQuotas(states []QuotaState, h *vps.Host, at time.Time, shaped func(li
 // Tell says in a sentence that a step was reached, and what follows.
 func (s *QuotaState) Tell(r vps.QuotaReached, now time.Time) string {
 	u := &s.Use
-	whose := "the host"
-	if u.Quota.Scope != vps.QuotaHost {
-		whose = "the " + string(u.Quota.Scope) + " " + u.Quota.Name
-	}
-	text := fmt.Sprintf("%d%% of the quota of %s is used: %s of %s since %s", r.Step.Percent, whose, vps.Bytes(u.Used), vps.Bytes(u.Limit), u.Start.Format(time.DateOnly))
+	text := fmt.Sprintf("%d%% of the quota of %s is used: %s of %s since %s", r.Step.Percent, u.Quota.Whose(), vps.Bytes(u.Used), vps.Bytes(u.Limit), u.Start.Format(time.DateOnly))
 	subject := "its network is"
 	if u.Quota.Scope != vps.QuotaGuest {
 		subject = "the network of its guests is"
