@@ -137,6 +137,7 @@ func hostPage(h api.HostInfo) []field {
 		field{"timezone", s.Timezone},
 		field{"overcommit", strconv.Itoa(s.MemoryOvercommit) + " % of the memory may be promised"},
 		field{"disks", thresholdText(s.DiskThresholds)},
+		field{"traffic", "read every " + s.TrafficSample.String()},
 		field{"first uid", strconv.FormatUint(uint64(s.FirstUID), 10)},
 	)
 	fields = append(fields, wallSettings(s)...)

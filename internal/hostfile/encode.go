@@ -95,6 +95,7 @@ func (e *encoder) settings(s *vps.Settings) {
 		thresholds[i] = strconv.Itoa(t)
 	}
 	e.list(2, "disk_thresholds", thresholds)
+	e.line(2, "traffic_sample", s.TrafficSample.String())
 	e.line(2, "first_uid", strconv.FormatUint(uint64(s.FirstUID), 10))
 	e.line(2, "subnet6", prefix6(s.Subnet6))
 	e.line(2, "guest_bits6", strconv.Itoa(s.GuestBits6))

@@ -50,6 +50,7 @@ type Settings struct {
 	Kernel           *string
 	MemoryOvercommit *int
 	DiskThresholds   *[]int
+	TrafficSample    *vps.Duration
 	FirstUID         *uint32
 	Subnet6          *netip.Prefix // the zero prefix: guests have no IPv6
 	GuestBits6       *int
@@ -132,6 +133,7 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	set(&s.Kernel, f.Settings.Kernel)
 	set(&s.MemoryOvercommit, f.Settings.MemoryOvercommit)
 	setList(&s.DiskThresholds, f.Settings.DiskThresholds)
+	set(&s.TrafficSample, f.Settings.TrafficSample)
 	set(&s.FirstUID, f.Settings.FirstUID)
 	set(&s.Subnet6, f.Settings.Subnet6)
 	set(&s.GuestBits6, f.Settings.GuestBits6)

@@ -47,6 +47,7 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"disk_thresholds": scalars(d, &s.DiskThresholds, "a number of percent", func(s string) (int, error) {
 			return parseNumber[int](s, 100_000)
 		}),
+		"traffic_sample": scalar(d, &s.TrafficSample, "a duration", parseDuration),
 		"first_uid": scalar(d, &s.FirstUID, "a user id", func(s string) (uint32, error) {
 			return parseNumber[uint32](s, math.MaxUint32)
 		}),

@@ -93,6 +93,7 @@ func drawHost(t *rapid.T) vps.Host {
 		Timezone:         drawZone(t),
 		MemoryOvercommit: rapid.IntRange(50, 1000).Draw(t, "overcommit"),
 		DiskThresholds:   rapid.SampledFrom([][]int{nil, {80, 95}, {1, 50, 100}}).Draw(t, "thresholds"),
+		TrafficSample:    vps.Duration(rapid.Int64Range(int64(vps.MinTrafficSample), int64(vps.MaxTrafficSample)).Draw(t, "sample")),
 		FirstUID:         rapid.Uint32Range(1000, 1<<31).Draw(t, "uid"),
 		NDPProxy:         rapid.SampledFrom([]vps.NDPProxy{vps.NDPAuto, vps.NDPOff}).Draw(t, "ndp"),
 		GuestBits6:       rapid.IntRange(80, 128).Draw(t, "bits6"),

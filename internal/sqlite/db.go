@@ -54,6 +54,8 @@ type DB struct {
 	read  *sql.DB
 	keep  limits
 
+	ledger ledger
+
 	stop context.CancelFunc
 	done <-chan struct{} // closed when Close begins
 	wg   sync.WaitGroup  // the lease clock

@@ -33,6 +33,8 @@ type Settings struct {
 	// DiskThresholds are the percentages of a filesystem's blocks or inodes
 	// that an event tells of when they are reached, rising; empty for none.
 	DiskThresholds []int `json:"disk_thresholds"`
+	// TrafficSample is how often traffic is read from the kernel and kept.
+	TrafficSample Duration `json:"traffic_sample"`
 	// FirstUID starts the range of user ids that guests' processes run under.
 	FirstUID uint32 `json:"first_uid"`
 	// Subnet6 is the pool for guests' IPv6: a part of what the provider gave
@@ -60,6 +62,7 @@ func DefaultSettings() Settings {
 		Timezone:         "Etc/UTC",
 		MemoryOvercommit: 100,
 		DiskThresholds:   []int{80, 95},
+		TrafficSample:    Duration(10 * time.Second),
 		FirstUID:         721300,
 		Subnet6:          netip.MustParsePrefix("fd53:4c00:d5::/64"),
 		GuestBits6:       128,
@@ -68,6 +71,12 @@ func DefaultSettings() Settings {
 		Limits:           DefaultNetworkLimits(),
 	}
 }
+
+// MinTrafficSample and MaxTrafficSample bound Settings.TrafficSample.
+const (
+	MinTrafficSample = Duration(time.Second)
+	MaxTrafficSample = Duration(5 * time.Minute)
+)
 
 // Defaults of a guest that names nothing else.
 const (

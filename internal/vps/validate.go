@@ -374,6 +374,9 @@ func (s *Settings) Validate() error {
 	case s.FirstUID < 1000 || s.FirstUID > 1<<31:
 		return Invalid("settings.first_uid", "%d is out of range; use 1000 to %d", s.FirstUID, 1<<31)
 	}
+	if s.TrafficSample < MinTrafficSample || s.TrafficSample > MaxTrafficSample {
+		return Invalid("settings.traffic_sample", "%s is out of range; use %s to %s", s.TrafficSample, MinTrafficSample, MaxTrafficSample)
+	}
 	if err := s.validateThresholds(); err != nil {
 		return err
 	}

@@ -222,6 +222,7 @@ func TestSettings(t *testing.T) {
 		"settings.disk_thresholds":    func(s *vps.Settings) { s.DiskThresholds = make([]int, 9) },
 		"settings.disk_thresholds[0]": func(s *vps.Settings) { s.DiskThresholds = []int{0} },
 		"settings.disk_thresholds[1]": func(s *vps.Settings) { s.DiskThresholds = []int{95, 80} },
+		"settings.traffic_sample":     func(s *vps.Settings) { s.TrafficSample = vps.MinTrafficSample - 1 },
 		"settings.timezone":           func(s *vps.Settings) { s.Timezone = "a b" },
 		"settings.dns[0]":             func(s *vps.Settings) { s.DNS = []netip.Addr{{}} },
 	}

@@ -1,7 +1,8 @@
 -- What each quota has counted in the month that begins at start, in seconds
--- since 1970.
+-- since 1970; guest is the ID of a guest's quota, or empty.
 CREATE TABLE quota_account (
     quota     TEXT PRIMARY KEY,
+    guest     TEXT NOT NULL,
     start     INTEGER NOT NULL,
     in_bytes  INTEGER NOT NULL,
     out_bytes INTEGER NOT NULL

@@ -1,0 +1,118 @@
+package sqlite
+
+import (
+	"encoding/binary"
+	"errors"
+	"slices"
+
+	"sublet/internal/vps"
+)
+
+// The classes and families in the order in which tallies have them. New ones
+// go to the end of classes: what is on the disk counts on the order.
+var (
+	tallyClasses  = [...]vps.TrafficClass{vps.TrafficInternet, vps.TrafficHost, vps.TrafficBetween, vps.TrafficDropped, vps.TrafficUplink}
+	tallyFamilies = [...]int{4, 6, 0}
+)
+
+// tally is an amount of traffic of every class and family.
+type tally [len(tallyClasses) * len(tallyFamilies)]vps.TrafficCount
+
+// slot is the place of a class and family in a tally.
+func slot(k vps.TrafficKey) (int, error) {
+	class := slices.Index(tallyClasses[:], k.Class)
+	family := slices.Index(tallyFamilies[:], k.Family)
+	if class < 0 || family < 0 {
+		return 0, vps.Errorf(vps.CodeInternal, "traffic of the class %q and the family %d is unknown to the ledger", k.Class, k.Family)
+	}
+	return class*len(tallyFamilies) + family, nil
+}
+
+// keyOf is the class and family at a place in a tally.
+func keyOf(slot int) vps.TrafficKey {
+	return vps.TrafficKey{Class: tallyClasses[slot/len(tallyFamilies)], Family: tallyFamilies[slot%len(tallyFamilies)]}
+}
+
+func (t *tally) add(o *tally) {
+	for i := range t {
+		t[i] = t[i].Add(o[i])
+	}
+}
+
+// since returns what came after an earlier state of the tally.
+func (t *tally) since(earlier *tally) tally {
+	d := *t
+	for i := range d {
+		e := earlier[i]
+		d[i] = d[i].Add(vps.TrafficCount{InBytes: -e.InBytes, InPackets: -e.InPackets, OutBytes: -e.OutBytes, OutPackets: -e.OutPackets})
+	}
+	return d
+}
+
+// restart sets to nothing what counters that now stand at now have begun anew
+// since they stood at t: those that fell. It tells whether there were any.
+func (t *tally) restart(now *tally) (fell bool) {
+	for i := range t {
+		n, c := &now[i], &t[i]
+		if n.InBytes < c.InBytes || n.InPackets < c.InPackets || n.OutBytes < c.OutBytes || n.OutPackets < c.OutPackets {
+			*c, fell = vps.TrafficCount{}, true
+		}
+	}
+	return fell
+}
+
+// flow returns the bytes of the classes that pick wants.
+func (t *tally) flow(pick func(vps.TrafficClass) bool) (f flow) {
+	for i := range t {
+		if pick(keyOf(i).Class) {
+			f.in += t[i].InBytes
+			f.out += t[i].OutBytes
+		}
+	}
+	return f
+}
+
+// flow is bytes in both directions.
+type flow struct{ in, out int64 }
+
+func (f flow) plus(o flow) flow { return flow{f.in + o.in, f.out + o.out} }
+
+// encode writes the slots that are not zero: the slot, then bytes and packets
+// in and out, all as uvarints (encoding/binary).
+func (t *tally) encode() []byte {
+	b := make([]byte, 0, 256)
+	for i, c := range t {
+		if c == (vps.TrafficCount{}) {
+			continue
+		}
+		b = append(b, byte(i))
+		for _, v := range [...]int64{c.InBytes, c.InPackets, c.OutBytes, c.OutPackets} {
+			b = binary.AppendUvarint(b, uint64(v))
+		}
+	}
+	return b
+}
+
+// errTally is of bytes that are no tally.
+var errTally = errors.New("counts of traffic are damaged")
+
+// decode reads what encode wrote.
+func (t *tally) decode(b []byte) error {
+	*t = tally{}
+	for len(b) > 0 {
+		i := int(b[0])
+		if i >= len(t) {
+			return errTally
+		}
+		b = b[1:]
+		c := &t[i]
+		for _, v := range [...]*int64{&c.InBytes, &c.InPackets, &c.OutBytes, &c.OutPackets} {
+			x, n := binary.Uvarint(b)
+			if n <= 0 {
+				return errTally
+			}
+			*v, b = int64(x), b[n:]
+		}
+	}
+	return nil
+}

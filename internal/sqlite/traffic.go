@@ -1,0 +1,318 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"sync"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// The ledger: what the kernel's counters grew by from sample to sample, whose
+// it was, and when.
+//
+// The kernel counts and goes on counting; what it showed last is kept for each
+// link in the same transaction as what was made of it. So whatever happens
+// between two samples, and however a sample ends, nothing is lost and nothing
+// counted twice: the next one starts from what the last commit says.
+
+// How long history is kept; days and months are kept for ever.
+const (
+	keepFive  = 2 * 24 * time.Hour
+	keepHours = 90 * 24 * time.Hour
+)
+
+const (
+	// Nothing is dropped for its age until the wall clock and the time since
+	// the boot have agreed for so long: a clock that is wrong costs no history.
+	steadyFor = 6 * time.Hour
+	// The two agree when they drift apart by less between two samples.
+	drift = time.Minute
+	// What came since a sample not longer ago counts as of the middle between
+	// the two; of more it is not known when it came, and it counts as of now.
+	near = 5 * time.Minute
+)
+
+// TrafficGuest is who owns a link at the time of a sample.
+type TrafficGuest struct {
+	ID, Name, Tenant, Link string
+}
+
+// TrafficSample is what is known at one moment.
+type TrafficSample struct {
+	// Counters are those of guests' links. Links that no guest owns are kept
+	// for the one who will.
+	Counters vps.TrafficCounters
+	// Guests are all that there are.
+	Guests []TrafficGuest
+	// Uplinks are the host's own counters, of the class vps.TrafficUplink. One
+	// that is new to the ledger counts from here on.
+	Uplinks []vps.LinkTraffic
+	// Boot names the time since the host booted, as its boot id does, and
+	// Uptime is how long that is: CLOCK_BOOTTIME, which nobody can set.
+	Boot   string
+	Uptime time.Duration
+	// Zone is where days and months begin; nil means UTC.
+	Zone *time.Location
+	// Quotas are all that there are.
+	Quotas []vps.Quota
+}
+
+// ledger is what this process remembers of the ledger's tables, so that a
+// sample need not read them. It is only ever what the last commit says: after
+// anything else it is forgotten, and read anew.
+type ledger struct {
+	mu   sync.Mutex
+	book *book
+}
+
+// AddTraffic adds what the counters grew by since the last sample, in one
+// transaction. It returns what each of the sample's quotas has used, in their
+// order. After an error nothing is changed, and the next sample has all of it.
+func (db *DB) AddTraffic(ctx context.Context, s TrafficSample) ([]vps.QuotaAccount, error) {
+	if s.Zone == nil {
+		s.Zone = time.UTC
+	}
+	db.ledger.mu.Lock()
+	defer db.ledger.mu.Unlock()
+	b := db.ledger.book
+	db.ledger.book = nil
+	var accounts []vps.QuotaAccount
+	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+		if b == nil {
+			if b, err = loadBook(ctx, tx); err != nil {
+				return err
+			}
+		}
+		e := entry{book: b, tx: tx, sample: &s, moment: b.moment(&s), flows: map[int64]flow{}}
+		if err := e.enter(ctx); err != nil {
+			return err
+		}
+		accounts, err = e.settleQuotas(ctx)
+		if err != nil {
+			return err
+		}
+		return b.save(ctx, tx)
+	})
+	if err != nil {
+		return nil, err
+	}
+	db.ledger.book = b
+	return accounts, nil
+}
+
+// entry is one sample on its way into the book and the history.
+type entry struct {
+	*book
+	tx     *sql.Tx
+	sample *TrafficSample
+	// moment is when the traffic counts as having passed.
+	moment time.Time
+	// flows are the billed bytes of this sample by guest, and the uplink's for
+	// the host.
+	flows map[int64]flow
+}
+
+// moment is when what came since the last sample counts as having passed.
+func (b *book) moment(s *TrafficSample) time.Time {
+	at := s.Counters.At
+	if past := at.Sub(b.at); s.Boot == b.boot && past > 0 && past <= near && b.agrees(s) {
+		return at.Add(-past / 2)
+	}
+	return at
+}
+
+// agrees tells whether the wall clock has gone as fast as time itself since
+// the last sample.
+func (b *book) agrees(s *TrafficSample) bool {
+	apart := s.Counters.At.Round(0).Sub(b.at.Round(0)) - (s.Uptime - b.uptime)
+	return s.Boot == b.boot && apart.Abs() < drift
+}
+
+// enter does the work of AddTraffic but for quotas.
+func (e *entry) enter(ctx context.Context) error {
+	if !e.agrees(e.sample) {
+		e.steady = e.sample.Uptime
+	}
+	e.beginEpochs()
+	closed, err := e.closeSteps(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.setOwners(ctx); err != nil {
+		return err
+	}
+	if err := e.count(); err != nil {
+		return err
+	}
+	if err := e.countUplinks(); err != nil {
+		return err
+	}
+	e.at, e.uptime = e.sample.Counters.At, e.sample.Uptime
+	if closed && e.uptime-e.steady >= steadyFor {
+		return prune(ctx, e.tx, e.at)
+	}
+	return nil
+}
+
+// beginEpochs lets counters that began anew start at nothing.
+func (e *entry) beginEpochs() {
+	for _, l := range e.links {
+		again := e.epoch != e.sample.Counters.Epoch
+		if l.guest == hostRow {
+			again = e.boot != e.sample.Boot
+		}
+		if again && l.seen != (tally{}) {
+			l.seen, l.dirty = tally{}, true
+		}
+	}
+	e.epoch, e.boot = e.sample.Counters.Epoch, e.sample.Boot
+}
+
+// closeSteps writes the steps that are over to the history, and begins those
+// that hold the moment. It tells whether there were any.
+func (e *entry) closeSteps(ctx context.Context) (closed bool, err error) {
+	for i, step := range vps.TrafficSteps() {
+		begin := step.Begin(e.moment, e.sample.Zone).Unix()
+		if begin == e.open[i] {
+			continue
+		}
+		if err := e.flush(ctx, i, e.links); err != nil {
+			return false, err
+		}
+		e.open[i], closed = begin, true
+	}
+	return closed, nil
+}
+
+// flush writes to the history what links have in a step that runs.
+func (e *entry) flush(ctx context.Context, step int, links map[string]*linkBook) error {
+	rows := map[int64]*tally{}
+	for _, l := range links {
+		if l.guest == nobody || l.total == l.marks[step] {
+			continue
+		}
+		amount := l.total.since(&l.marks[step])
+		if row := rows[l.guest]; row != nil {
+			row.add(&amount)
+		} else {
+			rows[l.guest] = &amount
+		}
+		l.marks[step] = l.total
+		l.marked[step] = true
+	}
+	return addRows(ctx, e.tx, step, e.open[step], rows)
+}
+
+// setOwners gives each link to the guest that has it now. What the one before
+// had of it goes to the history, and what the kernel showed last stays.
+func (e *entry) setOwners(ctx context.Context) error {
+	owners := make(map[string]int64, len(e.sample.Guests))
+	for _, g := range e.sample.Guests {
+		row, err := e.guest(ctx, e.tx, g, e.moment)
+		if err != nil {
+			return err
+		}
+		owners[g.Link] = row
+	}
+	moved := map[string]*linkBook{}
+	for name, l := range e.links {
+		if l.guest != hostRow && l.guest != owners[name] {
+			moved[name] = l
+		}
+	}
+	for step := range e.open {
+		if err := e.flush(ctx, step, moved); err != nil {
+			return err
+		}
+	}
+	for name, l := range moved {
+		l.reset(owners[name])
+	}
+	for name, owner := range owners {
+		if e.links[name] == nil {
+			e.links[name] = &linkBook{guest: owner, dirty: true}
+		}
+	}
+	e.forgetGuests()
+	return nil
+}
+
+// count adds what guests' counters grew by. A counter that is missing stands
+// at nothing.
+func (e *entry) count() error {
+	now, err := tallies(e.sample.Counters.Links)
+	if err != nil {
+		return err
+	}
+	for name, l := range e.links {
+		if l.guest == hostRow {
+			continue
+		}
+		counters := now[name]
+		if counters == nil {
+			counters = &tally{}
+		}
+		if l.guest == nobody {
+			// What it grows by is for whoever gets the link.
+			l.dirty = l.seen.restart(counters) || l.dirty
+			continue
+		}
+		e.countLink(l, counters)
+	}
+	return nil
+}
+
+// countLink adds what one link's counters grew by.
+func (e *entry) countLink(l *linkBook, now *tally) {
+	if *now == l.seen {
+		return
+	}
+	l.seen.restart(now)
+	amount := now.since(&l.seen)
+	l.total.add(&amount)
+	l.seen, l.dirty = *now, true
+	billed := vps.TrafficClass.Billed
+	if l.guest == hostRow {
+		billed = func(c vps.TrafficClass) bool { return c == vps.TrafficUplink }
+	}
+	e.flows[l.guest] = e.flows[l.guest].plus(amount.flow(billed))
+}
+
+// countUplinks adds what the host's own counters grew by.
+func (e *entry) countUplinks() error {
+	now, err := tallies(e.sample.Uplinks)
+	if err != nil {
+		return err
+	}
+	for name, counters := range now {
+		l := e.links[name]
+		if l == nil || l.guest != hostRow {
+			// It has counted since the host booted, and nobody knows what.
+			e.links[name] = &linkBook{guest: hostRow, seen: *counters, dirty: true}
+			continue
+		}
+		e.countLink(l, counters)
+	}
+	return nil
+}
+
+// tallies sorts counters by link.
+func tallies(counters []vps.LinkTraffic) (map[string]*tally, error) {
+	byLink := map[string]*tally{}
+	for i := range counters {
+		c := &counters[i]
+		at, err := slot(c.TrafficKey)
+		if err != nil {
+			return nil, err
+		}
+		t := byLink[c.Link]
+		if t == nil {
+			t = &tally{}
+			byLink[c.Link] = t
+		}
+		t[at] = t[at].Add(c.TrafficCount)
+	}
+	return byLink, nil
+}

@@ -1,0 +1,154 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"math"
+	"slices"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// TrafficImport is a guest's traffic as another program had counted it, before
+// the ledger did.
+type TrafficImport struct {
+	Guest TrafficGuest // Link is not used
+	// Zone is where its days and months begin; nil means UTC.
+	Zone *time.Location
+	// Rows are those of each step; GuestID and Guest are not used. A class and
+	// family that are not known are vps.TrafficInternet and 0.
+	Rows []vps.TrafficRow
+	// Now is what the age of rows is told by.
+	Now time.Time
+}
+
+// ImportTraffic keeps history of a guest from before the ledger knew it. Of a
+// step in which the ledger began to count the guest, it takes what finer rows
+// say of the part before; what lies later, and 5 minutes and hours that are too
+// old to be kept, are left out. It takes the place of what an earlier import
+// wrote in the steps that the rows have, so that the same import may be
+// repeated. It returns the rows that history now has by it.
+func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.TrafficRow, err error) {
+	if i.Zone == nil {
+		i.Zone = time.UTC
+	}
+	db.ledger.mu.Lock()
+	defer db.ledger.mu.Unlock()
+	// Accounts change; and after an error what is in memory is not trusted.
+	db.ledger.book = nil
+	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var row, since int64
+		err := tx.QueryRowContext(ctx, `INSERT INTO traffic_guest (guest, name, tenant, since) VALUES (?, ?, ?, ?)
+			ON CONFLICT (guest) DO UPDATE SET name = excluded.name RETURNING id, since`, i.Guest.ID, i.Guest.Name, i.Guest.Tenant, i.Now.Unix()).Scan(&row, &since)
+		if err != nil {
+			return err
+		}
+		amounts, err := i.before(time.Unix(since, 0))
+		if err != nil {
+			return err
+		}
+		kept, err = replaceImport(ctx, tx, row, amounts)
+		if err != nil {
+			return err
+		}
+		for k := range kept {
+			kept[k].GuestID, kept[k].Guest = i.Guest.ID, i.Guest.Name
+		}
+		// Its quotas are counted anew from the history.
+		_, err = tx.ExecContext(ctx, "DELETE FROM quota_account WHERE quota IN (?, ?)",
+			(&vps.Quota{Scope: vps.QuotaGuest, Name: i.Guest.Name}).ID(), (&vps.Quota{Scope: vps.QuotaTenant, Name: i.Guest.Tenant}).ID())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return kept, nil
+}
+
+// before returns the amounts of each step by the begin of their rows, cut off
+// where the ledger begins. A step that is not among the rows has nil.
+func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally, err error) {
+	for k := range i.Rows {
+		r := &i.Rows[k]
+		step := stepNumber(r.Step) - 1
+		if r.Class == "" {
+			r.Class = vps.TrafficInternet
+		}
+		at, err := slot(r.TrafficKey)
+		if err != nil {
+			return amounts, err
+		}
+		if step < 0 || min(r.InBytes, r.InPackets, r.OutBytes, r.OutPackets) < 0 {
+			return amounts, vps.Errorf(vps.CodeInvalid, "a row of %s at %s is no traffic; the numbers must not be negative", r.Step, r.Start.Format(time.DateTime))
+		}
+		if amounts[step] == nil {
+			amounts[step] = map[int64]*tally{}
+		}
+		begin := r.Step.Begin(r.Start, i.Zone).Unix()
+		if amounts[step][begin] == nil {
+			amounts[step][begin] = &tally{}
+		}
+		row := amounts[step][begin]
+		row[at] = row[at].Add(r.TrafficCount)
+	}
+	for step, name := range vps.TrafficSteps() { // the finest first: the others look at what is left of it
+		for begin, amount := range amounts[step] {
+			start := time.Unix(begin, 0)
+			switch {
+			case !name.End(start, i.Zone).After(since):
+				continue
+			case start.Before(since) && step > 0:
+				*amount = sumWithin(amounts[step-1], begin, name.End(start, i.Zone).Unix())
+			default:
+				delete(amounts[step], begin)
+			}
+			if *amount == (tally{}) {
+				delete(amounts[step], begin)
+			}
+		}
+	}
+	for step, keep := range []time.Duration{keepFive, keepHours} {
+		for begin := range amounts[step] {
+			if begin < i.Now.Add(-keep).Unix() {
+				delete(amounts[step], begin)
+			}
+		}
+	}
+	return amounts, nil
+}
+
+// sumWithin adds up the rows that begin within a time.
+func sumWithin(rows map[int64]*tally, from, until int64) (sum tally) {
+	for begin, amount := range rows {
+		if begin >= from && begin < until {
+			sum.add(amount)
+		}
+	}
+	return sum
+}
+
+// replaceImport writes an import's rows in place of those that were there.
+func replaceImport(ctx context.Context, tx *sql.Tx, guest int64, amounts [steps]map[int64]*tally) (kept []vps.TrafficRow, err error) {
+	for step, name := range vps.TrafficSteps() {
+		if amounts[step] == nil {
+			continue
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM traffic_import WHERE step = ? AND guest = ?", step+1, guest); err != nil {
+			return nil, err
+		}
+		for begin, amount := range amounts[step] {
+			_, err := tx.ExecContext(ctx, "INSERT INTO traffic_import (step, time, guest, counts) VALUES (?, ?, ?, ?)", step+1, begin, guest, amount.encode())
+			if err != nil {
+				return nil, err
+			}
+		}
+		there := rowsOf{step: name, guests: map[int64]TrafficGuest{}, counts: map[rowKey]*tally{}}
+		window := scan{table: "traffic_import", step: step + 1, from: math.MinInt64, until: math.MaxInt64, guests: []int64{guest}}
+		if err := window.each(ctx, tx, there.add); err != nil {
+			return nil, err
+		}
+		kept = slices.Concat(kept, there.rows())
+	}
+	return kept, nil
+}

@@ -1,0 +1,187 @@
+package sqlite
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// account is a row of quota_account.
+type account struct {
+	// guest is the ID of the guest that a guest's quota has counted: another
+	// one of the same name starts anew.
+	guest string
+	start int64
+	flow
+}
+
+// settleQuotas brings the accounts of the sample's quotas up to date, after
+// its traffic was entered, and returns them in their order.
+func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
+	members := e.members()
+	wanted := map[string]bool{}
+	accounts := make([]vps.QuotaAccount, 0, len(e.sample.Quotas))
+	for i := range e.sample.Quotas {
+		q := &e.sample.Quotas[i]
+		id := q.ID()
+		wanted[id] = true
+		start, end := q.Period(e.at)
+		m := members[id]
+		a := e.accounts[id]
+		var more flow
+		if a == nil || a.start != start.Unix() || a.guest != m.guest {
+			// New, of another month, or with another reset day or zone: the
+			// history knows it, and for a month that begins now it has nothing.
+			sum, err := e.flowIn(ctx, start, end, q, m)
+			if err != nil {
+				return nil, err
+			}
+			a = &account{guest: m.guest, start: start.Unix()}
+			e.accounts[id], more = a, sum
+		} else if !e.moment.Before(start) {
+			for _, row := range m.rows {
+				more = more.plus(e.flows[row])
+			}
+			if more == (flow{}) {
+				accounts = append(accounts, a.of(id))
+				continue
+			}
+		}
+		a.flow = a.plus(more)
+		_, err := e.tx.ExecContext(ctx, "INSERT OR REPLACE INTO quota_account (quota, guest, start, in_bytes, out_bytes) VALUES (?, ?, ?, ?, ?)", id, a.guest, a.start, a.in, a.out)
+		if err != nil {
+			return nil, err
+		}
+		accounts = append(accounts, a.of(id))
+	}
+	for id := range e.accounts {
+		if wanted[id] {
+			continue
+		}
+		delete(e.accounts, id)
+		if _, err := e.tx.ExecContext(ctx, "DELETE FROM quota_account WHERE quota = ?", id); err != nil {
+			return nil, err
+		}
+	}
+	return accounts, nil
+}
+
+func (a *account) of(id string) vps.QuotaAccount {
+	return vps.QuotaAccount{ID: id, Start: time.Unix(a.start, 0).UTC(), In: a.in, Out: a.out}
+}
+
+// members are whose traffic a quota counts now.
+type members struct {
+	guest string // the ID, for a guest's quota
+	rows  []int64
+}
+
+// members returns whose traffic each possible quota counts, by its ID.
+func (e *entry) members() map[string]members {
+	all := map[string]members{(&vps.Quota{Scope: vps.QuotaHost}).ID(): {rows: []int64{hostRow}}}
+	for _, g := range e.sample.Guests {
+		row := e.guests[g.ID].row
+		all[(&vps.Quota{Scope: vps.QuotaGuest, Name: g.Name}).ID()] = members{guest: g.ID, rows: []int64{row}}
+		tenant := (&vps.Quota{Scope: vps.QuotaTenant, Name: g.Tenant}).ID()
+		all[tenant] = members{rows: append(all[tenant].rows, row)}
+	}
+	return all
+}
+
+// flowIn returns what a quota has counted in a month, by the history, as
+// exactly as that is there. For a tenant it is that of the guests which it
+// has now, and of those that it had when they were deleted.
+func (e *entry) flowIn(ctx context.Context, start, end time.Time, q *vps.Quota, m members) (sum flow, err error) {
+	rows, pick := m.rows, vps.TrafficClass.Billed
+	switch q.Scope {
+	case vps.QuotaHost:
+		pick = func(c vps.TrafficClass) bool { return c == vps.TrafficUplink }
+	case vps.QuotaTenant:
+		rows = nil
+		err := each(ctx, e.tx, func(r *sql.Rows) error {
+			var row int64
+			err := r.Scan(&row)
+			rows = append(rows, row)
+			return err
+		}, "SELECT id FROM traffic_guest WHERE tenant = ?", q.Name)
+		if err != nil {
+			return sum, err
+		}
+	case vps.QuotaGuest:
+	}
+	if len(rows) == 0 {
+		return sum, nil
+	}
+	add := func(_, _ int64, counts *tally) { sum = sum.plus(counts.flow(pick)) }
+	for _, w := range parts(start, end, e.sample.Zone) {
+		w.guests = rows
+		if err := w.each(ctx, e.tx, add); err != nil {
+			return sum, err
+		}
+		if w.table == "traffic" {
+			e.addRunning(w, add)
+		}
+	}
+	return sum, nil
+}
+
+// parts are the parts of the history that make up a month: hours, before the
+// first whole one 5 minutes, and whole days of what was imported.
+func parts(start, end time.Time, zone *time.Location) []scan {
+	from, until := start.Unix(), end.Unix()
+	windows := []scan{
+		{table: "traffic_import", step: stepNumber(vps.StepDay), from: from, until: until},
+		{table: "traffic", step: stepNumber(vps.StepHour), from: from, until: until},
+	}
+	if hour := vps.StepHour.Begin(start, zone); !hour.Equal(start) {
+		windows = append(windows, scan{table: "traffic", step: stepNumber(vps.StepFiveMinutes), from: from, until: vps.StepHour.End(hour, zone).Unix()})
+	}
+	return windows
+}
+
+// addRunning adds what the step that runs has so far, as the book knows it.
+func (e *entry) addRunning(w scan, add func(begin, guest int64, counts *tally)) {
+	begin := e.open[w.step-1]
+	if begin < w.from || begin >= w.until {
+		return
+	}
+	wanted := map[int64]bool{}
+	for _, row := range w.guests {
+		wanted[row] = true
+	}
+	for _, l := range e.links {
+		if wanted[l.guest] {
+			amount := l.total.since(&l.marks[w.step-1])
+			add(begin, l.guest, &amount)
+		}
+	}
+}
+
+func loadAccounts(ctx context.Context, tx *sql.Tx, accounts map[string]*account) error {
+	return each(ctx, tx, func(rows *sql.Rows) error {
+		var id string
+		a := &account{}
+		err := rows.Scan(&id, &a.guest, &a.start, &a.in, &a.out)
+		accounts[id] = a
+		return err
+	}, "SELECT quota, guest, start, in_bytes, out_bytes FROM quota_account")
+}
+
+// QuotaAccounts returns what the last sample left in each quota's account.
+func (db *DB) QuotaAccounts(ctx context.Context) ([]vps.QuotaAccount, error) {
+	var accounts []vps.QuotaAccount
+	err := db.view(ctx, func(tx *sql.Tx) error {
+		return each(ctx, tx, func(rows *sql.Rows) error {
+			var id string
+			var a account
+			if err := rows.Scan(&id, &a.start, &a.in, &a.out); err != nil {
+				return err
+			}
+			accounts = append(accounts, a.of(id))
+			return nil
+		}, "SELECT quota, start, in_bytes, out_bytes FROM quota_account ORDER BY quota")
+	})
+	return accounts, err
+}
