@@ -36,9 +36,10 @@ type Traffics interface {
 
 // TrafficQuery selects history.
 type TrafficQuery struct {
-	// Guest is whose; empty means everybody's, also those of guests that are
-	// gone, and the host's own counters.
+	// Guest is whose; empty means all guests', also those that are gone.
 	Guest string
+	// Host selects the host's own counters of its public links instead.
+	Host bool
 	// Step is the step of the rows; empty means days.
 	Step vps.TrafficStep
 	// Since and Until bound the begin of rows, as vps.ParseSince reads them in
@@ -57,7 +58,7 @@ type TrafficHistory struct {
 	Step   vps.TrafficStep  `json:"step"`
 	Zone   string           `json:"zone" doc:"The host's time zone, in which days and months begin."`
 	At     time.Time        `json:"at" doc:"Up to when traffic is counted: rows of the step that holds it still grow."`
-	Rows   []vps.TrafficRow `json:"traffic" doc:"Rows of class uplink are the host's own counters, and no guest's."`
+	Rows   []vps.TrafficRow `json:"traffic" doc:"Sorted by guest, begin, class and family."`
 }
 
 // TrafficReading is what the kernel has counted at one moment. The difference
@@ -110,7 +111,8 @@ type ImportedInterface struct {
 
 type (
 	trafficInput struct {
-		Guest string `query:"guest" doc:"Only this guest's, also one that is deleted; left out: everybody's and the host's own counters."`
+		Guest string `query:"guest" doc:"Only this guest's, also one that is deleted; left out: all guests'."`
+		Host  bool   `query:"host" doc:"The host's own counters of its public links, instead of guests."`
 		Step  string `query:"step" enum:"5min,hour,day,month" default:"day" doc:"What each row covers."`
 		Since string `query:"since" doc:"Only rows that begin then or later: a day or a month in the host's zone, a time, or how long ago, as in 2026-10-01, 36h and 7d."`
 		Until string `query:"until" doc:"Only rows that begin before then."`
@@ -135,7 +137,7 @@ func (s *Server) registerTraffic() {
 		if err != nil {
 			return nil, err
 		}
-		h, err := t.Traffic(ctx, TrafficQuery{Guest: in.Guest, Step: vps.TrafficStep(in.Step), Since: in.Since, Until: in.Until, Last: in.Last, Top: in.Top, Sum: in.Sum})
+		h, err := t.Traffic(ctx, TrafficQuery{Guest: in.Guest, Host: in.Host, Step: vps.TrafficStep(in.Step), Since: in.Since, Until: in.Until, Last: in.Last, Top: in.Top, Sum: in.Sum})
 		h.Schema, h.Rows = SchemaVersion, notNil(h.Rows)
 		return bodyOf(h, err)
 	})
@@ -246,8 +248,10 @@ func (c *Client) Traffic(ctx context.Context, q TrafficQuery) (TrafficHistory, e
 			query.Set(key, strconv.Itoa(n))
 		}
 	}
-	if q.Sum {
-		query.Set("sum", "true")
+	for key, yes := range map[string]bool{"sum": q.Sum, "host": q.Host} {
+		if yes {
+			query.Set(key, "true")
+		}
 	}
 	return get[TrafficHistory](ctx, c, "/v1/traffic", query)
 }

@@ -70,7 +70,7 @@ func startTraffic(t *testing.T) (*started, *fakeTraffic) {
 func TestTraffic(t *testing.T) {
 	t.Parallel()
 	s, ledger := startTraffic(t)
-	q := TrafficQuery{Guest: "alice", Step: vps.StepMonth, Since: "2026-10", Until: "7d", Last: 12, Top: 3, Sum: true}
+	q := TrafficQuery{Guest: "alice", Step: vps.StepMonth, Since: "2026-10", Until: "7d", Last: 12, Top: 3, Sum: true, Host: true}
 	h, err := s.Traffic(t.Context(), q)
 	check(t, err)
 	same(t, ledger.asked, q)

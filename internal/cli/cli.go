@@ -107,7 +107,7 @@ has its own kernel, disk, address and ports.`,
 	)
 	addGroup(root, groupGuests, a.createCmd(), a.listCmd(), a.showCmd(), a.updateCmd(),
 		a.startCmd(), a.stopCmd(), a.restartCmd(), a.killCmd(), a.deleteCmd(), a.waitCmd(),
-		a.packCmd(), a.unpackCmd(), a.sshCmd(), a.consoleCmd(), a.logsCmd(), a.portCmd(), a.netCmd())
+		a.packCmd(), a.unpackCmd(), a.sshCmd(), a.consoleCmd(), a.logsCmd(), a.portCmd(), a.netCmd(), a.trafficCmd())
 	addGroup(root, groupHost, a.imageCmd(), a.diskCmd(), a.snapshotCmd(), a.kernelCmd(), a.tenantCmd(), a.hostCmd(),
 		a.eventsCmd(), a.applyCmd(), a.diffCmd(), a.exportCmd(), a.doctorCmd())
 	addGroup(root, groupOther, a.versionCmd(), a.completionCmd())
@@ -169,12 +169,13 @@ func addGroup(root *cobra.Command, group string, commands ...*cobra.Command) {
 // switch that takes no value, or it takes the verb for the value. The verb
 // itself still refuses switches that it does not have.
 func flagsBeforeVerbs(cmd *cobra.Command) {
-	for _, name := range []string{"all", "console", "dry-run", "end", "first", "follow", "forecast", "history", "live", "no-headers", "no-wait", "prune", "repair", "resume", "start", "stop", "stopped", "yes"} {
+	for _, name := range []string{"5min", "all", "check", "console", "days", "dry-run", "end", "first", "follow", "forecast", "history", "host", "hours", "live", "months", "no-headers", "no-wait", "prune", "repair", "resume", "start", "stop", "stopped", "top", "yes"} {
 		cmd.Flags().Bool(name, false, "")
 		_ = cmd.Flags().MarkHidden(name)
 	}
 	for _, c := range cmd.Commands() {
-		if c.HasSubCommands() {
+		// A noun that is a verb as well has switches of its own.
+		if c.HasSubCommands() && !c.LocalNonPersistentFlags().HasFlags() {
 			flagsBeforeVerbs(c)
 		}
 	}

@@ -89,6 +89,14 @@ type Disks interface {
 	DiskHistory(ctx context.Context, guest string, since time.Time) ([]vps.DiskSample, error)
 }
 
+// Traffics tell what traffic guests had, and take over what others counted.
+type Traffics interface {
+	Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHistory, error)
+	TrafficNow(ctx context.Context, guest string) (api.TrafficReading, error)
+	CheckTraffic(ctx context.Context, since string) (vps.TrafficCheck, error)
+	ImportTraffic(ctx context.Context, o api.ImportTraffic, file io.Reader) (api.ImportedTraffic, error)
+}
+
 // GuestDisks keeps guests' disks and the snapshots of them.
 type GuestDisks interface {
 	Disks(ctx context.Context, guest string) ([]api.GuestDisk, error)
@@ -133,6 +141,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Machines
 	Auditor
 	Disks
+	Traffics
 	GuestDisks
 	Packs
 	Files

@@ -245,6 +245,7 @@ const (
 	paintGreen  = "\x1b[32m"
 	paintYellow = "\x1b[33m"
 	paintRed    = "\x1b[31m"
+	paintCyan   = "\x1b[36m"
 	paintDim    = "\x1b[2m"
 	paintOff    = "\x1b[0m"
 )

@@ -1,0 +1,139 @@
+package cli
+
+import (
+	"io"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// barStyle is how bars look: what is received, and what is sent behind it.
+type barStyle struct {
+	in, out           string
+	inPaint, outPaint string // SGR sequences, or empty
+}
+
+// plainBars are vnStat's, for where no terminal shows them.
+var plainBars = barStyle{in: "%", out: ":"} //nolint:gochecknoglobals // a constant
+
+// barStyle is that of standard output.
+func (a *app) barStyle() barStyle {
+	if !a.IsTerminal(a.Stdout) || a.Env("TERM") == "dumb" {
+		return plainBars
+	}
+	style := plainBars
+	locale := a.Env("LC_ALL")
+	for _, name := range []string{"LC_CTYPE", "LANG"} {
+		if locale == "" {
+			locale = a.Env(name)
+		}
+	}
+	if l := strings.ToLower(locale); strings.Contains(l, "utf-8") || strings.Contains(l, "utf8") {
+		style = barStyle{in: "█", out: "▒"}
+	}
+	if a.colour() {
+		style.inPaint, style.outPaint = paintGreen, paintCyan
+	}
+	return style
+}
+
+// barTable is a table of amounts: the first column to the left, the others to
+// the right unless they are text, and behind them a bar in what room is left.
+type barTable struct {
+	head []string
+	text []int // further columns to the left
+	rows []barRow
+}
+
+// barRow is a line; one without cells is a rule. Its bar is of two parts; both
+// zero for none.
+type barRow struct {
+	cells   []string
+	in, out int64
+}
+
+const (
+	leastBar = 8
+	mostBar  = 60
+)
+
+// write fits the table into width columns; bars are left out where they would
+// have no room. The longest bar is that of the row with the most.
+func (t *barTable) write(w io.Writer, style barStyle, width int, noHeaders bool) error {
+	widths := make([]int, len(t.head))
+	for i, cell := range t.head {
+		widths[i] = utf8.RuneCountInString(cell)
+	}
+	most := int64(0)
+	for _, r := range t.rows {
+		for i, cell := range r.cells {
+			widths[i] = max(widths[i], utf8.RuneCountInString(clean(cell)))
+		}
+		most = max(most, r.in+r.out)
+	}
+	used := -2
+	for _, n := range widths {
+		used += n + 2
+	}
+	room := min(width-used-2, mostBar)
+	if room < leastBar {
+		room = 0
+	}
+	var b strings.Builder
+	line := func(cells []string, bar string) {
+		var l strings.Builder
+		for i, cell := range cells {
+			pad := strings.Repeat(" ", widths[i]-utf8.RuneCountInString(clean(cell)))
+			switch {
+			case i == 0:
+				l.WriteString(clean(cell) + pad)
+			case slices.Contains(t.text, i):
+				l.WriteString("  " + clean(cell) + pad)
+			default:
+				l.WriteString("  " + pad + clean(cell))
+			}
+		}
+		if bar != "" {
+			l.WriteString("  " + bar)
+		}
+		b.WriteString(strings.TrimRight(l.String(), " ") + "\n")
+	}
+	if !noHeaders {
+		legend := ""
+		if room >= utf8.RuneCountInString("% in  : out") && most > 0 {
+			legend = style.legend()
+		}
+		line(t.head, legend)
+	}
+	for _, r := range t.rows {
+		if r.cells == nil {
+			b.WriteString(strings.Repeat("-", used) + "\n")
+			continue
+		}
+		line(r.cells, style.draw(r.in, r.out, most, room))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (s barStyle) legend() string {
+	return painted(s.in, s.inPaint) + " in  " + painted(s.out, s.outPaint) + " out"
+}
+
+// draw makes a bar of two parts; most of it would fill room. Any traffic at
+// all is seen.
+func (s barStyle) draw(in, out, most int64, room int) string {
+	if most <= 0 || room <= 0 || in+out <= 0 {
+		return ""
+	}
+	cells := max(int(float64(in+out)/float64(most)*float64(room)+0.5), 1)
+	first := int(float64(in)/float64(in+out)*float64(cells) + 0.5)
+	return painted(strings.Repeat(s.in, first), s.inPaint) + painted(strings.Repeat(s.out, cells-first), s.outPaint)
+}
+
+func painted(text, paint string) string {
+	if paint == "" || text == "" {
+		return text
+	}
+	return paint + text + paintOff
+}
