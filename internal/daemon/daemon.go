@@ -65,6 +65,7 @@ type parts struct {
 	building, trying sync.Mutex
 	facts            facts
 	quotas           *enforcer
+	traffic          *sampler
 	operations       operations
 }
 
@@ -169,7 +170,9 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.rescues = rescues{p, disk.New(c.statePath("rescue"), log)}
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
-	p.quotas = &enforcer{state: p.state, db: p.db, uplinks: p.hostnet.Uplinks, log: log, now: time.Now, edited: make(chan struct{}, 1)}
+	found := &foundUplinks{trafficUplinks: p.hostnet, snapshot: func() (reconcile.Snapshot, <-chan struct{}) { return p.loop.Snapshot() }}
+	p.quotas = &enforcer{state: p.state, db: p.db, uplinks: found.Uplinks, log: log, now: time.Now, edited: make(chan struct{}, 1)}
+	p.traffic = &sampler{kernel: p.nft, uplinks: found, db: p.db, boot: p.hostBoot, log: log}
 	p.loop = p.newLoop()
 	p.quotas.loop = p.loop
 	known, err := p.known(ctx)
@@ -206,7 +209,7 @@ func driverIn(c Config, log *slog.Logger, root, unitPrefix string) *uml.Driver {
 
 func (p *parts) newLoop() *reconcile.Loop {
 	return reconcile.New(reconcile.Options{
-		Desired: restrained{p.state, p.quotas}, Volumes: p.volumes, Rescues: p.rescues, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
+		Desired: accounted{restrained{p.state, p.quotas}, p.traffic}, Volumes: p.volumes, Rescues: p.rescues, Images: p.images, Seeds: seeds{p}, Machines: machines{p},
 		Network: p.hostnet, Firewall: firewall{p.nft, p.hostnet}, Driver: p.driver, Replug: replugger{p}, Limits: p.driver, Events: p.db,
 		Log: p.log, HostBoot: p.hostBoot, BeforeStep: p.config.BeforeStep, AfterStep: p.config.AfterStep,
 		Ready: func(ctx context.Context, g vps.Guest) { _ = sshAnswers(ctx, g.Spec.Address) },
@@ -222,6 +225,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
 	work.Go(func() error { return p.watchDrops(ctx) })
+	work.Go(func() error { return p.watchTraffic(ctx) })
 	work.Go(func() error { return p.watchRescues(ctx) })
 	work.Go(func() error { return p.watchUsage(ctx) })
 	work.Go(func() error {
@@ -248,6 +252,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work.Go(func() error { return p.announce(ctx) })
 	err := work.Wait()
 	p.operations.work.Wait()
+	p.sampleLast(ctx)
 	return err
 }
 
