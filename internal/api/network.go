@@ -123,6 +123,8 @@ func set[T any](to, from *T) {
 type UpdateTenant struct {
 	Note        *string `json:"note,omitempty" maxLength:"1000" doc:"Free text for the owner."`
 	NetworkPeer *bool   `json:"network_peer,omitempty" doc:"Whether the guests of the tenant reach each other."`
+	Email       *string `json:"email,omitempty" doc:"Where the tenant gets mail about what concerns it; empty for none."`
+	Webhook     *string `json:"webhook,omitempty" doc:"An http or https URL that gets a signed POST; empty for none."`
 }
 
 // GuestNetwork is the network of one guest as it holds now: what its spec

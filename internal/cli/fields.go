@@ -20,6 +20,9 @@ func flagOf(field string) string {
 	case "resources.cpu_weight", "resources.cpu_quota", "resources.io_weight", "resources.io_read", "resources.io_write", "resources.processes":
 		return dashed(strings.TrimPrefix(field, "resources."))
 	}
+	if path, ok := strings.CutPrefix(field, "tenants["); ok {
+		_, field, _ = strings.Cut(path, ".")
+	}
 	key, _, _ := strings.Cut(field, ".")
 	key, _, _ = strings.Cut(key, "[")
 	switch key {
@@ -38,7 +41,7 @@ func flagOf(field string) string {
 	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
 		return "root-password"
 	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
-		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "note":
+		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "note", "email", "webhook":
 		return dashed(key)
 	}
 	return ""

@@ -37,28 +37,39 @@ func (a *app) tenantListCmd() *cobra.Command {
 			{key: "created", text: func(t vps.Tenant) string { return stamp(t.Created) }},
 			{key: "note", text: func(t vps.Tenant) string { return t.Note }},
 			{key: "peers", text: func(t vps.Tenant) string { return yesNo(t.NetworkPeer) }},
+			{key: "email", wide: true, text: func(t vps.Tenant) string { return t.Email }},
+			{key: "webhook", wide: true, text: func(t vps.Tenant) string { return t.Webhook }},
 		}, tenants)
 	}
 	return cmd
 }
 
 func (a *app) tenantAddCmd() *cobra.Command {
-	var note string
+	var note, email, webhook string
 	var peer bool
 	cmd := &cobra.Command{
-		Use: "add NAME", Short: "Add a tenant, or change one",
+		Use: "add NAME", Aliases: []string{"set"}, Short: "Add a tenant, or change one",
 		Long: "Add a tenant, or change one: what no flag names stays as it is.",
 		Example: `  sublet tenant add bob --note "paid until June"
-  sublet tenant add bob --network-peer`,
+  sublet tenant add bob --network-peer
+  sublet tenant set bob --email bob@example.org --webhook https://bob.example.org/hook`,
 		Args: one("one name"), ValidArgsFunction: a.completeTenants(1),
 	}
 	cmd.Flags().StringVar(&note, "note", "", "a text for yourself")
 	cmd.Flags().BoolVar(&peer, "network-peer", false, "let all guests of the tenant reach each other; changed live")
-	fixedCompletion(cmd, "note")
+	cmd.Flags().StringVar(&email, "email", "", "where the tenant gets mail about its guests; \"\" for none")
+	cmd.Flags().StringVar(&webhook, "webhook", "", "the http or https URL that gets a signed POST about its guests; \"\" for none")
+	for _, flag := range []string{"note", "email", "webhook"} {
+		fixedCompletion(cmd, flag)
+	}
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		ctx, cancel := request(cmd)
 		defer cancel()
-		if err := a.client().PutTenant(ctx, args[0], api.UpdateTenant{Note: given(cmd, "note", note), NetworkPeer: given(cmd, "network-peer", peer)}); err != nil {
+		change := api.UpdateTenant{
+			Note: given(cmd, "note", note), NetworkPeer: given(cmd, "network-peer", peer),
+			Email: given(cmd, "email", email), Webhook: given(cmd, "webhook", webhook),
+		}
+		if err := a.client().PutTenant(ctx, args[0], change); err != nil {
 			return about(args[0], typed(cmd, err))
 		}
 		a.say("tenant %s is kept", args[0])

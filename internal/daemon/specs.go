@@ -69,6 +69,8 @@ func updateSpec(s vps.GuestSpec, u api.UpdateGuest) vps.GuestSpec {
 func updateTenant(t vps.Tenant, u api.UpdateTenant) vps.Tenant {
 	set(&t.Note, u.Note)
 	set(&t.NetworkPeer, u.NetworkPeer)
+	set(&t.Email, u.Email)
+	set(&t.Webhook, u.Webhook)
 	return t
 }
 

@@ -24,6 +24,12 @@ func describe(before, after vps.Host) []string {
 		if old.NetworkPeer != t.NetworkPeer {
 			lines = append(lines, fmt.Sprintf("tenant %s: network_peer %v -> %v", t.Name, old.NetworkPeer, t.NetworkPeer))
 		}
+		if old.Email != t.Email {
+			lines = append(lines, fmt.Sprintf("tenant %s: email %q -> %q", t.Name, old.Email, t.Email))
+		}
+		if old.Webhook != t.Webhook {
+			lines = append(lines, fmt.Sprintf("tenant %s: webhook %q -> %q", t.Name, old.Webhook, t.Webhook))
+		}
 	}
 	for _, t := range before.Tenants {
 		if after.Tenant(t.Name) == nil {
@@ -85,7 +91,7 @@ func fields(what, prefix string, before, after any) []string {
 			lines = append(lines, what+": a new root password")
 		case name == "ssh_keys":
 			lines = append(lines, fmt.Sprintf("%s: %d SSH keys -> %d", what, a.Field(i).Len(), b.Field(i).Len()))
-		case name == "limits" || name == "resources":
+		case name == "limits" || name == "resources" || name == "notices":
 			lines = append(lines, fields(what, name+".", x, y)...)
 		default:
 			if rules, ok := y.([]vps.Rule); ok {

@@ -2,6 +2,7 @@ package hostfile
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"net/netip"
@@ -33,6 +34,8 @@ func Encode(w io.Writer, h vps.Host) error {
 		e.item("name", plain(t.Name))
 		e.line(4, "note", plain(t.Note))
 		e.line(4, "network_peer", strconv.FormatBool(t.NetworkPeer))
+		e.line(4, "email", plain(t.Email))
+		e.line(4, "webhook", plain(t.Webhook))
 	}
 	e.open("guests", len(h.Guests))
 	for i := range h.Guests {
@@ -106,6 +109,19 @@ func (e *encoder) settings(s *vps.Settings) {
 	}
 	e.list(2, "services", services)
 	e.line(2, "limits", limits(s.Limits))
+	e.notices(&s.Notices)
+}
+
+func (e *encoder) notices(s *vps.NoticeSettings) {
+	e.print("  notices:\n")
+	e.line(4, "webhook", plain(s.Webhook))
+	e.line(4, "allow_private", strconv.FormatBool(s.AllowPrivate))
+	e.line(4, "to", plain(s.To))
+	e.line(4, "smtp_server", plain(s.Server))
+	e.line(4, "smtp_tls", string(cmp.Or(s.TLS, vps.MailStartTLS)))
+	e.line(4, "from", plain(s.From))
+	e.line(4, "smtp_user", plain(s.User))
+	e.line(4, "smtp_password_file", plain(s.PasswordFile))
 }
 
 func (e *encoder) guest(s *vps.GuestSpec) {

@@ -57,6 +57,14 @@ type Settings struct {
 	NDPProxy         *vps.NDPProxy
 	Services         *[]vps.Service
 	Limits           Limits
+	Notices          Notices
+}
+
+// Notices are what a file names of where the owner is told; nil means unset.
+type Notices struct {
+	Webhook, To, Server, From, User, PasswordFile *string
+	AllowPrivate                                  *bool
+	TLS                                           *vps.MailTLSMode
 }
 
 // Limits are the limits that a file names; nil means unset.
@@ -77,6 +85,8 @@ type Tenant struct {
 	Note        string
 	HasNote     bool
 	NetworkPeer *bool
+	// Email and Webhook are nil when the file does not say.
+	Email, Webhook *string
 }
 
 // Guest is one guest of a file; nil means unset. A name is always there, and
@@ -140,7 +150,20 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	set(&s.NDPProxy, f.Settings.NDPProxy)
 	setList(&s.Services, f.Settings.Services)
 	s.Limits = f.Settings.Limits.merge(s.Limits)
+	s.Notices = f.Settings.Notices.merge(s.Notices)
 	return s, nil
+}
+
+func (n Notices) merge(old vps.NoticeSettings) vps.NoticeSettings {
+	set(&old.Webhook, n.Webhook)
+	set(&old.AllowPrivate, n.AllowPrivate)
+	set(&old.To, n.To)
+	set(&old.Server, n.Server)
+	set(&old.TLS, n.TLS)
+	set(&old.From, n.From)
+	set(&old.User, n.User)
+	set(&old.PasswordFile, n.PasswordFile)
+	return old
 }
 
 func (l Limits) merge(old vps.NetworkLimits) vps.NetworkLimits {
@@ -167,6 +190,8 @@ func (t Tenant) Merge(old vps.Tenant) vps.Tenant {
 		old.Note = t.Note
 	}
 	set(&old.NetworkPeer, t.NetworkPeer)
+	set(&old.Email, t.Email)
+	set(&old.Webhook, t.Webhook)
 	return old
 }
 

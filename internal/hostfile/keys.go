@@ -56,6 +56,20 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"ndp_proxy":   scalar(d, &s.NDPProxy, "auto, on or off", oneOf(vps.NDPAuto, vps.NDPOn, vps.NDPOff)),
 		"services":    scalars(d, &s.Services, "a port of the host, such as 53/udp", parseService),
 		"limits":      d.limits(&s.Limits),
+		"notices":     func(n ast.Node, path string) error { return d.mapping(n, path, d.noticeKeys(&s.Notices)) },
+	}
+}
+
+func (d decoder) noticeKeys(to *Notices) map[string]field {
+	return map[string]field{
+		"webhook":            d.text(&to.Webhook),
+		"allow_private":      d.boolean(&to.AllowPrivate),
+		"to":                 d.text(&to.To),
+		"smtp_server":        d.text(&to.Server),
+		"smtp_tls":           scalar(d, &to.TLS, "starttls, tls or none", oneOf(vps.MailStartTLS, vps.MailTLS, vps.MailNoTLS)),
+		"from":               d.text(&to.From),
+		"smtp_user":          d.text(&to.User),
+		"smtp_password_file": d.text(&to.PasswordFile),
 	}
 }
 
@@ -79,7 +93,10 @@ func (d decoder) tenants(n ast.Node, path string, f *File) error {
 }
 
 func (d decoder) tenantKeys(t *Tenant, name, note **string) map[string]field {
-	return map[string]field{"name": d.text(name), "note": d.text(note), "network_peer": d.boolean(&t.NetworkPeer)}
+	return map[string]field{
+		"name": d.text(name), "note": d.text(note), "network_peer": d.boolean(&t.NetworkPeer),
+		"email": d.text(&t.Email), "webhook": d.text(&t.Webhook),
+	}
 }
 
 func (d decoder) guests(n ast.Node, path string, f *File) error {

@@ -98,6 +98,7 @@ func drawHost(t *rapid.T) vps.Host {
 		NDPProxy:         rapid.SampledFrom([]vps.NDPProxy{vps.NDPAuto, vps.NDPOff}).Draw(t, "ndp"),
 		GuestBits6:       rapid.IntRange(80, 128).Draw(t, "bits6"),
 		Limits:           drawLimits(t, 1),
+		Notices:          drawNotices(t),
 		Services: rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) vps.Service {
 			return vps.Service{Port: rapid.Uint16Range(1, 65535).Draw(t, "port"), Protocol: rapid.SampledFrom([]vps.Protocol{vps.ProtoTCP, vps.ProtoUDP}).Draw(t, "protocol")}
 		}), 0, 20, rapid.ID[vps.Service]).Draw(t, "services"),
@@ -112,7 +113,10 @@ func drawHost(t *rapid.T) vps.Host {
 	names := rapid.SliceOfNDistinct(rapid.StringMatching(`[a-z]([a-z0-9-]{0,10}[a-z0-9])?`), 1, 5, rapid.ID[string]).Draw(t, "names")
 	slices.Sort(names)
 	for _, n := range names {
-		host.Tenants = append(host.Tenants, vps.Tenant{Name: n, Note: rapid.StringN(0, 40, 900).Draw(t, "note"), NetworkPeer: rapid.Bool().Draw(t, "peers")})
+		host.Tenants = append(host.Tenants, vps.Tenant{
+			Name: n, Note: rapid.StringN(0, 40, 900).Draw(t, "note"), NetworkPeer: rapid.Bool().Draw(t, "peers"),
+			Email: drawEmail(t), Webhook: drawWebhook(t),
+		})
 	}
 	for i, n := range names[:rapid.IntRange(0, len(names)).Draw(t, "guests")] {
 		s := drawGuest(t, n, i)
@@ -158,6 +162,28 @@ func drawQuota(t *rapid.T, scope vps.QuotaScope, name string) vps.Quota {
 		q.Steps = append(q.Steps, s)
 	}
 	return q
+}
+
+func drawEmail(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"", "a@b", "o'hara+x@example.org", "1@2.example"}).Draw(t, "mail")
+}
+
+func drawWebhook(t *rapid.T) string {
+	return rapid.SampledFrom([]string{"", "https://example.org", "http://h:8080/a?b=c&d=%20", "https://[2600::1]/x'\"", "https://1.1.1.1/#"[:15]}).Draw(t, "webhook")
+}
+
+func drawNotices(t *rapid.T) vps.NoticeSettings {
+	s := vps.NoticeSettings{
+		Webhook: drawWebhook(t), AllowPrivate: rapid.Bool().Draw(t, "private"), To: drawEmail(t),
+		TLS: rapid.SampledFrom([]vps.MailTLSMode{vps.MailStartTLS, vps.MailTLS, vps.MailNoTLS}).Draw(t, "tls"),
+	}
+	if rapid.Bool().Draw(t, "mails") {
+		s.Server, s.From = rapid.SampledFrom([]string{"mail.example.org:587", "[::1]:25", "localhost:1025"}).Draw(t, "server"), "sublet@example.org"
+	}
+	if s.Server != "" && s.TLS != vps.MailNoTLS && rapid.Bool().Draw(t, "logs in") {
+		s.User, s.PasswordFile = "no", "/etc/my password"
+	}
+	return s
 }
 
 func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {

@@ -76,6 +76,9 @@ func (h *Host) Validate() error {
 			return Errorf(CodeConflict, "the tenant %s is there twice; remove one", t.Name)
 		}
 		tenants[t.Name] = true
+		if err := t.validateNotices(i, h.Settings.Notices.AllowPrivate); err != nil {
+			return err
+		}
 	}
 	for i := range h.Guests {
 		if err := h.validateGuest(i, tenants); err != nil {

@@ -276,8 +276,12 @@ type Tenant struct {
 	Note string `json:"note,omitempty"`
 	// NetworkPeer makes all guests of the tenant peers, as GuestSpec.NetworkPeer
 	// does for one.
-	NetworkPeer bool      `json:"network_peer,omitempty"`
-	Created     time.Time `json:"created,omitzero"`
+	NetworkPeer bool `json:"network_peer,omitempty"`
+	// Email and Webhook, an http or https URL, are where the tenant is told of
+	// what concerns him; empty for nowhere.
+	Email   string    `json:"email,omitempty"`
+	Webhook string    `json:"webhook,omitempty"`
+	Created time.Time `json:"created,omitzero"`
 }
 
 // DefaultTenant owns what nobody else was named for.

@@ -51,6 +51,8 @@ type Settings struct {
 	Services []Service `json:"services"`
 	// Limits are those of guests that have none of their own.
 	Limits NetworkLimits `json:"limits"`
+	// Notices say where the owner is told, and how mail goes out.
+	Notices NoticeSettings `json:"notices"`
 }
 
 // DefaultSettings returns the settings of a new host.
@@ -69,6 +71,7 @@ func DefaultSettings() Settings {
 		NDPProxy:         NDPAuto,
 		Services:         DefaultServices(),
 		Limits:           DefaultNetworkLimits(),
+		Notices:          NoticeSettings{TLS: MailStartTLS},
 	}
 }
 
@@ -198,6 +201,7 @@ const (
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
 	EventQuota    = "quota"   // a step of a quota was reached
+	EventNotice   = "notice"  // one could not be sent and is given up
 )
 
 // validateThresholds checks what events tell of full disks.

@@ -388,6 +388,9 @@ func (s *Settings) Validate() error {
 	if err := s.validateWall(); err != nil {
 		return err
 	}
+	if err := s.Notices.validate(); err != nil {
+		return err
+	}
 	// The identity rules of a guest hold for the host's defaults too.
 	probe := GuestSpec{Hostname: "x", Locale: s.Locale, Timezone: s.Timezone, DNS: s.DNS}
 	if err := probe.validateIdentity(); err != nil {
