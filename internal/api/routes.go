@@ -188,6 +188,7 @@ func (s *Server) registerRoutes() {
 	s.registerTraffic()
 	s.registerDisks()
 	s.registerKernels()
+	s.registerQuotas()
 }
 
 func (s *Server) registerGuests() {

@@ -42,6 +42,9 @@ func newAPI(mux routes) huma.API {
 		reflect.TypeFor[vps.TrafficClass]():    reflect.TypeFor[trafficClassSchema](),
 		reflect.TypeFor[vps.TrafficStep]():     reflect.TypeFor[trafficStepSchema](),
 		reflect.TypeFor[vps.TrafficEvidence](): reflect.TypeFor[evidenceSchema](),
+		reflect.TypeFor[vps.QuotaScope]():      reflect.TypeFor[quotaScopeSchema](),
+		reflect.TypeFor[vps.QuotaCount]():      reflect.TypeFor[quotaCountSchema](),
+		reflect.TypeFor[vps.QuotaAction]():     reflect.TypeFor[quotaActionSchema](),
 		reflect.TypeFor[huma.ErrorModel]():     reflect.TypeFor[Problem](),
 	}
 	for from, to := range aliases {
@@ -75,7 +78,7 @@ func newAPI(mux routes) huma.API {
 // unknown ones, and the password's hash is never shown.
 func finishDocument(doc *huma.OpenAPI) {
 	schemas := doc.Components.Schemas.Map()
-	requests := []string{"CreateGuest", "UpdateGuest", "UpdateTenant", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward"}
+	requests := []string{"CreateGuest", "UpdateGuest", "UpdateTenant", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward", "SetQuota", "QuotaStep", "TopUpQuota", "LiftQuota"}
 	for name, schema := range schemas {
 		if !slices.Contains(requests, name) {
 			schema.AdditionalProperties = nil
@@ -137,6 +140,9 @@ type (
 	trafficClassSchema struct{}
 	trafficStepSchema  struct{}
 	evidenceSchema     struct{}
+	quotaScopeSchema   struct{}
+	quotaCountSchema   struct{}
+	quotaActionSchema  struct{}
 )
 
 // Schema describes vps.Bytes.
@@ -236,6 +242,21 @@ func (trafficStepSchema) Schema(huma.Registry) *huma.Schema { return words(vps.T
 // Schema describes vps.TrafficEvidence.
 func (evidenceSchema) Schema(huma.Registry) *huma.Schema {
 	return words(vps.EvidenceMeasured, vps.EvidenceAtMost, vps.EvidenceInferred)
+}
+
+// Schema describes vps.QuotaScope.
+func (quotaScopeSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.QuotaHost, vps.QuotaTenant, vps.QuotaGuest)
+}
+
+// Schema describes vps.QuotaCount.
+func (quotaCountSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.CountBoth, vps.CountIn, vps.CountOut, vps.CountMax)
+}
+
+// Schema describes vps.QuotaAction.
+func (quotaActionSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.ActionNotify, vps.ActionThrottle, vps.ActionSuspend, vps.ActionStop)
 }
 
 func words[T ~string](values ...T) *huma.Schema {

@@ -123,7 +123,7 @@ type Change struct {
 
 // ApplyOptions say how a host file is applied.
 type ApplyOptions struct {
-	Prune  bool // delete guests and tenants that the file does not name
+	Prune  bool // delete guests, tenants and quotas that the file does not name
 	DryRun bool // change nothing, only tell
 }
 
@@ -267,4 +267,5 @@ type Backend struct {
 	ImageFiles ImageFiles
 	Rescuer    Rescuer
 	Traffics   Traffics
+	Quotas     Quotas
 }

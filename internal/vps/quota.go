@@ -48,36 +48,36 @@ const (
 // QuotaStep is a part of a quota in percent, and what happens when it is used
 // up.
 type QuotaStep struct {
-	Percent int         `json:"percent"`
-	Action  QuotaAction `json:"action"`
+	Percent int         `json:"percent" doc:"How much of the limit is used up, 1 to 1000."`
+	Action  QuotaAction `json:"action" doc:"What happens then."`
 	// Rate is what each direction is throttled to; 0 for other actions.
-	Rate BitRate `json:"rate,omitempty"`
+	Rate BitRate `json:"rate,omitempty" doc:"What each direction is throttled to, in bits per second; left out for other actions."`
 }
 
 // Quota is an amount of billed traffic (TrafficClass.Billed) in a month.
 type Quota struct {
-	Scope QuotaScope `json:"scope"`
+	Scope QuotaScope `json:"scope" doc:"Whose traffic it counts."`
 	// Name is the tenant's or the guest's; empty for the host.
-	Name string `json:"name"`
+	Name string `json:"name" doc:"Of the tenant or the guest; empty for the host."`
 	// Limit is in bytes of frames, as the ledger counts, for each month.
-	Limit Bytes      `json:"limit"`
-	Count QuotaCount `json:"count"`
+	Limit Bytes      `json:"limit" doc:"Bytes in each month."`
+	Count QuotaCount `json:"count" doc:"What counts."`
 	// ResetDay is the day of the month on which a new month begins, at midnight
 	// in Timezone; 29 to 31 mean the last day of months that are shorter.
-	ResetDay int    `json:"reset_day"`
-	Timezone string `json:"timezone"`
+	ResetDay int    `json:"reset_day" doc:"Day on which a new month begins; 29 to 31 mean the last day of shorter months."`
+	Timezone string `json:"timezone" doc:"Zone in which it begins at midnight."`
 	// Steps have rising percentages; several may have the same.
-	Steps []QuotaStep `json:"steps"`
+	Steps []QuotaStep `json:"steps" doc:"What happens when a part of the limit is used up, the lowest first."`
 	// Grace is how long after a step is reached that throttles, suspends or
 	// stops the action is put off.
-	Grace Duration `json:"grace"`
+	Grace Duration `json:"grace" doc:"How long after a step is reached what is more than a notice is put off."`
 	// Topup is added to Limit in the month that TopupMonth names, as
 	// Quota.Month; in others it is nothing.
-	Topup      Bytes  `json:"topup"`
-	TopupMonth string `json:"topup_month"`
+	Topup      Bytes  `json:"topup" doc:"What is added to the limit in one month."`
+	TopupMonth string `json:"topup_month" doc:"The day on which that month begins; empty without one."`
 	// LiftedMonth is the month in which the quota is not enforced; notices go
 	// out all the same.
-	LiftedMonth string `json:"lifted_month"`
+	LiftedMonth string `json:"lifted_month" doc:"The day on which the month begins in which nothing is enforced; empty without one."`
 }
 
 // MaxQuotaSteps bounds the steps of a quota, and MaxQuotaPercent each of them.
@@ -355,26 +355,41 @@ func (q *Quota) validateSteps() error {
 	return nil
 }
 
+// Warning is what its owner should know of a quota that lets traffic pass once
+// all of it is used: a sentence, or "" for one that does something then.
+func (q *Quota) Warning() string {
+	acts := func(s QuotaStep) bool { return s.Action != ActionNotify }
+	i := slices.IndexFunc(q.Steps, acts)
+	const way = "add one with `sublet quota set` and --at 100%=throttle:1Mbit, --at 100%=suspend-network or --at 100%=stop"
+	switch {
+	case i < 0:
+		return fmt.Sprintf("the quota of %s does nothing but tell of its use: traffic goes on when it is used up; %s", q.Whose(), way)
+	case q.Steps[i].Percent > 100:
+		return fmt.Sprintf("the quota of %s lets traffic go on when it is used up, until %s; %s", q.Whose(), q.Steps[i], way)
+	}
+	return ""
+}
+
 // QuotaUse is how much of a quota is used.
 type QuotaUse struct {
 	Quota Quota `json:"quota"`
 	// Start and End bound the quota's present month.
-	Start time.Time `json:"start"`
-	End   time.Time `json:"end"`
+	Start time.Time `json:"start" doc:"Begin of the present month."`
+	End   time.Time `json:"end" doc:"The next reset."`
 	// In, Out and Used are bytes in it, Used by the quota's way to count; Limit
 	// has what was topped up.
-	In    int64 `json:"in"`
-	Out   int64 `json:"out"`
-	Used  int64 `json:"used"`
-	Limit int64 `json:"limit"`
+	In    int64 `json:"in" doc:"Bytes received in the month."`
+	Out   int64 `json:"out" doc:"Bytes sent in the month."`
+	Used  int64 `json:"used" doc:"Bytes of both that count."`
+	Limit int64 `json:"limit" doc:"Bytes in this month, with what was topped up."`
 	// Action is what is in force, empty for nothing, Rate that of a throttle.
-	Action QuotaAction `json:"action,omitempty"`
-	Rate   BitRate     `json:"rate,omitempty"`
+	Action QuotaAction `json:"action,omitempty" doc:"What is in force; left out for nothing."`
+	Rate   BitRate     `json:"rate,omitempty" doc:"Rate of a throttle that is in force."`
 	// GraceUntil is when what was put off comes into force; nil for nothing.
-	GraceUntil *time.Time `json:"grace_until,omitempty"`
+	GraceUntil *time.Time `json:"grace_until,omitempty" doc:"When what is put off comes into force; left out for nothing."`
 	// ReachedAt is when the limit will be reached if it goes on as in the last
 	// days; nil when that is not in this month, or not known.
-	ReachedAt *time.Time `json:"reached_at,omitempty"`
+	ReachedAt *time.Time `json:"reached_at,omitempty" doc:"When the limit will be reached if it goes on as in the last days; left out when not in this month, or not known."`
 }
 
 // QuotaAccount is what a quota has counted since Start, the begin of its month.
