@@ -35,6 +35,7 @@ func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) e
 	if err != nil {
 		return err
 	}
+	f.ports = w.ports
 	taps, err := w.present()
 	if err != nil {
 		return err
@@ -211,7 +212,7 @@ func (f *Firewall) diff(ctx context.Context, w *wall, taps map[string]int) ([]st
 	// Asked before the tables are listed: a change that comes between the two
 	// then shows as a new generation next time.
 	gen, genErr := generation()
-	present, err := f.list(ctx, false)
+	present, err := f.list(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -286,17 +287,17 @@ func (f *Firewall) CleanUp(ctx context.Context) error {
 		// add makes the delete succeed when there is no table.
 		text.WriteString("add table " + ours(family) + "\ndelete table " + ours(family) + "\n")
 	}
-	text.WriteString(withoutTraffic())
+	text.WriteString(removal(trafficName) + removal(quotaName))
 	if _, err := f.run(ctx, text.String(), "-f", "-"); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "the firewall's tables %s could not be removed; try: nft delete table inet sublet", tables)
 	}
-	f.inPlace, f.traffic.epoch = nil, ""
+	f.inPlace, f.traffic.epoch, f.quotas = nil, "", quotaTables{}
 	return nil
 }
 
 // list returns our tables as nft writes them, by family and block; a table that
-// is not there is nil. With state, counters and limits show what they are at.
-func (f *Firewall) list(ctx context.Context, state bool) (map[string]map[string]*block, error) {
+// is not there is nil. What counters and limits are at is left out.
+func (f *Firewall) list(ctx context.Context) (map[string]map[string]*block, error) {
 	found, err := f.run(ctx, "", "list", "tables")
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the firewall's tables could not be listed")
@@ -307,11 +308,7 @@ func (f *Firewall) list(ctx context.Context, state bool) (map[string]map[string]
 		if !slices.Contains(names, "table "+ours(family)) {
 			continue
 		}
-		args := []string{"--stateless", "list", "table", family, "sublet"}
-		if state {
-			args = args[1:]
-		}
-		out, err := f.run(ctx, "", args...)
+		out, err := f.run(ctx, "", "--stateless", "list", "table", family, "sublet")
 		if err != nil {
 			return nil, vps.Wrap(vps.CodeInternal, err, "the firewall's table %s could not be read", ours(family))
 		}
@@ -330,7 +327,7 @@ func (f *Firewall) rehearse(ctx context.Context, w *wall) (map[string]map[string
 			return err
 		}
 		var err error
-		listing, err = f.list(ctx, false)
+		listing, err = f.list(ctx)
 		return err
 	})
 	if err != nil {

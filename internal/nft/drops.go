@@ -7,7 +7,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"strconv"
-	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/vps"
 )
@@ -15,89 +16,77 @@ import (
 // Drops returns what was dropped so far, by the name of the guest's link: the
 // reasons that occurred, in the order of vps.DropReasons, summed over all
 // tables. Counters begin with the tables. Without tables there is nothing.
-func (f *Firewall) Drops(ctx context.Context) (map[string][]vps.Drop, error) {
+func (f *Firewall) Drops(context.Context) (map[string][]vps.Drop, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	present, err := f.list(ctx, true)
+	d, err := newDumper()
 	if err != nil {
-		return nil, err
+		return nil, vps.Wrap(vps.CodeInternal, err, "the firewall's counters cannot be read; are we root?")
 	}
-	type key struct {
-		link   string
-		reason vps.DropReason
+	defer d.close()
+	byReason, err := d.drops()
+	if err != nil {
+		return nil, vps.Wrap(vps.CodeInternal, err, "the firewall's counters could not be read")
 	}
-	sums := map[key]vps.Drop{}
-	seen := map[string]bool{}
-	byUID := linksOfUIDs(present[inet])
-	elements := counted(present)
-	for _, c := range dropCounts() {
-		reason := c.reason
-		for _, e := range elements[c.family+" "+c.set] {
-			who, packets, bytes, ok := counter(e)
-			if !ok {
-				continue
-			}
-			if reason == vps.DropSocket {
-				who = byUID[who]
-			}
-			if who == "" || packets == 0 {
-				continue
-			}
-			s := sums[key{who, reason}]
-			sums[key{who, reason}] = vps.Drop{Reason: reason, Packets: s.Packets + packets, Bytes: s.Bytes + bytes}
-			seen[who] = true
-		}
-	}
-	drops := make(map[string][]vps.Drop, len(seen))
-	for link := range seen {
-		for _, r := range vps.DropReasons() {
-			if d, ok := sums[key{link, r}]; ok {
-				drops[link] = append(drops[link], d)
-			}
+	drops := map[string][]vps.Drop{}
+	for _, r := range vps.DropReasons() {
+		for link, a := range byReason[r] {
+			drops[link] = append(drops[link], vps.Drop{Reason: r, Packets: a.packets, Bytes: a.bytes})
 		}
 	}
 	return drops, nil
 }
 
-// counted returns the elements of our counting sets, by family and name.
-func counted(present map[string]map[string]*block) map[string][]string {
-	found := map[string][]string{}
-	for _, c := range dropCounts() {
-		if b := present[c.family]["set "+c.set]; b != nil && len(b.elements) > 0 {
-			found[c.family+" "+c.set] = b.elements
-		}
-	}
-	return found
-}
-
-// counter reads `"sl-alice" counter packets 3 bytes 180`.
-func counter(element string) (who string, packets, bytes uint64, ok bool) {
-	words := strings.Fields(element)
-	if len(words) != 6 || words[1] != "counter" || words[2] != "packets" || words[4] != "bytes" {
-		return "", 0, 0, false
-	}
-	packets, err := strconv.ParseUint(words[3], 10, 64)
+// drops returns what was dropped by reason and link, without what is zero.
+func (d *dumper) drops() (map[vps.DropReason]map[string]amount, error) {
+	links, err := d.linksOfUIDs()
 	if err != nil {
-		return "", 0, 0, false
+		return nil, err
 	}
-	bytes, err = strconv.ParseUint(words[5], 10, 64)
-	return strings.Trim(words[0], `"`), packets, bytes, err == nil
-}
-
-// linksOfUIDs reads the comments of the set of user ids.
-func linksOfUIDs(t map[string]*block) map[string]string {
-	byUID := map[string]string{}
-	if b := t["set uids"]; b != nil {
-		for _, e := range b.elements {
-			if uid, link, ok := strings.Cut(e, " comment "); ok {
-				byUID[uid] = strings.Trim(link, `"`)
+	byReason := map[vps.DropReason]map[string]amount{}
+	for _, c := range dropCounts() {
+		found, err := d.counted(c)
+		if err != nil {
+			return nil, err
+		}
+		for key, a := range found {
+			link := key.name().String()
+			if c.reason == vps.DropSocket {
+				link = links[key]
 			}
+			if link == "" || a.packets == 0 {
+				continue
+			}
+			if byReason[c.reason] == nil {
+				byReason[c.reason] = map[string]amount{}
+			}
+			byReason[c.reason][link] = byReason[c.reason][link].plus(a)
 		}
 	}
-	return byUID
+	return byReason, nil
 }
 
-// keptDrops returns the elements of our counting sets with what they are at, by
+// counted returns what a set of drops is at.
+func (d *dumper) counted(c dropCount) (map[counterKey]amount, error) {
+	found := map[counterKey]amount{}
+	err := d.counters(c.family, c.table, c.set, func(key counterKey, a amount) { found[key] = a })
+	return found, err
+}
+
+// linksOfUIDs returns the comments of the wall's set of user ids.
+func (d *dumper) linksOfUIDs() (map[counterKey]string, error) {
+	links := map[counterKey]string{}
+	err := d.elements(inet, "sublet", "uids", func(key counterKey, element []byte) {
+		// libnftnl's udata: pairs of a type, a length, and as many bytes; the
+		// type 0 is a comment (NFTNL_UDATA_SET_ELEM_COMMENT).
+		if data := attribute(element, unix.NFTA_SET_ELEM_USERDATA); len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
+			links[key] = text(data[2 : 2+int(data[1])])
+		}
+	})
+	return links, err
+}
+
+// keptDrops returns the elements of the wall's counting sets with what they are at, by
 // family and name, for tables that replace those that there are.
 func keptDrops() (map[string][]string, error) {
 	d, err := newDumper()
@@ -105,10 +94,15 @@ func keptDrops() (map[string][]string, error) {
 		return nil, err
 	}
 	defer d.close()
+	return d.kept(wallDrops())
+}
+
+// kept returns the elements of counting sets with what they are at.
+func (d *dumper) kept(sets []dropCount) (map[string][]string, error) {
 	kept := map[string][]string{}
-	for _, c := range dropCounts() {
-		found := map[counterKey]amount{}
-		if err := d.counters(c.family, c.table, c.set, func(key counterKey, a amount) { found[key] = a }); err != nil {
+	for _, c := range sets {
+		found, err := d.counted(c)
+		if err != nil {
 			return nil, err
 		}
 		for key, a := range found {
@@ -138,8 +132,8 @@ func readDrops(d *dumper) (dropSums, error) {
 		if c.reason == vps.DropSocket {
 			continue
 		}
-		found := map[counterKey]amount{}
-		if err := d.counters(c.family, c.table, c.set, func(key counterKey, a amount) { found[key] = a }); err != nil {
+		found, err := d.counted(c)
+		if err != nil {
 			return nil, err
 		}
 		for key, a := range found {

@@ -174,32 +174,30 @@ type amount struct{ packets, bytes uint64 }
 
 func (a amount) plus(b amount) amount { return amount{a.packets + b.packets, a.bytes + b.bytes} }
 
-// counters calls each with the elements of a set that counts; without such a
-// set, with none. An element may come twice, what it is at now last; one that
-// was made while the set was read may be missing.
-func (d *dumper) counters(family, table, set string, each func(key counterKey, a amount)) error {
+// elements calls each with the keys and the attributes of a set's elements;
+// without such a set, with none. An element may come twice, as it is now last;
+// one that was made while the set was read may be missing.
+func (d *dumper) elements(family, table, set string, each func(key counterKey, element []byte)) error {
 	request := append(textAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, table), textAttribute(unix.NFTA_SET_ELEM_LIST_SET, set)...)
 	err := d.dump(unix.NFT_MSG_GETSETELEM, family, request, func(message []byte) {
 		for _, element := range attributes(attribute(message, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 			var key counterKey
-			var a amount
-			for kind, value := range attributes(element) {
-				switch kind {
-				case unix.NFTA_SET_ELEM_KEY:
-					copy(key[:], attribute(value, unix.NFTA_DATA_VALUE))
-				case unix.NFTA_SET_ELEM_EXPR:
-					counter := attribute(value, unix.NFTA_EXPR_DATA)
-					a.bytes = number(attribute(counter, unix.NFTA_COUNTER_BYTES))
-					a.packets = number(attribute(counter, unix.NFTA_COUNTER_PACKETS))
-				}
-			}
-			each(key, a)
+			copy(key[:], attribute(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE))
+			each(key, element)
 		}
 	})
 	if err == nil || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	return fmt.Errorf("set %s of table %s %s: %w", set, family, table, err)
+}
+
+// counters is elements of a set that counts.
+func (d *dumper) counters(family, table, set string, each func(key counterKey, a amount)) error {
+	return d.elements(family, table, set, func(key counterKey, element []byte) {
+		counter := attribute(element, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA)
+		each(key, amount{bytes: number(attribute(counter, unix.NFTA_COUNTER_BYTES)), packets: number(attribute(counter, unix.NFTA_COUNTER_PACKETS))})
+	})
 }
 
 // handles returns the numbers of the tables of a family by name. The kernel

@@ -73,6 +73,7 @@ func (w *wall) addGuest(g *vps.NetworkGuest, mark uint32) {
 	family, frames := inet, netdev
 	if g.Bridge != "" {
 		family, frames = bridge, bridge
+		w.ports[g.Link] = true
 	} else {
 		w.taps[g.Link] = true
 		w.put(netdev, "macs", own, "")

@@ -54,8 +54,11 @@ type Firewall struct {
 	inPlace *wall
 	taps    map[string]int
 	gen     uint32
-	// traffic is about the tables that count.
+	// traffic and quotas are about the tables that count and that hold quotas,
+	// and ports are the links that are ports of bridges, by the last Apply.
 	traffic trafficTables
+	quotas  quotaTables
+	ports   map[string]bool
 }
 
 // New returns a Firewall. It touches nothing. A nil log discards.

@@ -57,13 +57,14 @@ type wall struct {
 	byName    map[string]*set
 	owner     []chain // in the table inet, sorted by name
 	taps      map[string]bool
+	ports     map[string]bool // links of guests that are ports of a bridge
 }
 
 // newWall declares all sets. Before it adds an element to any set, nft reads
 // all of those that hold intervals of a single value; so what grows with the
 // guests is a concatenation.
 func newWall(gateway string) *wall {
-	w := &wall{gateway: gateway, byName: map[string]*set{}, taps: map[string]bool{}}
+	w := &wall{gateway: gateway, byName: map[string]*set{}, taps: map[string]bool{}, ports: map[string]bool{}}
 	add := func(family, kind, name string, spec ...string) {
 		s := &set{family: family, kind: kind, name: name, spec: spec}
 		w.sets = append(w.sets, s)
@@ -196,7 +197,7 @@ func (w *wall) body(taps []string, kept map[string][]string) string {
 		}
 		b.WriteString("}\n")
 	}
-	for _, c := range dropCounts() {
+	for _, c := range wallDrops() {
 		if elements := kept[c.family+" "+c.set]; len(elements) > 0 {
 			fmt.Fprintf(&b, "add element %s %s { %s }\n", ours(c.family), c.set, strings.Join(elements, ", "))
 		}

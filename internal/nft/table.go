@@ -116,7 +116,21 @@ type dropCount struct {
 }
 
 // dropCounts are all sets of our tables that count drops.
-func dropCounts() []dropCount {
+func dropCounts() []dropCount { return append(wallDrops(), quotaDrops()...) }
+
+// quotaDrops are those of quotas.
+func quotaDrops() []dropCount {
+	var all []dropCount
+	for _, family := range trafficFamilies() {
+		for _, way := range directions() {
+			all = append(all, dropCount{family, quotaName, dropSet(way, vps.DropQuota), way, vps.DropQuota})
+		}
+	}
+	return all
+}
+
+// wallDrops are those of the wall.
+func wallDrops() []dropCount {
 	var all []dropCount
 	for _, family := range families() {
 		for _, r := range reasonsOf(family) {

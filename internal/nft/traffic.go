@@ -64,7 +64,13 @@ func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error)
 		if err := f.ensureTraffic(ctx, d); err != nil {
 			return vps.TrafficCounters{}, err
 		}
+		// Quotas first: what passes until the rest is read then counts twice for
+		// them, and not never.
 		c := vps.TrafficCounters{At: time.Now(), Epoch: f.traffic.epoch}
+		quotas, err := readQuotas(d)
+		if err != nil {
+			return vps.TrafficCounters{}, err
+		}
 		sums := trafficSums{}
 		if err := sums.addPassed(d); err != nil {
 			return vps.TrafficCounters{}, err
@@ -77,6 +83,7 @@ func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error)
 		// Somebody may have replaced the tables while they were read.
 		if gen, err := generation(); err != nil || gen == f.traffic.gen {
 			c.Links = sums.rows()
+			f.quotas.note(c.At, quotas)
 			return c, err
 		}
 	}
@@ -187,38 +194,51 @@ func epochMark(epoch string) string {
 	return "epoch-" + hex.EncodeToString(sum[:8])
 }
 
-// trafficWhole tells whether the tables are what we would make.
+// trafficWhole tells whether the tables are what we would make. Their elements,
+// of which there are many, are not looked at.
 func (f *Firewall) trafficWhole(ctx context.Context) (bool, error) {
+	const withoutElements = "--terse"
 	if f.traffic.canonical == nil {
-		err := elsewhere(func() error {
-			if _, err := f.run(ctx, trafficText(nil), "-f", "-"); err != nil {
-				return err
-			}
-			var err error
-			f.traffic.canonical, err = f.listNamed(ctx, trafficName)
-			return err
-		})
-		if err != nil {
+		var err error
+		if f.traffic.canonical, err = f.rehearseNamed(ctx, trafficName, trafficText(nil), withoutElements); err != nil {
 			return false, err
 		}
 	}
-	present, err := f.listNamed(ctx, trafficName)
+	return f.standsAs(ctx, trafficName, f.traffic.canonical, withoutElements)
+}
+
+// rehearseNamed returns how nft lists the tables of a name that a text makes.
+func (f *Firewall) rehearseNamed(ctx context.Context, name, text string, flags ...string) (listing map[string]map[string]*block, err error) {
+	err = elsewhere(func() error {
+		if _, err := f.run(ctx, text, "-f", "-"); err != nil {
+			return err
+		}
+		var err error
+		listing, err = f.listNamed(ctx, name, flags...)
+		return err
+	})
+	return listing, err
+}
+
+// standsAs tells whether the tables of a name are listed as want.
+func (f *Firewall) standsAs(ctx context.Context, name string, want map[string]map[string]*block, flags ...string) (bool, error) {
+	have, err := f.listNamed(ctx, name, flags...)
 	if err != nil {
 		return false, err
 	}
 	for _, family := range trafficFamilies() {
-		if len(compare(family+" "+trafficName, f.traffic.canonical[family], present[family])) > 0 {
+		if len(compare(family+" "+name, want[family], have[family])) > 0 {
 			return false, nil
 		}
 	}
 	return true, nil
 }
 
-// listNamed lists the tables of a name, but for elements and counters.
-func (f *Firewall) listNamed(ctx context.Context, name string) (map[string]map[string]*block, error) {
+// listNamed lists the tables of a name, but for what counters and quotas are at.
+func (f *Firewall) listNamed(ctx context.Context, name string, flags ...string) (map[string]map[string]*block, error) {
 	listing := map[string]map[string]*block{}
 	for _, family := range trafficFamilies() {
-		out, err := f.run(ctx, "", "--stateless", "--terse", "list", "table", family, name)
+		out, err := f.run(ctx, "", slices.Concat([]string{"--stateless"}, flags, []string{"list", "table", family, name})...)
 		if err != nil {
 			return nil, err
 		}
@@ -249,7 +269,7 @@ func (f *Firewall) makeTraffic(ctx context.Context, d *dumper) error {
 		return err
 	}
 	f.traffic.epoch = ""
-	if err := f.load(ctx, withoutTraffic()+trafficText(before)); err != nil {
+	if err := f.load(ctx, removal(trafficName)+trafficText(before)); err != nil {
 		return err
 	}
 	epoch, _, err := trafficEpoch(d)
@@ -286,7 +306,7 @@ func (f *Firewall) load(ctx context.Context, text string) error {
 // advance takes what was known at a generation to the next one, after a
 // transaction of ours that left all of that alone.
 func (f *Firewall) advance(before uint32) {
-	for _, gen := range []*uint32{&f.gen, &f.traffic.gen} {
+	for _, gen := range []*uint32{&f.gen, &f.traffic.gen, &f.quotas.gen} {
 		if *gen == before {
 			*gen = before + 1
 		}

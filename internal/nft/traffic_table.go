@@ -142,12 +142,12 @@ func writeBefore(b *strings.Builder, direction vps.Direction, before dropSums) {
 	b.WriteString("\t}\n")
 }
 
-// withoutTraffic are the commands that remove the tables; add before delete
+// removal are the commands that remove the tables of a name; add before delete
 // makes the delete succeed where there are none.
-func withoutTraffic() string {
+func removal(name string) string {
 	var b strings.Builder
 	for _, family := range trafficFamilies() {
-		fmt.Fprintf(&b, "add table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", family, trafficName)
+		fmt.Fprintf(&b, "add table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", family, name)
 	}
 	return b.String()
 }

@@ -309,6 +309,7 @@ const (
 	DropAstray        DropReason = "astray"         // to networks of the host that are not public
 	DropUninvited     DropReason = "uninvited"      // from outside to what is not open
 	DropRule          DropReason = "rule"           // by a rule of the owner
+	DropQuota         DropReason = "quota"          // over a quota, or of a network that a quota suspended
 	DropSocket        DropReason = "socket"         // from the host's own network by the guest's process
 )
 
@@ -316,7 +317,7 @@ const (
 func DropReasons() []DropReason {
 	return []DropReason{
 		DropSpoofed, DropEthertype, DropVLAN, DropARP, DropNeighbour, DropRouter, DropDHCP, DropRedirect, DropFragment,
-		DropFlood, DropNewConnection, DropConnections, DropBetween, DropToHost, DropSMTP, DropAstray, DropUninvited, DropRule, DropSocket,
+		DropFlood, DropNewConnection, DropConnections, DropBetween, DropToHost, DropSMTP, DropAstray, DropUninvited, DropRule, DropQuota, DropSocket,
 	}
 }
 
