@@ -77,7 +77,16 @@ func builtKernel(t testing.TB, s Source) string {
 	if dir := kernelDirs[s]; dir != "" {
 		return dir
 	}
-	dir, err := keptKernel(t, s)
+	// apt needs the machine's own network. The test's goroutine has left it
+	// (nstest.New), but another one has not.
+	var dir string
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		dir, err = keptKernel(t, s)
+	}()
+	<-done
 	if err != nil {
 		t.Fatal(err)
 	}
