@@ -189,6 +189,7 @@ func (s *Server) registerRoutes() {
 	s.registerDisks()
 	s.registerKernels()
 	s.registerQuotas()
+	s.registerPageLinks()
 }
 
 func (s *Server) registerGuests() {

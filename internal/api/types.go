@@ -268,4 +268,5 @@ type Backend struct {
 	Rescuer    Rescuer
 	Traffics   Traffics
 	Quotas     Quotas
+	PageLinks  PageLinks
 }

@@ -188,6 +188,7 @@ func populate(t *testing.T) *world {
 	w.mustRun(t, "create", "walled", "--ssh-key", key, "--bandwidth", "20Mbit", "--network-peer", "--allow-smtp", "--ipv6", "fd53:4c00:d5::f00/120",
 		"--cpu-weight", "50", "--cpu-quota", "150%", "--io-read", "50MiB", "--processes", "500", "--limit-packets", "5000",
 		"--rule", "allow out host 8080/tcp", "--rule", "deny out 192.0.2.0/24")
+	w.links = []vps.PageLink{{ID: 1, Tenant: "bob", Note: "by mail", Created: now}, {ID: 4, Created: now.Add(time.Hour)}}
 	w.drops = []api.Drop{
 		{Drop: vps.Drop{Reason: vps.DropSpoofed, Packets: 12, Bytes: 720}, Last: now.Add(-time.Minute)},
 		{Drop: vps.Drop{Reason: vps.DropVLAN}},
@@ -238,6 +239,9 @@ func TestGolden(t *testing.T) {
 		{"port.list", 0, "port list"},
 		{"port.list.json", 0, "port list alice -o json"},
 		{"tenant.list", 0, "tenant list"},
+		{"tenant.link.list", 0, "tenant link list"},
+		{"tenant.link.list.json", 0, "tenant link list -o json --filter page=bob"},
+		{"tenant.link.create.json", 0, "tenant link create bob --note hello -o json"},
 		{"host.show", 0, "host show"},
 		{"host.show.json", 0, "host show -o json"},
 		{"events", 0, "events"},

@@ -128,6 +128,13 @@ type Rescuer interface {
 	Reinstall(ctx context.Context, name, image string) (api.Operation, error)
 }
 
+// PageLinks keeps the links to pages about traffic.
+type PageLinks interface {
+	PageLinks(ctx context.Context) ([]vps.PageLink, error)
+	CreatePageLink(ctx context.Context, l api.CreatePageLink) (api.CreatedPageLink, error)
+	RevokePageLink(ctx context.Context, id int64) error
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface { //nolint:interfacebloat // of parts, each small
@@ -146,6 +153,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Packs
 	Files
 	Rescuer
+	PageLinks
 }
 
 // overSocket is the daemon behind a unix socket.

@@ -54,6 +54,7 @@ type fake struct {
 	updates   []api.UpdateGuest
 	snapshots map[string][]vps.Snapshot
 	traffic   ledger
+	links     []vps.PageLink
 }
 
 func newFake() *fake {
@@ -619,4 +620,28 @@ func (f *fake) Reinstall(_ context.Context, name, image string) (api.Operation, 
 	}
 	f.orders = append(f.orders, "reinstall "+name+" "+image)
 	return api.Operation{ID: "op", Kind: "reinstall", Target: name, Done: true}, nil
+}
+
+func (f *fake) PageLinks(context.Context) ([]vps.PageLink, error) { return f.links, f.failure }
+
+func (f *fake) CreatePageLink(_ context.Context, c api.CreatePageLink) (api.CreatedPageLink, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, ok := f.tenants[c.Tenant]; !ok && !c.All {
+		return api.CreatedPageLink{}, vps.Errorf(vps.CodeNotFound, "tenant %q does not exist", c.Tenant)
+	}
+	l := vps.PageLink{ID: int64(len(f.links) + 1), Tenant: c.Tenant, Note: c.Note, Created: now}
+	f.links = append(f.links, l)
+	return api.CreatedPageLink{Schema: api.SchemaVersion, PageLink: l, Address: fmt.Sprintf("https://203.0.113.5:8444/t/key%d", l.ID)}, f.failure
+}
+
+func (f *fake) RevokePageLink(_ context.Context, id int64) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	before := len(f.links)
+	f.links = slices.DeleteFunc(f.links, func(l vps.PageLink) bool { return l.ID == id })
+	if len(f.links) == before {
+		return vps.Errorf(vps.CodeNotFound, "there is no link %d", id)
+	}
+	return f.failure
 }

@@ -19,7 +19,7 @@ import (
 )
 
 func (a *app) tenantCmd() *cobra.Command {
-	return noun("tenant", "Keep the list of people who share the host", a.tenantListCmd(), a.tenantAddCmd(), a.tenantRemoveCmd())
+	return noun("tenant", "Keep the list of people who share the host", a.tenantListCmd(), a.tenantAddCmd(), a.tenantRemoveCmd(), a.linkCmd())
 }
 
 func (a *app) tenantListCmd() *cobra.Command {
