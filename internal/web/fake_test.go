@@ -1,0 +1,156 @@
+package web
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"math"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// shanghai is where the host of all tests is.
+var shanghai = func() *time.Location {
+	zone, err := time.LoadLocation("Asia/Shanghai")
+	if err != nil {
+		panic(err)
+	}
+	return zone
+}()
+
+// now is when all tests play: with a month begun, and a day.
+var now = time.Date(2026, 11, 24, 20, 17, 42, 0, shanghai)
+
+// host is a host of two tenants. Its ledger is made up: each guest has its own
+// size and its own hours.
+type host struct {
+	mu     sync.Mutex
+	links  map[string]string // tenant by key
+	guests []Guest
+	uses   []vps.QuotaUse
+	asked  []vps.TrafficQuery
+	failed error
+}
+
+func newHost() *host {
+	h := &host{links: map[string]string{"bobs": "bob", "carols": "carol", "owners": ""}}
+	for _, name := range []string{"alice", "blog", "mail"} {
+		h.guests = append(h.guests, Guest{ID: "id-" + name, Name: name, Tenant: "bob", State: vps.StateRunning})
+	}
+	h.guests[2].State = vps.StateStopped
+	h.guests = append(h.guests, Guest{ID: "id-secret", Name: "secret", Tenant: "carol", State: vps.StateRunning})
+	quota := vps.NewQuota(vps.QuotaTenant, "bob", "Asia/Shanghai")
+	quota.Limit, quota.ResetDay = 500*vps.GiB, 31
+	h.uses = []vps.QuotaUse{
+		h.use(vps.NewQuota(vps.QuotaHost, "", "Asia/Shanghai"), 2*vps.TiB, 0.41),
+		h.use(quota, 500*vps.GiB, 0.624),
+		h.use(vps.NewQuota(vps.QuotaTenant, "carol", "Etc/UTC"), vps.TiB, 0.2),
+		h.use(vps.NewQuota(vps.QuotaGuest, "blog", "Asia/Shanghai"), 100*vps.GiB, 1.013),
+		h.use(vps.NewQuota(vps.QuotaGuest, "secret", "Asia/Shanghai"), 100*vps.GiB, 0.5),
+	}
+	h.uses[3].Action, h.uses[3].Rate = vps.ActionThrottle, vps.Mbit
+	reached := now.AddDate(0, 0, 5)
+	h.uses[1].ReachedAt = &reached
+	return h
+}
+
+func (h *host) use(q vps.Quota, limit vps.Bytes, part float64) vps.QuotaUse {
+	q.Limit = limit
+	start, end := q.Period(now)
+	used := int64(float64(limit) * part)
+	return vps.QuotaUse{Quota: q, Start: start, End: end, Limit: int64(limit), Used: used, In: used / 3, Out: used - used/3}
+}
+
+func (h *host) Page(_ context.Context, key string) (Subject, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	tenant, ok := h.links[key]
+	if h.failed != nil {
+		return Subject{}, h.failed
+	}
+	if !ok {
+		return Subject{}, vps.Errorf(vps.CodeNotFound, "there is no such link")
+	}
+	s := Subject{Tenant: tenant, Zone: shanghai}
+	if tenant == "" {
+		s.Host = "vps-1.example"
+	}
+	for _, g := range h.guests {
+		if tenant == "" || g.Tenant == tenant {
+			s.Guests = append(s.Guests, g)
+		}
+	}
+	return s, nil
+}
+
+func (h *host) QuotaUses(context.Context) ([]vps.QuotaUse, error) { return slices.Clone(h.uses), nil }
+
+func (h *host) Traffic(_ context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+	h.mu.Lock()
+	h.asked = append(h.asked, q)
+	h.mu.Unlock()
+	var rows []vps.TrafficRow
+	for start := q.Step.Begin(q.Since, shanghai); !start.After(now); start = q.Step.End(start, shanghai) {
+		if start.Before(q.Since) {
+			continue
+		}
+		for i, id := range q.GuestIDs {
+			rows = append(rows, made(q.Step, id, i, start)...)
+		}
+	}
+	return rows, nil
+}
+
+// made makes up what a guest sent and received in a step: by day more than by
+// night, and never the same.
+func made(step vps.TrafficStep, id string, at int, start time.Time) []vps.TrafficRow {
+	hash := fnv.New32a()
+	_, _ = fmt.Fprintf(hash, "%s %s %d", id, step, start.Unix())
+	noise := 0.35 + float64(hash.Sum32()%1000)/1000
+	length := min(step.End(start, shanghai).Sub(start), now.Sub(start)).Seconds()
+	tide := 1.0
+	if step == vps.StepHour || step == vps.StepFiveMinutes {
+		tide = 1.15 + math.Sin((float64(start.Hour())+float64(start.Minute())/60-9)/24*2*math.Pi)
+	}
+	amount := int64(45e3 * length * noise * tide / float64(at+1))
+	row := func(class vps.TrafficClass, family int, part float64) vps.TrafficRow {
+		n := int64(float64(amount) * part)
+		return vps.TrafficRow{
+			GuestID: id, Start: start, Step: step, TrafficKey: vps.TrafficKey{Class: class, Family: family},
+			TrafficCount: vps.TrafficCount{InBytes: n / 3, InPackets: n / 2000, OutBytes: n - n/3, OutPackets: n / 1000},
+		}
+	}
+	if id == "" {
+		return []vps.TrafficRow{row(vps.TrafficUplink, 0, 2.4)}
+	}
+	return []vps.TrafficRow{
+		row(vps.TrafficInternet, 4, 0.7), row(vps.TrafficInternet, 6, 0.2), row(vps.TrafficHost, 4, 0.1), row(vps.TrafficBetween, 4, 0.02), row(vps.TrafficDropped, 4, 0.001),
+	}
+}
+
+func newServer(t testing.TB, h *host) *Server {
+	t.Helper()
+	return New(h, Options{Now: func() time.Time { return now }})
+}
+
+// kept is a host whose ledger is made up only once.
+type kept struct {
+	*host
+	rows map[string][]vps.TrafficRow
+}
+
+func (k *kept) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+	key := fmt.Sprint(q)
+	if k.rows[key] == nil {
+		rows, err := k.host.Traffic(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		k.rows[key] = rows
+	}
+	return k.rows[key], nil
+}

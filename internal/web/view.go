@@ -1,0 +1,244 @@
+package web
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// Pages stay small however many guests there are: only so many have plots of
+// their own, or are listed unless the caller asks for all, and only pages about
+// a few guests have five-minute steps.
+const (
+	plottedGuests = 16
+	listedGuests  = 100
+	fineGuests    = 4
+	shownQuotas   = 6
+)
+
+// view is everything that a page shows, in no form and no language yet.
+type view struct {
+	// Lang is what the caller reads, Asked its tag when the address said so.
+	Lang  *language
+	Asked string
+	// All lists all guests, however many.
+	All bool
+	Now time.Time
+	// Tenant is empty on the owner's page. Host is empty on a tenant's.
+	Tenant, Host string
+	// Guest is the one that the page was narrowed down to; empty for all.
+	Guest string
+	// Quotas are those that stand at the top of the page.
+	Quotas []*vps.QuotaUse
+	// Plots are the last day, month and year, together: of all guests, or of the
+	// host's public link on the owner's page (Uplink).
+	Plots  []plot
+	Uplink bool
+	// Classes is the calendar month up to now, of all guests.
+	MonthStart time.Time
+	Classes    []classTotal
+	Guests     []guestView
+}
+
+// plot is one period with its series.
+type plot struct {
+	period
+	series
+}
+
+// classTotal is what went of one class.
+type classTotal struct {
+	Class vps.TrafficClass
+	vps.TrafficCount
+}
+
+// guestView is one guest of a page.
+type guestView struct {
+	Guest
+	// Month is the billed part of Classes, in the calendar month.
+	Month   amount
+	Classes []classTotal
+	// Quota is the guest's own, nil without one.
+	Quota *vps.QuotaUse
+	// Plots is empty for guests that are shown without.
+	Plots []plot
+}
+
+// look gathers what a page shows. Narrowed down to a guest that is not of the
+// page it is vps.CodeNotFound.
+func (s *Server) look(ctx context.Context, about Subject, guest string) (*view, error) {
+	now := s.o.Now().In(about.Zone)
+	v := &view{Now: now, Tenant: about.Tenant, Host: about.Host, Guest: guest, MonthStart: vps.StepMonth.Begin(now, about.Zone)}
+	for _, g := range about.Guests {
+		if guest == "" || g.Name == guest {
+			v.Guests = append(v.Guests, guestView{Guest: g})
+		}
+	}
+	if guest != "" && len(v.Guests) == 0 {
+		return nil, vps.Errorf(vps.CodeNotFound, "there is no such guest")
+	}
+	v.Uplink = about.Tenant == "" && guest == ""
+	if err := s.addMonth(ctx, v); err != nil {
+		return nil, err
+	}
+	if err := s.addQuotas(ctx, v); err != nil {
+		return nil, err
+	}
+	// The busiest first: they are what people look for.
+	slices.SortStableFunc(v.Guests, func(a, b guestView) int { return cmp.Compare(b.Month.Total(), a.Month.Total()) })
+	for _, p := range periodsTo(now, about.Zone, v.Uplink || len(v.Guests) <= fineGuests) {
+		if err := s.addPlot(ctx, v, p); err != nil {
+			return nil, err
+		}
+	}
+	return v, nil
+}
+
+// traffic asks for rows of the guests that q names. Where it names none there
+// are none: to the ledger that would mean everybody's.
+func (s *Server) traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+	if len(q.GuestIDs) == 0 {
+		return nil, nil
+	}
+	return s.backend.Traffic(ctx, q)
+}
+
+func ids(guests []guestView) []string {
+	list := make([]string, len(guests))
+	for i := range guests {
+		list[i] = guests[i].ID
+	}
+	return list
+}
+
+// addMonth adds the calendar month, by guest and class.
+func (s *Server) addMonth(ctx context.Context, v *view) error {
+	rows, err := s.traffic(ctx, vps.TrafficQuery{Step: vps.StepMonth, GuestIDs: ids(v.Guests), Since: v.MonthStart})
+	if err != nil {
+		return err
+	}
+	counts := make(map[string]map[vps.TrafficClass]vps.TrafficCount, len(v.Guests))
+	for i := range rows {
+		of := counts[rows[i].GuestID]
+		if of == nil {
+			of = map[vps.TrafficClass]vps.TrafficCount{}
+			counts[rows[i].GuestID] = of
+		}
+		of[rows[i].Class] = of[rows[i].Class].Add(rows[i].TrafficCount)
+	}
+	all := map[vps.TrafficClass]vps.TrafficCount{}
+	for i := range v.Guests {
+		g := &v.Guests[i]
+		of := counts[g.ID]
+		g.Classes = classTotals(of)
+		for class, n := range of {
+			all[class] = all[class].Add(n)
+			if class.Billed() {
+				g.Month = g.Month.plus(amount{n.InBytes, n.OutBytes})
+			}
+		}
+	}
+	v.Classes = classTotals(all)
+	return nil
+}
+
+func classTotals(counts map[vps.TrafficClass]vps.TrafficCount) []classTotal {
+	var list []classTotal
+	for _, c := range vps.TrafficClasses() {
+		list = append(list, classTotal{c, counts[c]})
+	}
+	return list
+}
+
+// addQuotas adds the quotas of what the page is about, and of no other tenant.
+func (s *Server) addQuotas(ctx context.Context, v *view) error {
+	uses, err := s.backend.QuotaUses(ctx)
+	if err != nil {
+		return err
+	}
+	byName := make(map[string]int, len(v.Guests))
+	for i := range v.Guests {
+		byName[v.Guests[i].Name] = i
+	}
+	for i := range uses {
+		u := &uses[i]
+		shown := false
+		switch u.Quota.Scope {
+		case vps.QuotaHost:
+			shown = v.Uplink
+		case vps.QuotaTenant:
+			shown = v.Guest == "" && (v.Tenant == "" || u.Quota.Name == v.Tenant)
+		case vps.QuotaGuest:
+			at, known := byName[u.Quota.Name]
+			if shown = known; known {
+				v.Guests[at].Quota = u
+			}
+		}
+		if shown {
+			v.Quotas = append(v.Quotas, u)
+		}
+	}
+	if len(v.Quotas) > shownQuotas {
+		// The rest stands beside the guests. The fullest are what matters.
+		slices.SortStableFunc(v.Quotas, func(a, b *vps.QuotaUse) int {
+			if host := cmp.Compare(rank(b), rank(a)); host != 0 {
+				return host
+			}
+			return cmp.Compare(percent(b.Used, b.Limit), percent(a.Used, a.Limit))
+		})
+		v.Quotas = v.Quotas[:shownQuotas]
+	}
+	return nil
+}
+
+// rank puts the host's own quota before all others.
+func rank(u *vps.QuotaUse) int {
+	if u.Quota.Scope == vps.QuotaHost {
+		return 1
+	}
+	return 0
+}
+
+// addPlot adds one period: of all together, and of the guests that have plots.
+func (s *Server) addPlot(ctx context.Context, v *view, p period) error {
+	plotted := v.Guests[:min(len(v.Guests), plottedGuests)]
+	asked := v.Guests
+	if v.Uplink {
+		asked = plotted
+	}
+	rows, err := s.traffic(ctx, p.query(ids(asked)))
+	if err != nil {
+		return err
+	}
+	of := p.byGuest(rows)
+	for i := range plotted {
+		g := &plotted[i]
+		shown := of[g.ID]
+		if shown == nil {
+			shown = make(series, len(p.starts))
+		}
+		g.Plots = append(g.Plots, plot{p, shown})
+	}
+	if v.Uplink {
+		if rows, err = s.traffic(ctx, p.query([]string{""})); err != nil {
+			return err
+		}
+		of = p.byGuest(rows)
+	}
+	v.Plots = append(v.Plots, plot{p, together(len(p.starts), of)})
+	return nil
+}
+
+// left is what may still be used, never less than nothing.
+func left(u *vps.QuotaUse) int64 { return max(u.Limit-u.Used, 0) }
+
+// percent tells how much of a limit is used.
+func percent(used, limit int64) float64 {
+	if limit <= 0 {
+		return 0
+	}
+	return float64(used) / float64(limit) * 100
+}

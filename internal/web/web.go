@@ -1,0 +1,154 @@
+// Package web serves pages about traffic: one for each tenant, and the owner's
+// over all, each behind a link that nobody can guess. The same address answers
+// with a page to browsers, with text to curl, and with JSON to programs that
+// ask for it.
+//
+// What a page shows is gathered once (view.go) and then written in one of the
+// three forms. Everything that a browser loads comes from here.
+package web
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// Backend is what pages are about. It is called by many goroutines at once.
+type Backend interface {
+	// Page returns what the page behind a key is about. A key that opens none is
+	// vps.CodeNotFound, whatever the reason.
+	Page(ctx context.Context, key string) (Subject, error)
+	// Traffic returns rows of the ledger, also of the steps that still run.
+	Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error)
+	// QuotaUses returns how much of each quota of the host is used, in the order
+	// of vps.CompareQuotas.
+	QuotaUses(ctx context.Context) ([]vps.QuotaUse, error)
+}
+
+// Subject is what a page is about.
+type Subject struct {
+	// Tenant is whose page it is; empty for the owner's, over all.
+	Tenant string
+	// Host is the name of the host, which only the owner's page shows.
+	Host string
+	// Zone is the one that the ledger's days and months begin in.
+	Zone *time.Location
+	// Guests are all that the page may show, sorted by name.
+	Guests []Guest
+}
+
+// Guest is a guest on a page.
+type Guest struct {
+	ID, Name string
+	// Tenant is who it belongs to; State is empty when it is not known.
+	Tenant string
+	State  vps.State
+}
+
+// Options are what a server needs beside its backend.
+type Options struct {
+	// Log hears of what fails; nil discards. It never sees a key.
+	Log *slog.Logger
+	// Guess is asked when the caller at an address (http.Request.RemoteAddr)
+	// named a key that opens nothing: false answers that there were too many.
+	// Nil means that there never are.
+	Guess func(remote string) bool
+	// Now tells the time; nil is time.Now.
+	Now func() time.Time
+}
+
+// Limits of the server. Pages are small and made at once.
+const (
+	headerTimeout = 10 * time.Second
+	replyTimeout  = 30 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10
+	grace         = 3 * time.Second
+)
+
+// Server serves pages. It is safe for concurrent use.
+type Server struct {
+	backend Backend
+	o       Options
+	assets  *assets
+	handler http.Handler
+}
+
+// New returns a server. It starts nothing.
+func New(b Backend, o Options) *Server {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Guess == nil {
+		o.Guess = func(string) bool { return true }
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	s := &Server{backend: b, o: o, assets: embeddedAssets()}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+vps.PagePath+"{key}", s.page)
+	mux.HandleFunc("GET /assets/{name}", s.asset)
+	mux.HandleFunc("GET /robots.txt", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = w.Write([]byte("User-agent: *\nDisallow: /\n")) // a caller that left needs no answer
+	})
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.nothing(w, r) })
+	s.handler = secured(mux)
+	return s
+}
+
+// ServeHTTP answers one request.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.ServeHTTP(w, r) }
+
+// Serve answers on ln, which it closes, until ctx ends; requests that run have
+// a few seconds to finish. It returns nil after that, and an error when the
+// listener fails. Requests pass through the gates in their order first.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, gates ...func(http.Handler) http.Handler) error {
+	var handler http.Handler = s
+	for i := len(gates) - 1; i >= 0; i-- {
+		handler = gates[i](handler)
+	}
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: replyTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
+		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	release := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		if server.Shutdown(limit) != nil {
+			_ = server.Close() // what is left is cut
+		}
+	})
+	err := server.Serve(ln)
+	if release() || !errors.Is(err, http.ErrServerClosed) {
+		return vps.Wrap(vps.CodeInternal, err, "the pages stopped listening on %s", ln.Addr())
+	}
+	<-stopped
+	return nil
+}
+
+// secured sets what holds for every answer: nothing of others is loaded or
+// told, nobody frames a page, and no search engine keeps it.
+func secured(next http.Handler) http.Handler {
+	const policy = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Robots-Tag", "noindex, nofollow, noarchive")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cross-Origin-Opener-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store")
+		next.ServeHTTP(w, r)
+	})
+}
