@@ -36,6 +36,8 @@ func TestMain(m *testing.M) {
 		err = runWriter(context.Background(), filepath.Join(os.Getenv(dirVariable), "state.db"))
 	case "full":
 		err = runFull(context.Background(), os.Getenv(dirVariable))
+	case "full ledger":
+		err = runFullLedger(context.Background(), os.Getenv(dirVariable))
 	default:
 		err = fmt.Errorf("unknown role %q", role)
 	}

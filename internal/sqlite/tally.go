@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"encoding/binary"
-	"errors"
 	"slices"
 
 	"sublet/internal/vps"
@@ -77,42 +76,20 @@ type flow struct{ in, out int64 }
 
 func (f flow) plus(o flow) flow { return flow{f.in + o.in, f.out + o.out} }
 
-// encode writes the slots that are not zero: the slot, then bytes and packets
-// in and out, all as uvarints (encoding/binary).
-func (t *tally) encode() []byte {
-	b := make([]byte, 0, 256)
+// append writes the slots that are not zero: how many, then of each the slot,
+// bytes and packets in and out, all as uvarints (encoding/binary).
+func (t *tally) append(b []byte) []byte {
+	at := len(b)
+	b = append(b, 0)
 	for i, c := range t {
 		if c == (vps.TrafficCount{}) {
 			continue
 		}
+		b[at]++
 		b = append(b, byte(i))
 		for _, v := range [...]int64{c.InBytes, c.InPackets, c.OutBytes, c.OutPackets} {
 			b = binary.AppendUvarint(b, uint64(v))
 		}
 	}
 	return b
-}
-
-// errTally is of bytes that are no tally.
-var errTally = errors.New("counts of traffic are damaged")
-
-// decode reads what encode wrote.
-func (t *tally) decode(b []byte) error {
-	*t = tally{}
-	for len(b) > 0 {
-		i := int(b[0])
-		if i >= len(t) {
-			return errTally
-		}
-		b = b[1:]
-		c := &t[i]
-		for _, v := range [...]*int64{&c.InBytes, &c.InPackets, &c.OutBytes, &c.OutPackets} {
-			x, n := binary.Uvarint(b)
-			if n <= 0 {
-				return errTally
-			}
-			*v, b = int64(x), b[n:]
-		}
-	}
-	return nil
 }

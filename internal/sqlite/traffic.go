@@ -232,7 +232,7 @@ func (e *entry) setOwners(ctx context.Context) error {
 	}
 	for name, owner := range owners {
 		if e.links[name] == nil {
-			e.links[name] = &linkBook{guest: owner, dirty: true}
+			e.newLink(name, owner)
 		}
 	}
 	e.forgetGuests()
@@ -290,7 +290,7 @@ func (e *entry) countUplinks() error {
 		l := e.links[name]
 		if l == nil || l.guest != hostRow {
 			// It has counted since the host booted, and nobody knows what.
-			e.links[name] = &linkBook{guest: hostRow, seen: *counters, dirty: true}
+			e.newLink(name, hostRow).seen = *counters
 			continue
 		}
 		e.countLink(l, counters)

@@ -29,6 +29,7 @@ type book struct {
 	// order of vps.TrafficSteps.
 	open     [steps]int64
 	guests   map[string]*guestBook // by ID: those of the last sample
+	lastRow  int64                 // the highest of a link
 	links    map[string]*linkBook  // by name
 	accounts map[string]*account   // by the quota's ID
 }
@@ -40,15 +41,23 @@ type guestBook struct {
 	seen bool // it is in the sample that is being entered
 }
 
-// linkBook is a row of traffic_link with its rows of traffic_mark.
+// linkBook is a link in traffic_link and traffic_mark.
 type linkBook struct {
-	row         int64 // 0 while it has none
+	row         int64 // its place there
 	guest       int64
 	seen, total tally
 	marks       [steps]tally
 	// What is to be written.
 	dirty  bool
 	marked [steps]bool
+}
+
+// newLink adds a link.
+func (b *book) newLink(name string, guest int64) *linkBook {
+	b.lastRow++
+	l := &linkBook{row: b.lastRow, guest: guest, dirty: true}
+	b.links[name] = l
+	return l
 }
 
 // reset gives the link to another guest.
@@ -59,7 +68,7 @@ func (l *linkBook) reset(guest int64) {
 
 // loadBook reads all of the book but guests, which are read when they are met.
 func loadBook(ctx context.Context, tx *sql.Tx) (*book, error) {
-	b := &book{guests: map[string]*guestBook{}, links: map[string]*linkBook{}, accounts: map[string]*account{}}
+	b := &book{guests: map[string]*guestBook{}, links: map[string]*linkBook{}}
 	var at int64
 	err := tx.QueryRowContext(ctx, "SELECT at, uptime, steady, epoch, boot, five, hour, day, month FROM traffic_state").
 		Scan(&at, &b.uptime, &b.steady, &b.epoch, &b.boot, &b.open[0], &b.open[1], &b.open[2], &b.open[3])
@@ -67,39 +76,27 @@ func loadBook(ctx context.Context, tx *sql.Tx) (*book, error) {
 		return nil, err
 	}
 	b.at = time.Unix(0, at)
+	if err := b.loadLinks(ctx, tx); err != nil {
+		return nil, err
+	}
+	b.accounts, err = loadAccounts(ctx, tx)
+	return b, err
+}
+
+func (b *book) loadLinks(ctx context.Context, tx *sql.Tx) error {
 	byRow := map[int64]*linkBook{}
-	err = each(ctx, tx, func(rows *sql.Rows) error {
-		var name string
-		var seen, total []byte
-		l := &linkBook{}
-		if err := rows.Scan(&l.row, &name, &l.guest, &seen, &total); err != nil {
-			return err
-		}
+	err := eachLink(ctx, tx, func(name string, l *linkBook) {
 		b.links[name], byRow[l.row] = l, l
-		if err := l.seen.decode(seen); err != nil {
-			return err
-		}
-		return l.total.decode(total)
-	}, "SELECT id, link, guest, seen, total FROM traffic_link")
+		b.lastRow = max(b.lastRow, l.row)
+	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	err = each(ctx, tx, func(rows *sql.Rows) error {
-		var step, link int64
-		var total []byte
-		if err := rows.Scan(&step, &link, &total); err != nil {
-			return err
+	return eachMark(ctx, tx, 0, func(step int, row int64, total *tally) {
+		if l := byRow[row]; l != nil && step >= 1 && step <= steps {
+			l.marks[step-1] = *total
 		}
-		l := byRow[link]
-		if l == nil || step < 1 || step > steps {
-			return errTally
-		}
-		return l.marks[step-1].decode(total)
-	}, "SELECT step, link, total FROM traffic_mark")
-	if err != nil {
-		return nil, err
-	}
-	return b, loadAccounts(ctx, tx, b.accounts)
+	})
 }
 
 // guest returns the row of a guest, made or brought up to date.
@@ -135,64 +132,68 @@ func (b *book) save(ctx context.Context, tx *sql.Tx) error {
 	if err := b.saveLinks(ctx, tx); err != nil {
 		return err
 	}
-	if err := b.saveMarks(ctx, tx); err != nil {
-		return err
-	}
 	_, err := tx.ExecContext(ctx, "UPDATE traffic_state SET at = ?, uptime = ?, steady = ?, epoch = ?, boot = ?, five = ?, hour = ?, day = ?, month = ?",
 		b.at.UnixNano(), b.uptime, b.steady, b.epoch, b.boot, b.open[0], b.open[1], b.open[2], b.open[3])
 	return err
 }
 
+// saveLinks writes the pages on which something has changed.
 func (b *book) saveLinks(ctx context.Context, tx *sql.Tx) error {
-	update, err := tx.PrepareContext(ctx, "UPDATE traffic_link SET guest = ?, seen = ?, total = ? WHERE id = ?")
-	if err != nil {
-		return err
+	pages, marked := map[int64]bool{}, [steps]map[int64]bool{}
+	for step := range marked {
+		marked[step] = map[int64]bool{}
 	}
-	defer func() { _ = update.Close() }()
 	for name, l := range b.links {
-		switch {
-		case !l.dirty:
-			continue
-		case l.guest == nobody && l.seen == (tally{}):
-			// Nobody's, and nothing to remember of it.
-			delete(b.links, name)
-			for _, statement := range []string{"DELETE FROM traffic_mark WHERE step BETWEEN 1 AND 4 AND link = ?", "DELETE FROM traffic_link WHERE id = ?"} {
-				if _, err := tx.ExecContext(ctx, statement, l.row); err != nil {
-					return err
-				}
+		page := l.row / pageSize
+		if l.dirty {
+			pages[page] = true
+			if l.guest == nobody && l.seen == (tally{}) {
+				delete(b.links, name) // nothing to remember of it
 			}
-		case l.row == 0:
-			err = tx.QueryRowContext(ctx, "INSERT INTO traffic_link (link, guest, seen, total) VALUES (?, ?, ?, ?) RETURNING id",
-				name, l.guest, l.seen.encode(), l.total.encode()).Scan(&l.row)
-		default:
-			_, err = update.ExecContext(ctx, l.guest, l.seen.encode(), l.total.encode(), l.row)
 		}
-		if err != nil {
+		for step := range l.marked {
+			if l.marked[step] {
+				marked[step][page] = true
+			}
+		}
+		l.dirty, l.marked = false, [steps]bool{}
+	}
+	links, marks := map[int64][]byte{}, [steps]map[int64][]byte{}
+	for step := range marks {
+		marks[step] = map[int64][]byte{}
+	}
+	for name, l := range b.links {
+		page := l.row / pageSize
+		if pages[page] {
+			links[page] = l.append(links[page], name)
+		}
+		for step := range marks {
+			if marked[step][page] {
+				marks[step][page] = appendCounts(marks[step][page], l.row, &l.marks[step])
+			}
+		}
+	}
+	for page := range pages {
+		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO traffic_link (page, links) VALUES (?, ?)", page, notNil(links[page])); err != nil {
 			return err
 		}
-		l.dirty = false
+	}
+	for step := range marked {
+		for page := range marked[step] {
+			if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO traffic_mark (step, page, totals) VALUES (?, ?, ?)", step+1, page, notNil(marks[step][page])); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
-func (b *book) saveMarks(ctx context.Context, tx *sql.Tx) error {
-	replace, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO traffic_mark (step, link, total) VALUES (?, ?, ?)")
-	if err != nil {
-		return err
+// notNil makes an empty value of nil, which would be NULL.
+func notNil(b []byte) []byte {
+	if b == nil {
+		return []byte{}
 	}
-	defer func() { _ = replace.Close() }()
-	for _, l := range b.links {
-		for step := range l.marks {
-			if !l.marked[step] {
-				continue
-			}
-			if _, err := replace.ExecContext(ctx, step+1, l.row, l.marks[step].encode()); err != nil {
-				return err
-			}
-			l.marked[step] = false
-		}
-	}
-	return nil
+	return b
 }
 
 // each reads all rows of a query.

@@ -12,10 +12,10 @@ import (
 	"sublet/internal/vps"
 )
 
-// fewGuests is up to how many guests are looked up one by one. Rows lie by
-// time, so that those of one moment are written side by side; to look for
-// single guests pays while the others are many.
-const fewGuests = 16
+// fewPages is up to how many pages are looked up one by one. Rows lie by time,
+// so that those of one moment are written side by side; to look for single pages
+// pays while the others are many.
+const fewPages = 8
 
 // addRows adds amounts, by guest, to the rows of one step, a place in
 // vps.TrafficSteps.
@@ -26,24 +26,40 @@ func addRows(ctx context.Context, tx *sql.Tx, step int, begin int64, amounts map
 	// There are some when a step runs for the second time, after the clock was
 	// set, or when a guest has left in it.
 	window := scan{table: "traffic", step: step + 1, from: begin, until: begin + 1}
-	if len(amounts) <= fewGuests {
-		window.guests = slices.Collect(maps.Keys(amounts))
-	}
 	err := window.each(ctx, tx, func(_, guest int64, there *tally) {
-		if amount := amounts[guest]; amount != nil {
-			amount.add(there)
+		if amounts[guest] == nil {
+			if !touches(amounts, guest/pageSize) {
+				return
+			}
+			amounts[guest] = &tally{}
 		}
+		amounts[guest].add(there)
 	})
 	if err != nil {
 		return err
 	}
-	replace, err := tx.PrepareContext(ctx, "INSERT OR REPLACE INTO traffic (step, time, guest, counts) VALUES (?, ?, ?, ?)")
-	if err != nil {
-		return err
+	return putRows(ctx, tx, "traffic", step, begin, amounts)
+}
+
+// touches tells whether there are amounts of a page.
+func touches(amounts map[int64]*tally, page int64) bool {
+	for guest := page * pageSize; guest < (page+1)*pageSize; guest++ {
+		if amounts[guest] != nil {
+			return true
+		}
 	}
-	defer func() { _ = replace.Close() }()
-	for _, guest := range slices.Sorted(maps.Keys(amounts)) {
-		if _, err := replace.ExecContext(ctx, step+1, begin, guest, amounts[guest].encode()); err != nil {
+	return false
+}
+
+// putRows writes the pages that amounts are on, whole.
+func putRows(ctx context.Context, tx *sql.Tx, table string, step int, begin int64, amounts map[int64]*tally) error {
+	pages := map[int64][]byte{}
+	for guest, amount := range amounts {
+		pages[guest/pageSize] = appendCounts(pages[guest/pageSize], guest, amount)
+	}
+	for _, page := range slices.Sorted(maps.Keys(pages)) {
+		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO "+table+" (step, time, page, counts) VALUES (?, ?, ?, ?)", step+1, begin, page, pages[page])
+		if err != nil {
 			return err
 		}
 	}
@@ -65,54 +81,54 @@ func prune(ctx context.Context, tx *sql.Tx, now time.Time) error {
 
 // scan is a look at rows of history.
 type scan struct {
-	table       string // traffic or traffic_import
-	step        int    // as in the table
-	from, until int64  // bounds of the time: from <= time < until
-	guests      []int64
+	table       string  // traffic or traffic_import
+	step        int     // as in the table
+	from, until int64   // bounds of the time: from <= time < until
+	guests      []int64 // nil: all
 }
 
-// each calls do for each row, the oldest first; the tally is valid until do
-// returns. No guests means all.
+// each calls do for what each guest had in each step, the oldest step first; the
+// tally is valid until do returns. Nil guests means all.
 func (s scan) each(ctx context.Context, tx *sql.Tx, do func(begin, guest int64, counts *tally)) error {
-	query := "SELECT time, guest, counts FROM " + s.table + " WHERE step = ?1 AND time >= ?2 AND time < ?3 ORDER BY time, guest"
+	query := "SELECT time, counts FROM " + s.table + " WHERE step = ?1 AND time >= ?2 AND time < ?3 ORDER BY time, page"
 	args := []any{s.step, s.from, s.until}
+	wanted := map[int64]bool{}
 	if s.guests != nil {
-		list, err := json.Marshal(s.guests)
-		if err != nil {
-			return err
+		pages := map[int64]bool{}
+		for _, g := range s.guests {
+			wanted[g], pages[g/pageSize] = true, true
 		}
-		args = append(args, string(list))
-		if len(s.guests) <= fewGuests {
-			query = s.jumping()
-		} else {
-			query = "SELECT time, guest, counts FROM " + s.table + ` WHERE step = ?1 AND time >= ?2 AND time < ?3
-				AND +guest IN (SELECT value FROM json_each(?4)) ORDER BY time, guest`
+		if len(pages) <= fewPages {
+			list, err := json.Marshal(slices.Collect(maps.Keys(pages)))
+			if err != nil {
+				return err
+			}
+			query, args = s.jumping(), append(args, string(list))
 		}
 	}
-	var counts tally
 	return each(ctx, tx, func(rows *sql.Rows) error {
-		var begin, guest int64
+		var begin int64
 		var blob sql.RawBytes
-		if err := rows.Scan(&begin, &guest, &blob); err != nil {
+		if err := rows.Scan(&begin, &blob); err != nil {
 			return err
 		}
-		if err := counts.decode(blob); err != nil {
-			return err
-		}
-		do(begin, guest, &counts)
-		return nil
+		return readCounts(blob, func(guest int64, counts *tally) {
+			if s.guests == nil || wanted[guest] {
+				do(begin, guest, counts)
+			}
+		})
 	}, query, args...)
 }
 
 // jumping is a query that goes from one begin of a step to the next, and looks
-// up the guests there.
+// up the pages there.
 func (s scan) jumping() string {
 	return `WITH RECURSIVE begins(begin) AS (
 		SELECT (SELECT time FROM ` + s.table + ` WHERE step = ?1 AND time >= ?2 AND time < ?3 ORDER BY time LIMIT 1)
 		UNION ALL
 		SELECT (SELECT time FROM ` + s.table + ` WHERE step = ?1 AND time > begin AND time < ?3 ORDER BY time LIMIT 1) FROM begins WHERE begin IS NOT NULL
-	) SELECT time, guest, counts FROM begins CROSS JOIN json_each(?4) AS one CROSS JOIN ` + s.table + `
-		WHERE step = ?1 AND time = begin AND guest = one.value ORDER BY time, guest`
+	) SELECT time, counts FROM begins CROSS JOIN json_each(?4) AS one CROSS JOIN ` + s.table + `
+		WHERE step = ?1 AND time = begin AND page = one.value ORDER BY time, page`
 }
 
 // Traffic returns rows of history that are not zero, with what the steps that
@@ -160,26 +176,19 @@ func running(ctx context.Context, tx *sql.Tx, w scan, do func(begin, guest int64
 	if err != nil || begin < w.from || begin >= w.until {
 		return err
 	}
-	return each(ctx, tx, func(rows *sql.Rows) error {
-		var guest int64
-		var total, mark tally
-		var totalBlob, markBlob sql.RawBytes
-		if err := rows.Scan(&guest, &totalBlob, &markBlob); err != nil {
-			return err
+	marks := map[int64]tally{}
+	err = eachMark(ctx, tx, w.step, func(_ int, row int64, total *tally) { marks[row] = *total })
+	if err != nil {
+		return err
+	}
+	return eachLink(ctx, tx, func(_ string, l *linkBook) {
+		if l.guest == nobody || w.guests != nil && !slices.Contains(w.guests, l.guest) {
+			return
 		}
-		if w.guests != nil && !slices.Contains(w.guests, guest) {
-			return nil
-		}
-		if err := total.decode(totalBlob); err != nil {
-			return err
-		}
-		if err := mark.decode(markBlob); err != nil {
-			return err
-		}
-		amount := total.since(&mark)
-		do(begin, guest, &amount)
-		return nil
-	}, "SELECT l.guest, l.total, m.total FROM traffic_link l LEFT JOIN traffic_mark m ON m.step = ? AND m.link = l.id WHERE l.guest <> 0", w.step)
+		mark := marks[l.row]
+		amount := l.total.since(&mark)
+		do(begin, l.guest, &amount)
+	})
 }
 
 type rowKey struct{ begin, guest int64 }

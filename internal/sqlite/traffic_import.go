@@ -56,9 +56,13 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 			kept[k].GuestID, kept[k].Guest = i.Guest.ID, i.Guest.Name
 		}
 		// Its quotas are counted anew from the history.
-		_, err = tx.ExecContext(ctx, "DELETE FROM quota_account WHERE quota IN (?, ?)",
-			(&vps.Quota{Scope: vps.QuotaGuest, Name: i.Guest.Name}).ID(), (&vps.Quota{Scope: vps.QuotaTenant, Name: i.Guest.Tenant}).ID())
-		return err
+		accounts, err := loadAccounts(ctx, tx)
+		if err != nil {
+			return err
+		}
+		delete(accounts, (&vps.Quota{Scope: vps.QuotaGuest, Name: i.Guest.Name}).ID())
+		delete(accounts, (&vps.Quota{Scope: vps.QuotaTenant, Name: i.Guest.Tenant}).ID())
+		return saveAccounts(ctx, tx, accounts)
 	})
 	if err != nil {
 		return nil, err
@@ -134,21 +138,49 @@ func replaceImport(ctx context.Context, tx *sql.Tx, guest int64, amounts [steps]
 		if amounts[step] == nil {
 			continue
 		}
-		if _, err := tx.ExecContext(ctx, "DELETE FROM traffic_import WHERE step = ? AND guest = ?", step+1, guest); err != nil {
-			return nil, err
-		}
-		for begin, amount := range amounts[step] {
-			_, err := tx.ExecContext(ctx, "INSERT INTO traffic_import (step, time, guest, counts) VALUES (?, ?, ?, ?)", step+1, begin, guest, amount.encode())
-			if err != nil {
-				return nil, err
-			}
-		}
 		there := rowsOf{step: name, guests: map[int64]TrafficGuest{}, counts: map[rowKey]*tally{}}
-		window := scan{table: "traffic_import", step: step + 1, from: math.MinInt64, until: math.MaxInt64, guests: []int64{guest}}
-		if err := window.each(ctx, tx, there.add); err != nil {
+		for begin, amount := range amounts[step] {
+			there.add(begin, guest, amount)
+		}
+		if err := replaceStep(ctx, tx, step, guest, amounts[step]); err != nil {
 			return nil, err
 		}
 		kept = slices.Concat(kept, there.rows())
 	}
 	return kept, nil
+}
+
+// replaceStep writes a guest's rows of one step in place of those that were
+// there. Other guests are on the same pages.
+func replaceStep(ctx context.Context, tx *sql.Tx, step int, guest int64, amounts map[int64]*tally) error {
+	pages := map[int64]map[int64]*tally{} // by the begin of the step
+	window := scan{table: "traffic_import", step: step + 1, from: math.MinInt64, until: math.MaxInt64}
+	err := window.each(ctx, tx, func(begin, other int64, counts *tally) {
+		if other/pageSize != guest/pageSize {
+			return
+		}
+		if pages[begin] == nil {
+			pages[begin] = map[int64]*tally{}
+		}
+		c := *counts
+		if other == guest {
+			c = tally{}
+		}
+		pages[begin][other] = &c
+	})
+	if err != nil {
+		return err
+	}
+	for begin, amount := range amounts {
+		if pages[begin] == nil {
+			pages[begin] = map[int64]*tally{}
+		}
+		pages[begin][guest] = amount
+	}
+	for begin, page := range pages {
+		if err := putRows(ctx, tx, "traffic_import", step, begin, page); err != nil {
+			return err
+		}
+	}
+	return nil
 }

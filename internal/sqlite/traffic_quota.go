@@ -3,12 +3,15 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"encoding/binary"
+	"maps"
+	"slices"
 	"time"
 
 	"sublet/internal/vps"
 )
 
-// account is a row of quota_account.
+// account is what a quota has counted in its month.
 type account struct {
 	// guest is the ID of the guest that a guest's quota has counted: another
 	// one of the same name starts anew.
@@ -22,6 +25,7 @@ type account struct {
 func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
 	members := e.members()
 	wanted := map[string]bool{}
+	changed := false
 	accounts := make([]vps.QuotaAccount, 0, len(e.sample.Quotas))
 	for i := range e.sample.Quotas {
 		q := &e.sample.Quotas[i]
@@ -39,33 +43,25 @@ func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
 				return nil, err
 			}
 			a = &account{guest: m.guest, start: start.Unix()}
-			e.accounts[id], more = a, sum
+			e.accounts[id], more, changed = a, sum, true
 		} else if !e.moment.Before(start) {
 			for _, row := range m.rows {
 				more = more.plus(e.flows[row])
 			}
-			if more == (flow{}) {
-				accounts = append(accounts, a.of(id))
-				continue
-			}
 		}
-		a.flow = a.plus(more)
-		_, err := e.tx.ExecContext(ctx, "INSERT OR REPLACE INTO quota_account (quota, guest, start, in_bytes, out_bytes) VALUES (?, ?, ?, ?, ?)", id, a.guest, a.start, a.in, a.out)
-		if err != nil {
-			return nil, err
-		}
+		a.flow, changed = a.plus(more), changed || more != flow{}
 		accounts = append(accounts, a.of(id))
 	}
 	for id := range e.accounts {
-		if wanted[id] {
-			continue
-		}
-		delete(e.accounts, id)
-		if _, err := e.tx.ExecContext(ctx, "DELETE FROM quota_account WHERE quota = ?", id); err != nil {
-			return nil, err
+		if !wanted[id] {
+			delete(e.accounts, id)
+			changed = true
 		}
 	}
-	return accounts, nil
+	if !changed {
+		return accounts, nil
+	}
+	return accounts, saveAccounts(ctx, e.tx, e.accounts)
 }
 
 func (a *account) of(id string) vps.QuotaAccount {
@@ -159,29 +155,46 @@ func (e *entry) addRunning(w scan, add func(begin, guest int64, counts *tally)) 
 	}
 }
 
-func loadAccounts(ctx context.Context, tx *sql.Tx, accounts map[string]*account) error {
-	return each(ctx, tx, func(rows *sql.Rows) error {
-		var id string
-		a := &account{}
-		err := rows.Scan(&id, &a.guest, &a.start, &a.in, &a.out)
-		accounts[id] = a
-		return err
-	}, "SELECT quota, guest, start, in_bytes, out_bytes FROM quota_account")
+// saveAccounts writes all accounts: of each the lengths and texts of quota and
+// guest, the start, and the bytes in and out, as uvarints.
+func saveAccounts(ctx context.Context, tx *sql.Tx, accounts map[string]*account) error {
+	blob := []byte{}
+	for id, a := range accounts {
+		for _, text := range [...]string{id, a.guest} {
+			blob = append(binary.AppendUvarint(blob, uint64(len(text))), text...)
+		}
+		for _, v := range [...]int64{a.start, a.in, a.out} {
+			blob = binary.AppendUvarint(blob, uint64(v))
+		}
+	}
+	_, err := tx.ExecContext(ctx, "UPDATE quota_account SET accounts = ?", blob)
+	return err
 }
 
-// QuotaAccounts returns what the last sample left in each quota's account.
-func (db *DB) QuotaAccounts(ctx context.Context) ([]vps.QuotaAccount, error) {
-	var accounts []vps.QuotaAccount
-	err := db.view(ctx, func(tx *sql.Tx) error {
-		return each(ctx, tx, func(rows *sql.Rows) error {
-			var id string
-			var a account
-			if err := rows.Scan(&id, &a.start, &a.in, &a.out); err != nil {
-				return err
-			}
-			accounts = append(accounts, a.of(id))
-			return nil
-		}, "SELECT quota, start, in_bytes, out_bytes FROM quota_account ORDER BY quota")
+// loadAccounts reads what saveAccounts wrote.
+func loadAccounts(ctx context.Context, tx *sql.Tx) (map[string]*account, error) {
+	var blob []byte
+	if err := tx.QueryRowContext(ctx, "SELECT accounts FROM quota_account").Scan(&blob); err != nil {
+		return nil, err
+	}
+	accounts := map[string]*account{}
+	r := pageReader{page: blob}
+	for len(r.page) > 0 && r.err == nil {
+		id := r.text()
+		accounts[id] = &account{guest: r.text(), start: r.number(), flow: flow{r.number(), r.number()}}
+	}
+	return accounts, r.err
+}
+
+// QuotaAccounts returns what the last sample left in each quota's account,
+// sorted by the quotas' IDs.
+func (db *DB) QuotaAccounts(ctx context.Context) (all []vps.QuotaAccount, err error) {
+	err = db.view(ctx, func(tx *sql.Tx) error {
+		accounts, err := loadAccounts(ctx, tx)
+		for _, id := range slices.Sorted(maps.Keys(accounts)) {
+			all = append(all, accounts[id].of(id))
+		}
+		return err
 	})
-	return accounts, err
+	return all, err
 }

@@ -1,22 +1,24 @@
--- Traffic of the past: one row for each guest that had some in a step. Step is
--- 1 for 5 minutes, 2 for hours, 3 for days, 4 for months; time is the begin of
--- the step, in seconds since 1970; counts are as tally.go writes them. What
--- the steps that still run have so far is not in it: see traffic_link.
+-- Traffic of the past. Step is 1 for 5 minutes, 2 for hours, 3 for days, 4 for
+-- months; time is the begin of the step, in seconds since 1970. A row has
+-- the guests whose id divided by 16 is page, those that had traffic: a row for
+-- each would cost far more to write than what it says. Counts are as
+-- traffic_page.go writes them. What the steps that still run have so far is not
+-- in it: see traffic_link.
 CREATE TABLE traffic (
     step   INTEGER NOT NULL,
     time   INTEGER NOT NULL,
-    guest  INTEGER NOT NULL REFERENCES traffic_guest (id),
+    page   INTEGER NOT NULL,
     counts BLOB NOT NULL,
-    PRIMARY KEY (step, time, guest)
+    PRIMARY KEY (step, time, page)
 ) STRICT, WITHOUT ROWID;
 
 -- The same from before the ledger knew the guest, as another program had it.
 CREATE TABLE traffic_import (
     step   INTEGER NOT NULL,
     time   INTEGER NOT NULL,
-    guest  INTEGER NOT NULL REFERENCES traffic_guest (id),
+    page   INTEGER NOT NULL,
     counts BLOB NOT NULL,
-    PRIMARY KEY (step, time, guest)
+    PRIMARY KEY (step, time, page)
 ) STRICT, WITHOUT ROWID;
 
 -- Whose traffic it is, also that of guests which are gone: the ID, empty for
@@ -32,22 +34,19 @@ CREATE TABLE traffic_guest (
 CREATE INDEX traffic_guest_tenant ON traffic_guest (tenant);
 INSERT INTO traffic_guest VALUES (1, '', '', '', 0);
 
--- The counters that are followed. Seen is what the kernel's showed last, total
--- what was counted of it for this guest. Guest is 0 while it is nobody's.
+-- The counters that are followed, 16 links in a row: for each its name, whose
+-- it is, what the kernel showed last, and what was counted of it for that guest.
 CREATE TABLE traffic_link (
-    id    INTEGER PRIMARY KEY,
-    link  TEXT NOT NULL UNIQUE,
-    guest INTEGER NOT NULL,
-    seen  BLOB NOT NULL,
-    total BLOB NOT NULL
+    page  INTEGER PRIMARY KEY,
+    links BLOB NOT NULL
 ) STRICT;
 
--- What total was when the step that now runs began; no row for nothing.
+-- What was counted of the same links when the step that now runs began.
 CREATE TABLE traffic_mark (
-    step  INTEGER NOT NULL,
-    link  INTEGER NOT NULL REFERENCES traffic_link (id),
-    total BLOB NOT NULL,
-    PRIMARY KEY (step, link)
+    step   INTEGER NOT NULL,
+    page   INTEGER NOT NULL,
+    totals BLOB NOT NULL,
+    PRIMARY KEY (step, page)
 ) STRICT, WITHOUT ROWID;
 
 -- One row: the last sample, by the wall clock and by the time since the host

@@ -1,12 +1,10 @@
--- What each quota has counted in the month that begins at start, in seconds
--- since 1970; guest is the ID of a guest's quota, or empty.
+-- One row: what each quota has counted in its month, as traffic_quota.go
+-- writes it. All of it in one value, because all changes with each sample.
 CREATE TABLE quota_account (
-    quota     TEXT PRIMARY KEY,
-    guest     TEXT NOT NULL,
-    start     INTEGER NOT NULL,
-    in_bytes  INTEGER NOT NULL,
-    out_bytes INTEGER NOT NULL
+    id       INTEGER PRIMARY KEY CHECK (id = 1),
+    accounts BLOB NOT NULL
 ) STRICT;
+INSERT INTO quota_account VALUES (1, x'');
 
 -- The steps that were told of in that month, with when they were reached.
 CREATE TABLE quota_step (
