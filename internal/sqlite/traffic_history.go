@@ -58,7 +58,7 @@ func putRows(ctx context.Context, tx *sql.Tx, table string, step int, begin int6
 		pages[guest/pageSize] = appendCounts(pages[guest/pageSize], guest, amount)
 	}
 	for _, page := range slices.Sorted(maps.Keys(pages)) {
-		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO "+table+" (step, time, page, counts) VALUES (?, ?, ?, ?)", step+1, begin, page, pages[page])
+		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO "+table+" (step, time, page, counts) VALUES (?, ?, ?, ?)", step+1, begin, page, notNil(pages[page]))
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,126 @@
+package sqlite
+
+import (
+	"testing"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// sums adds up what a guest received, by step.
+func sums(t *testing.T, db *DB, id string) map[vps.TrafficStep]int64 {
+	t.Helper()
+	all := map[vps.TrafficStep]int64{}
+	for _, step := range vps.TrafficSteps() {
+		rows, err := db.Traffic(t.Context(), vps.TrafficQuery{Step: step, GuestIDs: []string{id}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			all[step] += r.InBytes
+		}
+	}
+	return all
+}
+
+// TestImport imports the history of a program that has counted beside the
+// ledger since it began, so that the same bytes are in both.
+func TestImport(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 10, 20, 14, 30, 0, 0, time.UTC)
+	c := newCounted(t, begin, alice, web)
+	c.Quotas = []vps.Quota{vps.NewQuota(vps.QuotaGuest, "alice", "Etc/UTC")}
+	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1_000_000)
+	now := begin.Add(2 * time.Hour)
+	row := func(step vps.TrafficStep, start time.Time, in int64) vps.TrafficRow {
+		return vps.TrafficRow{Step: step, Start: start, TrafficCount: vps.TrafficCount{InBytes: in, OutBytes: in / 2}}
+	}
+	at := func(day, hour, minute int) time.Time { return time.Date(2026, 10, day, hour, minute, 0, 0, time.UTC) }
+	imported := TrafficImport{Guest: alice, Now: now, Rows: []vps.TrafficRow{
+		row(vps.StepFiveMinutes, at(20, 14, 25), 3), row(vps.StepFiveMinutes, at(20, 14, 30), 1_000_000), row(vps.StepFiveMinutes, at(10, 1, 0), 99),
+		row(vps.StepHour, at(20, 13, 0), 40), row(vps.StepHour, at(20, 14, 0), 1_000_003), row(vps.StepHour, at(20, 15, 0), 500),
+		row(vps.StepDay, at(19, 0, 0), 600), row(vps.StepDay, at(20, 0, 0), 1_000_043),
+		row(vps.StepMonth, at(1, 0, 0).AddDate(0, -1, 0), 8000), row(vps.StepMonth, at(1, 0, 0), 1_000_643),
+	}}
+	want := map[vps.TrafficStep]int64{
+		vps.StepFiveMinutes: 1_000_000 + 3, vps.StepHour: 1_000_000 + 40 + 3,
+		vps.StepDay: 1_000_000 + 600 + 43, vps.StepMonth: 1_000_000 + 8000 + 643,
+	}
+	check := func(what string, want map[vps.TrafficStep]int64) {
+		t.Helper()
+		for step, sum := range sums(t, c.db, alice.ID) {
+			if sum != want[step] {
+				t.Errorf("%s: by %s there are %d bytes; want %d", what, step, sum, want[step])
+			}
+		}
+	}
+	for _, what := range []string{"imported", "imported again"} {
+		if _, err := c.db.ImportTraffic(t.Context(), imported); err != nil {
+			t.Fatal(err)
+		}
+		check(what, want)
+	}
+	c.want(c.sample(), 1_000_643)
+
+	t.Log("another import takes the place of the first, and leaves other guests alone")
+	other := imported
+	other.Guest, other.Rows = web, []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -1, 0), 5)}
+	if _, err := c.db.ImportTraffic(t.Context(), other); err != nil {
+		t.Fatal(err)
+	}
+	check("another guest's import", want)
+	imported.Rows = []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -1, 0), 8001)}
+	kept, err := c.db.ImportTraffic(t.Context(), imported)
+	if err != nil || len(kept) != 1 || kept[0].InBytes != 8001 || kept[0].Guest != "alice" {
+		t.Errorf("kept is %+v (%v)", kept, err)
+	}
+	want[vps.StepMonth] = 1_000_000 + 8001
+	check("another import", want)
+	if got := sums(t, c.db, web.ID)[vps.StepMonth]; got != 5 {
+		t.Errorf("the other guest's month has %d bytes; want 5", got)
+	}
+
+	t.Log("what is no traffic is refused, and changes nothing")
+	for _, bad := range []vps.TrafficRow{row(vps.StepDay, at(1, 0, 0), -1), row("year", at(1, 0, 0), 1), {Step: vps.StepDay, TrafficKey: vps.TrafficKey{Class: "x"}}} {
+		imported.Rows = []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -2, 0), 1), bad}
+		if _, err := c.db.ImportTraffic(t.Context(), imported); err == nil {
+			t.Errorf("%+v is no error", bad)
+		}
+	}
+	check("after bad imports", want)
+}
+
+// TestPrune drops what is too old, but not because the clock is wrong.
+func TestPrune(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 10, 1, 12, 0, 0, 0, time.UTC)
+	c := newCounted(t, begin, alice)
+	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1000)
+	c.pass(10*time.Minute, "sl-alice", vps.TrafficInternet, 1000)
+	old := func() int {
+		rows, err := c.db.Traffic(t.Context(), vps.TrafficQuery{Step: vps.StepFiveMinutes, Until: begin.Add(5 * time.Minute)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(rows)
+	}
+	right := c.Counters.At
+	c.Counters.At = time.Date(2038, 1, 1, 0, 0, 0, 0, time.UTC)
+	for range 10 {
+		c.pass(10*time.Minute, "sl-alice", vps.TrafficInternet, 1)
+	}
+	c.Counters.At = right
+	c.pass(10*time.Minute, "sl-alice", vps.TrafficInternet, 1)
+	if old() != 1 {
+		t.Fatal("a clock that was wrong for some time has cost history")
+	}
+	for range 3 * 24 {
+		c.pass(time.Hour, "sl-alice", vps.TrafficInternet, 1)
+	}
+	if old() != 0 {
+		t.Error("5 minutes are kept for more than 2 days")
+	}
+	if got := sums(t, c.db, alice.ID); got[vps.StepHour] != got[vps.StepMonth] || got[vps.StepDay] != got[vps.StepMonth] {
+		t.Errorf("the steps do not agree: %v", got)
+	}
+}

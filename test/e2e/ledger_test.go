@@ -1,0 +1,365 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/sqlite"
+	"sublet/internal/vps"
+	"sublet/test/lab"
+)
+
+// TestLedgerSurvives kills the daemon 200 times while packets of known sizes
+// go through the tap of a guest, in both directions. In between rules are
+// flushed, the tap is made anew, and so is the guest. What the ledger tells in
+// the end are the bytes that were sent, to the byte.
+func TestLedgerSurvives(t *testing.T) {
+	t.Parallel()
+	h := lab.New(t)
+	h.UseImage()
+	h.Start()
+	settings := filepath.Join(h.Dir, "settings.yaml")
+	if err := os.WriteFile(settings, []byte("settings:\n  traffic_sample: 1s\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.Sublet("apply", "-f", settings)
+	l := &ledgerTest{Host: h, truth: map[string]vps.TrafficCount{}}
+	l.stranger(t)
+	l.create(t)
+
+	accidents := map[int]func(*testing.T){
+		30: l.flushRules, 60: l.newTap, 90: l.newGuest, 120: l.flushRules, 150: l.newTap, 180: l.reopenTap,
+	}
+	h.Stop()
+	const kills = 200
+	for round := range kills {
+		l.killOnce(t, round)
+		if accident := accidents[round]; accident != nil {
+			h.Start()
+			accident(t)
+			h.Stop()
+		}
+	}
+	h.Start()
+	l.pause(t)
+	h.Stop()
+	l.check(t)
+}
+
+// ledgerTest is a host with a guest that the test itself is, at its tap.
+type ledgerTest struct {
+	*lab.Host
+	id      string // of the guest
+	address netip.Addr
+	port    int
+	tap     *os.File
+	out     []byte   // a frame to the stranger, without its payload
+	in      net.Conn // the stranger's calls
+	truth   map[string]vps.TrafficCount
+
+	sending chan struct{} // closed to stop
+	senders sync.WaitGroup
+	sent    vps.TrafficCount // by this guest, since it was made; valid while nothing is sent
+	// Packets that came out at the other ends, of all guests.
+	guestGot, strangerGot atomic.Int64
+	guestDue, strangerDue int64
+}
+
+const strangerPort = 4000
+
+// stranger listens outside, so that nobody answers that nobody listens.
+func (l *ledgerTest) stranger(t *testing.T) {
+	t.Helper()
+	var conn net.PacketConn
+	var err error
+	l.Outside.Do(func() {
+		conn, err = net.ListenPacket("udp4", net.JoinHostPort(lab.StrangerAddress, strconv.Itoa(strangerPort)))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	go func() {
+		buffer := make([]byte, 2048)
+		for {
+			if _, _, err := conn.ReadFrom(buffer); err != nil {
+				return
+			}
+			l.strangerGot.Add(1)
+		}
+	}()
+}
+
+// create makes the guest, which never starts, and takes its place at its tap.
+func (l *ledgerTest) create(t *testing.T) {
+	t.Helper()
+	l.Sublet("create", "alice", "--stopped", "--memory", "128MiB", "--ssh-key", l.Key+".pub")
+	l.Eventually("the guest has its network", l.Settled)
+	g := l.Show("alice")
+	l.id, l.address, l.port = g.ID, netip.MustParseAddr(g.Spec.Address), g.Spec.Ports.First+1
+	l.sent = vps.TrafficCount{}
+	l.openTap(t)
+	var err error
+	l.Outside.Do(func() { l.in, err = net.Dial("udp4", net.JoinHostPort(lab.HostAddress, strconv.Itoa(l.port))) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.resume()
+}
+
+// openTap plugs the guest in, as its kernel does, and answers for it.
+func (l *ledgerTest) openTap(t *testing.T) {
+	t.Helper()
+	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ifreq, err := unix.NewIfreq("sl-alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ifreq.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifreq); err != nil {
+		t.Fatalf("open the guest's tap: %v", err)
+	}
+	l.tap = os.NewFile(uintptr(fd), "tap")
+	t.Cleanup(func() { _ = l.tap.Close() })
+	host, err := net.InterfaceByName("sl-alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.out = udpFrame(host.HardwareAddr, vps.MACFor(l.address), l.address, netip.MustParseAddr(lab.StrangerAddress))
+	go l.answer(l.tap, vps.MACFor(l.address), l.address)
+}
+
+// answer takes what comes to the guest, and answers who it is (ARP, RFC 826).
+func (l *ledgerTest) answer(tap *os.File, mac net.HardwareAddr, address netip.Addr) {
+	buffer := make([]byte, 4096)
+	for {
+		n, err := tap.Read(buffer)
+		if err != nil {
+			return
+		}
+		if n < vnetHeader+ethernet+28 {
+			continue
+		}
+		frame := buffer[vnetHeader:n]
+		switch kind := binary.BigEndian.Uint16(frame[12:]); {
+		case kind == 0x0806 && frame[ethernet+7] == 1 && [4]byte(frame[ethernet+24:]) == address.As4():
+			reply := make([]byte, vnetHeader+ethernet+28)
+			f := reply[vnetHeader:]
+			copy(f, frame[6:12])
+			copy(f[6:], mac)
+			copy(f[12:], frame[12:ethernet+6])
+			f[ethernet+7] = 2
+			copy(f[ethernet+8:], mac)
+			copy(f[ethernet+14:], address.AsSlice())
+			copy(f[ethernet+18:], frame[ethernet+8:ethernet+18])
+			_, _ = tap.Write(reply)
+		case kind == 0x0800 && frame[ethernet+9] == unix.IPPROTO_UDP:
+			l.guestGot.Add(1)
+		}
+	}
+}
+
+// Lengths of headers: virtio's (linux/virtio_net.h), Ethernet's, and those of
+// IPv4 and UDP together.
+const (
+	vnetHeader = 10
+	ethernet   = vps.FrameBytes
+	ipUDP      = 28
+)
+
+// udpFrame is a frame with virtio's header in front, and without a payload.
+func udpFrame(to, from net.HardwareAddr, source, target netip.Addr) []byte {
+	b := make([]byte, vnetHeader+ethernet+ipUDP)
+	f := b[vnetHeader:]
+	copy(f, to)
+	copy(f[6:], from)
+	binary.BigEndian.PutUint16(f[12:], 0x0800)
+	ip := f[ethernet:]
+	ip[0], ip[8], ip[9] = 0x45, 64, unix.IPPROTO_UDP
+	copy(ip[12:], source.AsSlice())
+	copy(ip[16:], target.AsSlice())
+	binary.BigEndian.PutUint16(ip[20:], 5000)
+	binary.BigEndian.PutUint16(ip[22:], strangerPort)
+	return b
+}
+
+// withPayload returns a frame that carries so many zeros (RFC 791, RFC 768).
+func withPayload(header []byte, length int) []byte {
+	b := append(append([]byte{}, header...), make([]byte, length)...)
+	ip := b[vnetHeader+ethernet:]
+	binary.BigEndian.PutUint16(ip[2:], uint16(len(ip)))
+	binary.BigEndian.PutUint16(ip[24:], uint16(len(ip)-20))
+	var sum uint32
+	for i := 0; i < 20; i += 2 {
+		sum += uint32(binary.BigEndian.Uint16(ip[i:]))
+	}
+	for sum>>16 != 0 {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(ip[10:], ^uint16(sum))
+	return b
+}
+
+// resume lets packets of random sizes go both ways until pause.
+func (l *ledgerTest) resume() {
+	l.sending = make(chan struct{})
+	each := func(send func(length int)) {
+		// To the wall each packet is a new connection, while nobody answers: it
+		// lets 500 pass in a second.
+		const pause, largest = 8 * time.Millisecond, 1400
+		for {
+			select {
+			case <-l.sending:
+				return
+			case <-time.After(pause):
+				send(1 + rand.IntN(largest))
+			}
+		}
+	}
+	l.senders.Go(func() {
+		each(func(length int) {
+			frame := withPayload(l.out, length)
+			if _, err := l.tap.Write(frame); err == nil {
+				l.sent.OutBytes += int64(len(frame) - vnetHeader)
+				l.sent.OutPackets++
+				l.strangerDue++
+			}
+		})
+	})
+	l.senders.Go(func() {
+		each(func(length int) {
+			if _, err := l.in.Write(make([]byte, length)); err == nil {
+				l.sent.InBytes += int64(length + ipUDP + ethernet)
+				l.sent.InPackets++
+				l.guestDue++
+			}
+		})
+	})
+}
+
+// pause stops the senders and waits until all that they sent has arrived.
+func (l *ledgerTest) pause(t *testing.T) {
+	t.Helper()
+	close(l.sending)
+	l.senders.Wait()
+	l.Eventually("all packets have arrived", func() bool {
+		return l.strangerGot.Load() == l.strangerDue && l.guestGot.Load() == l.guestDue
+	})
+	l.truth[l.id] = l.sent
+}
+
+// killOnce starts the daemon and kills it: some time later, or when it has just
+// written to the database, which is amid a transaction.
+func (l *ledgerTest) killOnce(t *testing.T, round int) {
+	t.Helper()
+	const most = 400 * time.Millisecond
+	l.StartProgram(lab.Sublet(t), "serve")
+	if round%2 == 0 {
+		<-time.After(rand.N(most))
+		l.Kill()
+		return
+	}
+	wal := filepath.Join(l.StateDir, "state.db-wal")
+	written := func() time.Time {
+		info, err := os.Stat(wal)
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	for range 1 + rand.IntN(3) {
+		before := written()
+		const pause = 100 * time.Microsecond
+		for deadline := time.Now().Add(most); written().Equal(before) && time.Now().Before(deadline); {
+			<-time.After(pause)
+		}
+	}
+	l.Kill()
+}
+
+// flushRules takes all rules and counters away while nothing passes, when all
+// that passed is kept.
+func (l *ledgerTest) flushRules(t *testing.T) {
+	t.Helper()
+	l.pause(t)
+	l.Stop()
+	l.NS.Exec("nft", "flush", "ruleset")
+	l.Start()
+	l.Eventually("the rules are there again", l.Settled)
+	l.resume()
+}
+
+// newTap removes the tap, as above.
+func (l *ledgerTest) newTap(t *testing.T) {
+	t.Helper()
+	l.pause(t)
+	_ = l.tap.Close()
+	l.NS.Exec("ip", "link", "del", "sl-alice")
+	l.Eventually("the tap is there again", func() bool {
+		_, err := os.Stat("/sys/class/net/sl-alice")
+		return err == nil && l.Settled()
+	})
+	l.openTap(t)
+	l.resume()
+}
+
+// reopenTap is what a restart of the guest does to its tap.
+func (l *ledgerTest) reopenTap(t *testing.T) {
+	t.Helper()
+	l.pause(t)
+	_ = l.tap.Close()
+	l.openTap(t)
+	l.resume()
+}
+
+// newGuest deletes the guest and makes another one of its name.
+func (l *ledgerTest) newGuest(t *testing.T) {
+	t.Helper()
+	l.pause(t)
+	_, _ = l.tap.Close(), l.in.Close()
+	l.Sublet("delete", "alice", "--yes")
+	l.create(t)
+}
+
+// check compares what the ledger has, in steps of any length, with what was
+// sent.
+func (l *ledgerTest) check(t *testing.T) {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(l.StateDir, "state.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck // it was only read
+	for _, step := range vps.TrafficSteps() {
+		for id, want := range l.truth {
+			rows, err := db.Traffic(t.Context(), vps.TrafficQuery{Step: step, GuestIDs: []string{id}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got vps.TrafficCount
+			for _, r := range rows {
+				if r.Class == vps.TrafficInternet && r.Family == 4 {
+					got = got.Add(r.TrafficCount)
+				}
+			}
+			if got != want || want.InPackets == 0 || want.OutPackets == 0 {
+				t.Errorf("by %s, %s had %+v; the ledger has %+v", step, id, want, got)
+			}
+		}
+	}
+	t.Logf("sent: %+v", l.truth)
+}
