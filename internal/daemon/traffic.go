@@ -136,8 +136,12 @@ func (a accounted) Forget(ctx context.Context, id string) error {
 	if _, _, err := a.traffic.sample(ctx, &host); err != nil {
 		return err
 	}
-	// The next guest of this name starts from nothing.
+	// The counters of the next guest of this name start from nothing, and the
+	// ledger has to have seen them there.
 	if err := a.traffic.kernel.ForgetTraffic(ctx, host.Guests[at].Link()); err != nil {
+		return err
+	}
+	if _, _, err := a.traffic.sample(ctx, &host); err != nil {
 		return err
 	}
 	return a.restrained.Forget(ctx, id)
