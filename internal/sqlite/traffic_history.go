@@ -12,6 +12,12 @@ import (
 	"sublet/internal/vps"
 )
 
+// The tables with rows of history: what was counted, and what was imported.
+const (
+	countTable  = "traffic"
+	importTable = "traffic_import"
+)
+
 // fewPages is up to how many pages are looked up one by one. Rows lie by time,
 // so that those of one moment are written side by side; to look for single pages
 // pays while the others are many.
@@ -25,7 +31,7 @@ func addRows(ctx context.Context, tx *sql.Tx, step int, begin int64, amounts map
 	}
 	// There are some when a step runs for the second time, after the clock was
 	// set, or when a guest has left in it.
-	window := scan{table: "traffic", step: step + 1, from: begin, until: begin + 1}
+	window := scan{table: countTable, step: step + 1, from: begin, until: begin + 1}
 	err := window.each(ctx, tx, func(_, guest int64, there *tally) {
 		if amounts[guest] == nil {
 			if !touches(amounts, guest/pageSize) {
@@ -38,7 +44,7 @@ func addRows(ctx context.Context, tx *sql.Tx, step int, begin int64, amounts map
 	if err != nil {
 		return err
 	}
-	return putRows(ctx, tx, "traffic", step, begin, amounts)
+	return putRows(ctx, tx, countTable, step, begin, amounts)
 }
 
 // touches tells whether there are amounts of a page.
@@ -57,9 +63,12 @@ func putRows(ctx context.Context, tx *sql.Tx, table string, step int, begin int6
 	for guest, amount := range amounts {
 		pages[guest/pageSize] = appendCounts(pages[guest/pageSize], guest, amount)
 	}
+	replace := "INSERT OR REPLACE INTO traffic (step, time, page, counts) VALUES (?, ?, ?, ?)"
+	if table == importTable {
+		replace = "INSERT OR REPLACE INTO traffic_import (step, time, page, counts) VALUES (?, ?, ?, ?)"
+	}
 	for _, page := range slices.Sorted(maps.Keys(pages)) {
-		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO "+table+" (step, time, page, counts) VALUES (?, ?, ?, ?)", step+1, begin, page, notNil(pages[page]))
-		if err != nil {
+		if _, err := tx.ExecContext(ctx, replace, step+1, begin, page, notNil(pages[page])); err != nil {
 			return err
 		}
 	}
@@ -68,10 +77,9 @@ func putRows(ctx context.Context, tx *sql.Tx, table string, step int, begin int6
 
 // prune drops what is too old.
 func prune(ctx context.Context, tx *sql.Tx, now time.Time) error {
-	for _, table := range []string{"traffic", "traffic_import"} {
+	for _, drop := range []string{"DELETE FROM traffic WHERE step = ? AND time < ?", "DELETE FROM traffic_import WHERE step = ? AND time < ?"} {
 		for step, keep := range []time.Duration{keepFive, keepHours} {
-			_, err := tx.ExecContext(ctx, "DELETE FROM "+table+" WHERE step = ? AND time < ?", step+1, now.Add(-keep).Unix())
-			if err != nil {
+			if _, err := tx.ExecContext(ctx, drop, step+1, now.Add(-keep).Unix()); err != nil {
 				return err
 			}
 		}
@@ -151,7 +159,7 @@ func (db *DB) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow
 		if window.guests, err = found.loadGuests(ctx, tx, q.GuestIDs); err != nil {
 			return err
 		}
-		for _, window.table = range []string{"traffic", "traffic_import"} {
+		for _, window.table = range []string{countTable, importTable} {
 			if err := window.each(ctx, tx, found.add); err != nil {
 				return err
 			}

@@ -96,14 +96,15 @@ func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally
 		row := amounts[step][begin]
 		row[at] = row[at].Add(r.TrafficCount)
 	}
-	for step, name := range vps.TrafficSteps() { // the finest first: the others look at what is left of it
+	var finer map[int64]*tally // what is left of the step before
+	for step, name := range vps.TrafficSteps() {
 		for begin, amount := range amounts[step] {
 			start := time.Unix(begin, 0)
 			switch {
 			case !name.End(start, i.Zone).After(since):
 				continue
-			case start.Before(since) && step > 0:
-				*amount = sumWithin(amounts[step-1], begin, name.End(start, i.Zone).Unix())
+			case start.Before(since) && finer != nil:
+				*amount = sumWithin(finer, begin, name.End(start, i.Zone).Unix())
 			default:
 				delete(amounts[step], begin)
 			}
@@ -111,6 +112,7 @@ func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally
 				delete(amounts[step], begin)
 			}
 		}
+		finer = amounts[step]
 	}
 	for step, keep := range []time.Duration{keepFive, keepHours} {
 		for begin := range amounts[step] {
@@ -154,7 +156,7 @@ func replaceImport(ctx context.Context, tx *sql.Tx, guest int64, amounts [steps]
 // there. Other guests are on the same pages.
 func replaceStep(ctx context.Context, tx *sql.Tx, step int, guest int64, amounts map[int64]*tally) error {
 	pages := map[int64]map[int64]*tally{} // by the begin of the step
-	window := scan{table: "traffic_import", step: step + 1, from: math.MinInt64, until: math.MaxInt64}
+	window := scan{table: importTable, step: step + 1, from: math.MinInt64, until: math.MaxInt64}
 	err := window.each(ctx, tx, func(begin, other int64, counts *tally) {
 		if other/pageSize != guest/pageSize {
 			return
@@ -178,7 +180,7 @@ func replaceStep(ctx context.Context, tx *sql.Tx, step int, guest int64, amounts
 		pages[begin][guest] = amount
 	}
 	for begin, page := range pages {
-		if err := putRows(ctx, tx, "traffic_import", step, begin, page); err != nil {
+		if err := putRows(ctx, tx, importTable, step, begin, page); err != nil {
 			return err
 		}
 	}

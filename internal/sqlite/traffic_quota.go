@@ -116,7 +116,7 @@ func (e *entry) flowIn(ctx context.Context, start, end time.Time, q *vps.Quota, 
 		if err := w.each(ctx, e.tx, add); err != nil {
 			return sum, err
 		}
-		if w.table == "traffic" {
+		if w.table == countTable {
 			e.addRunning(w, add)
 		}
 	}
@@ -128,11 +128,11 @@ func (e *entry) flowIn(ctx context.Context, start, end time.Time, q *vps.Quota, 
 func parts(start, end time.Time, zone *time.Location) []scan {
 	from, until := start.Unix(), end.Unix()
 	windows := []scan{
-		{table: "traffic_import", step: stepNumber(vps.StepDay), from: from, until: until},
-		{table: "traffic", step: stepNumber(vps.StepHour), from: from, until: until},
+		{table: importTable, step: stepNumber(vps.StepDay), from: from, until: until},
+		{table: countTable, step: stepNumber(vps.StepHour), from: from, until: until},
 	}
 	if hour := vps.StepHour.Begin(start, zone); !hour.Equal(start) {
-		windows = append(windows, scan{table: "traffic", step: stepNumber(vps.StepFiveMinutes), from: from, until: vps.StepHour.End(hour, zone).Unix()})
+		windows = append(windows, scan{table: countTable, step: stepNumber(vps.StepFiveMinutes), from: from, until: vps.StepHour.End(hour, zone).Unix()})
 	}
 	return windows
 }

@@ -2,7 +2,6 @@ package sqlite
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -35,10 +34,8 @@ type trafficWorld struct {
 	passed, fresh, doubt map[string]int64
 	again                map[string]bool // guests whose counters began anew since
 	sampled              bool
-	stopped              int // samples that failed
 }
 
-// mend makes the fields that a new world starts with.
 func newTrafficWorld(t *rapid.T, dir string) *trafficWorld {
 	w := &trafficWorld{
 		t: t, path: filepath.Join(dir, "state.db"), zone: time.UTC,
@@ -240,31 +237,24 @@ func (w *trafficWorld) setZone() {
 // passed between two samples where counters began anew.
 func TestLedgerProperty(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, func(t *rapid.T) {
-		dir, err := os.MkdirTemp("", "ledger")
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := newTrafficWorld(t, dir)
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newTrafficWorld(rt, t.TempDir())
 		defer func() {
 			if err := w.db.Close(); err != nil {
-				t.Error(err)
-			}
-			if err := os.RemoveAll(dir); err != nil {
-				t.Error(err)
+				rt.Error(err)
 			}
 		}()
 		w.sample()
 		act := func(do func()) func(*rapid.T) {
 			return func(t *rapid.T) { w.t = t; do() }
 		}
-		t.Repeat(map[string]func(*rapid.T){
+		rt.Repeat(map[string]func(*rapid.T){
 			"traffic": act(w.traffic), "more traffic": act(w.traffic), "sample": act(w.sample), "tick": act(w.tick),
 			"failed sample": act(w.failSample), "kill": act(w.reopen), "counter reset": act(w.resetCounter),
 			"table reloaded": act(w.reloadTable), "reboot": act(w.reboot), "guest remade": act(w.remake),
 			"wait": act(w.wait), "clock set": act(w.setClock), "zone set": act(w.setZone),
 		})
-		w.t = t
+		w.t = rt
 		w.sample()
 	})
 }
