@@ -97,6 +97,16 @@ type Traffics interface {
 	ImportTraffic(ctx context.Context, o api.ImportTraffic, file io.Reader) (api.ImportedTraffic, error)
 }
 
+// Quotas tells and edits how much traffic there may be in a month; see api.Quotas.
+type Quotas interface {
+	Quotas(ctx context.Context) ([]vps.QuotaUse, error)
+	Quota(ctx context.Context, scope vps.QuotaScope, name string) (api.QuotaReport, error)
+	SetQuota(ctx context.Context, scope vps.QuotaScope, name string, q api.SetQuota, dryRun bool) (api.Change, error)
+	TopUpQuota(ctx context.Context, scope vps.QuotaScope, name string, more vps.Bytes, dryRun bool) (api.Change, error)
+	LiftQuota(ctx context.Context, scope vps.QuotaScope, name string, lifted, dryRun bool) (api.Change, error)
+	RemoveQuota(ctx context.Context, scope vps.QuotaScope, name string, dryRun bool) (api.Change, error)
+}
+
 // GuestDisks keeps guests' disks and the snapshots of them.
 type GuestDisks interface {
 	Disks(ctx context.Context, guest string) ([]api.GuestDisk, error)
@@ -149,6 +159,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Auditor
 	Disks
 	Traffics
+	Quotas
 	GuestDisks
 	Packs
 	Files

@@ -53,6 +53,7 @@ type fake struct {
 	audited   func(context.Context)
 	updates   []api.UpdateGuest
 	snapshots map[string][]vps.Snapshot
+	quotas    []vps.Quota
 	traffic   ledger
 	links     []vps.PageLink
 }

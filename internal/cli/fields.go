@@ -30,6 +30,10 @@ func flagOf(field string) string {
 		return "allow-smtp"
 	case "disks":
 		return "data-disk"
+	case "limit":
+		return "month"
+	case "steps":
+		return "at"
 	case "power":
 		return "stopped"
 	case "ssh_keys":
@@ -41,7 +45,7 @@ func flagOf(field string) string {
 	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
 		return "root-password"
 	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
-		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "note", "email", "webhook":
+		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "count", "reset_day", "grace", "note", "email", "webhook":
 		return dashed(key)
 	}
 	return ""

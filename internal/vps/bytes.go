@@ -35,6 +35,8 @@ var byteUnits = []struct {
 	{"B", 1},
 }
 
+const outOfRange = "%q is out of range for a size; sizes stay below 2^63 bytes, and are not negative"
+
 // ParseBytes reads "512MiB", "1.5 GiB", "20GB" or a plain number of bytes.
 // Negative sizes, unknown units and fractions of a byte are refused.
 func ParseBytes(s string) (Bytes, error) {
@@ -47,7 +49,7 @@ func ParseBytes(s string) (Bytes, error) {
 	}
 	if n, err := strconv.ParseInt(number, 10, 64); err == nil {
 		if n < 0 || n > math.MaxInt64/int64(unit) {
-			return 0, Invalid("", "%q is out of range for a size", s)
+			return 0, Invalid("", outOfRange, s)
 		}
 		return Bytes(n) * unit, nil
 	}
@@ -60,9 +62,11 @@ func ParseBytes(s string) (Bytes, error) {
 	if err != nil {
 		return 0, Invalid("", "%q is not a size; write a number and a unit, for example 512MiB or 8GiB", s)
 	}
-	f *= float64(unit)
-	if f >= math.MaxInt64 || f != math.Trunc(f) {
-		return 0, Invalid("", "%q is not a whole number of bytes in range", s)
+	switch f *= float64(unit); {
+	case f >= math.MaxInt64:
+		return 0, Invalid("", outOfRange, s)
+	case f != math.Trunc(f):
+		return 0, Invalid("", "%q is not a whole number of bytes", s)
 	}
 	return Bytes(f), nil
 }
