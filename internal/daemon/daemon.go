@@ -171,7 +171,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.facts = facts{p}
 	p.state = desired.New(p.db, p.facts)
 	found := &foundUplinks{trafficUplinks: p.hostnet, snapshot: func() (reconcile.Snapshot, <-chan struct{}) { return p.loop.Snapshot() }}
-	p.quotas = &enforcer{state: p.state, db: p.db, uplinks: found.Uplinks, log: log, now: time.Now, edited: make(chan struct{}, 1)}
+	p.quotas = &enforcer{state: p.state, db: p.db, kernel: p.nft, uplinks: found.Uplinks, log: log, now: time.Now, edited: make(chan struct{}, 1)}
 	p.traffic = &sampler{kernel: p.nft, uplinks: found, db: p.db, boot: p.hostBoot, log: log}
 	p.loop = p.newLoop()
 	p.quotas.loop = p.loop
@@ -218,6 +218,8 @@ func (p *parts) newLoop() *reconcile.Loop {
 
 // serve runs everything until ctx ends or one part of it fails.
 func (p *parts) serve(ctx context.Context, entrances []entrance) error {
+	// Before the first guest is started by this daemon.
+	p.startQuotas(ctx)
 	b := backend{p}
 	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b}, api.ServerOptions{
 		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, &p.fill, p.states),
@@ -227,6 +229,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work.Go(func() error { return p.watchDrops(ctx) })
 	work.Go(func() error { return p.watchTraffic(ctx) })
 	work.Go(func() error { return p.watchRescues(ctx) })
+	work.Go(func() error { return p.quotas.watch(ctx, p.sampleTraffic) })
 	work.Go(func() error { return p.watchUsage(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.

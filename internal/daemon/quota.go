@@ -16,9 +16,9 @@ import (
 	"sublet/internal/vps"
 )
 
-// enforcer puts into force what quotas call for. It remembers nothing that
-// matters: what was counted and told is in the database, and all else follows
-// from that.
+// enforcer puts into force what quotas call for. What was counted and told is in
+// the database, and all else follows from that, so that it may forget
+// everything.
 type enforcer struct {
 	state  *desired.State
 	db     *sqlite.DB
@@ -29,7 +29,11 @@ type enforcer struct {
 	log     *slog.Logger
 	now     func() time.Time
 
-	turn sync.Mutex // held while quotas are evaluated
+	turn sync.Mutex // held from the reading of counters until what follows is in force
+	// reached are the steps that were told of, when known says that they are
+	// those of the database.
+	reached []vps.QuotaReached
+	known   bool
 
 	mu     sync.Mutex
 	states []meter.QuotaState
@@ -97,25 +101,37 @@ func (e *enforcer) host(ctx context.Context) (vps.Host, error) {
 	return e.state.Host(ctx)
 }
 
-// enforce puts into force what follows from accounts, which were counted at a
-// time, and tells of the steps that they reach. The kernel holds it before the
-// loop hears of it. Calling it again with the same accounts changes nothing.
-func (e *enforcer) enforce(ctx context.Context, accounts []vps.QuotaAccount, at time.Time) error {
+// count has read tell what quotas of a host have used, and when that was, and
+// puts into force what follows. What was edited before is in it.
+func (e *enforcer) count(ctx context.Context, read func(context.Context, *vps.Host) ([]vps.QuotaAccount, time.Time, error)) error {
 	e.turn.Lock()
 	defer e.turn.Unlock()
 	host, err := e.host(ctx)
 	if err != nil {
 		return err
 	}
-	reached, err := e.db.QuotaSteps(ctx)
+	accounts, at, err := read(ctx, &host)
 	if err != nil {
 		return err
 	}
+	return e.enforce(ctx, host, accounts, at)
+}
+
+// enforce puts into force what follows from accounts, which were counted at a
+// time, and tells of the steps that they reach. The kernel holds it before the
+// loop hears of it. Calling it again with the same accounts changes nothing.
+func (e *enforcer) enforce(ctx context.Context, host vps.Host, accounts []vps.QuotaAccount, at time.Time) (err error) {
+	if !e.known {
+		if e.reached, err = e.db.QuotaSteps(ctx); err != nil {
+			return err
+		}
+		e.known = true
+	}
 	now := e.now()
-	states := meter.EvaluateQuotas(host.Quotas, accounts, reached, now)
+	states := meter.EvaluateQuotas(host.Quotas, accounts, e.reached, now)
 	// Not to be able to write down that a step was reached is no reason to let
 	// anybody outrun it.
-	told := e.tell(ctx, states, reached, now)
+	told := e.tell(ctx, states, &host, now)
 	meter.Restrain(states, &host)
 	held := e.hold(ctx, states, &host, at)
 	resumed := e.resume(ctx, &host)
@@ -137,31 +153,51 @@ func sameRestraints(states []meter.QuotaState, host *vps.Host) bool {
 	return slices.EqualFunc(other.Guests, host.Guests, func(a, b vps.Guest) bool { return reflect.DeepEqual(a.Restraint, b.Restraint) })
 }
 
-// tell writes down which steps were reached, with an event for each, and
-// forgets those of quotas that are gone.
-func (e *enforcer) tell(ctx context.Context, states []meter.QuotaState, reached []vps.QuotaReached, now time.Time) error {
+// tell writes down which steps were reached, with an event and the notices of
+// each, and forgets those of quotas that are gone.
+func (e *enforcer) tell(ctx context.Context, states []meter.QuotaState, host *vps.Host, now time.Time) error {
 	var undone []vps.QuotaReached
-	for _, r := range reached {
-		if !slices.ContainsFunc(states, func(s meter.QuotaState) bool { return s.Use.Quota.ID() == r.Quota }) {
+	var news []sqlite.QuotaNews
+	there := map[string]bool{}
+	for i := range states {
+		there[states[i].Use.Quota.ID()] = true
+	}
+	for _, r := range e.reached {
+		if !there[r.Quota] {
 			undone = append(undone, r)
 		}
 	}
-	var news []sqlite.QuotaNews
 	for i := range states {
 		s := &states[i]
 		undone = append(undone, s.Undone...)
 		for _, r := range s.New {
-			ev := vps.Event{Kind: vps.EventQuota, Message: s.Tell(r, now), Time: now}
-			if s.Use.Quota.Scope == vps.QuotaGuest {
-				ev.Guest = s.Use.Quota.Name
-			}
-			news = append(news, sqlite.QuotaNews{QuotaReached: r, Event: ev})
+			news = append(news, newsOf(s, r, host, now))
 		}
 	}
 	if len(undone)+len(news) == 0 {
 		return nil
 	}
+	e.known = false
 	return e.db.ReachSteps(ctx, undone, news)
+}
+
+// newsOf is what is told of a step that was reached.
+func newsOf(s *meter.QuotaState, r vps.QuotaReached, host *vps.Host, now time.Time) sqlite.QuotaNews {
+	q, n := &s.Use.Quota, vps.Notice{Kind: vps.EventQuota, Time: now, Message: s.Tell(r, now), Data: s.Data(r, now)}
+	switch q.Scope {
+	case vps.QuotaGuest:
+		n.Guest = q.Name
+		if g := host.Guest(q.Name); g != nil {
+			n.Tenant = g.Spec.Tenant
+		}
+	case vps.QuotaTenant:
+		n.Tenant = q.Name
+	case vps.QuotaHost:
+	}
+	return sqlite.QuotaNews{
+		QuotaReached: r, Notice: n, To: host.NoticeTo(n.Tenant),
+		Event: vps.Event{Kind: n.Kind, Guest: n.Guest, Message: n.Message, Time: now},
+	}
 }
 
 // hold has the kernel hold what is in force, and the next steps until the next
@@ -221,11 +257,11 @@ func (e *enforcer) resume(ctx context.Context, host *vps.Host) error {
 	return err
 }
 
-// watch calls sample, which ends in enforce, outside of the usual times when
+// watch calls sample, which ends in count, outside of the usual times when
 // quotas may call for something else at once: after an edit, at the end of grace
 // and of a month, and when a throttle may have been shaped. It blocks until ctx
 // ends.
-func (e *enforcer) watch(ctx context.Context, sample func(context.Context)) {
+func (e *enforcer) watch(ctx context.Context, sample func(context.Context)) error {
 	for {
 		_, changed := e.loop.Snapshot()
 		e.mu.Lock()
@@ -235,12 +271,28 @@ func (e *enforcer) watch(ctx context.Context, sample func(context.Context)) {
 		e.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-e.edited:
 		case <-changed:
 		case <-time.After(e.due()):
 		}
 		sample(ctx)
+	}
+}
+
+// startQuotas puts quotas into force before anything is done for guests: by a
+// sample, or where there cannot be one by what was counted before.
+func (p *parts) startQuotas(ctx context.Context) {
+	p.sampleTraffic(ctx)
+	if p.quotas.current() != nil {
+		return
+	}
+	err := p.quotas.count(ctx, func(ctx context.Context, _ *vps.Host) ([]vps.QuotaAccount, time.Time, error) {
+		accounts, err := p.db.QuotaAccounts(ctx)
+		return accounts, time.Now(), err
+	})
+	if err != nil && ctx.Err() == nil {
+		p.log.ErrorContext(ctx, "quotas are not in force", "error", err)
 	}
 }
 

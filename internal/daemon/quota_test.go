@@ -134,14 +134,14 @@ func (w *quotaWorld) alice() *vps.Guest {
 func (w *quotaWorld) turn(mib int64) string {
 	w.t.Helper()
 	w.mib += mib
-	host, err := w.state.Host(w.t.Context())
-	w.must(err)
-	var accounts []vps.QuotaAccount
-	for i := range host.Quotas {
-		start, _ := host.Quotas[i].Period(w.clock)
-		accounts = append(accounts, vps.QuotaAccount{ID: host.Quotas[i].ID(), Start: start, Out: w.mib * int64(vps.MiB)})
-	}
-	if err := w.enforce(w.t.Context(), accounts, w.clock); !errors.Is(err, w.broken) {
+	err := w.count(w.t.Context(), func(_ context.Context, host *vps.Host) (accounts []vps.QuotaAccount, at time.Time, err error) {
+		for i := range host.Quotas {
+			start, _ := host.Quotas[i].Period(w.clock)
+			accounts = append(accounts, vps.QuotaAccount{ID: host.Quotas[i].ID(), Start: start, Out: w.mib * int64(vps.MiB)})
+		}
+		return accounts, w.clock, nil
+	})
+	if !errors.Is(err, w.broken) {
 		w.t.Fatal(err)
 	}
 	events, err := w.db.Events(w.t.Context(), sqlite.EventQuery{})
@@ -262,7 +262,7 @@ func TestWatchAsksAtOnce(t *testing.T) {
 	sampled, over := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(over)
-		w.watch(ctx, func(context.Context) { sampled <- struct{}{} })
+		_ = w.watch(ctx, func(context.Context) { sampled <- struct{}{} })
 	}()
 	for range 3 {
 		w.touch()

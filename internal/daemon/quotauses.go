@@ -4,20 +4,36 @@ import (
 	"context"
 	"time"
 
+	"sublet/internal/meter"
 	"sublet/internal/vps"
 )
 
-// QuotaUses shows each quota, in the order of the host's.
+// lookBack is how far back the forecast of a quota looks: as far as people do
+// the same things again.
+const lookBack = 7 * 24 * time.Hour
+
+// QuotaUses shows what each quota has used up to now, in the order of the
+// host's quotas, and when it will be used up.
 func (b backend) QuotaUses(ctx context.Context) ([]vps.QuotaUse, error) {
-	host, err := b.state.Host(ctx)
+	b.sampleTraffic(ctx)
+	states, now := b.quotas.current(), time.Now()
+	uses := make([]vps.QuotaUse, 0, len(states))
+	if len(states) == 0 {
+		return uses, nil
+	}
+	host, err := b.quotas.host(ctx)
 	if err != nil {
 		return nil, err
 	}
-	now := time.Now()
-	uses := make([]vps.QuotaUse, 0, len(host.Quotas))
-	for _, q := range host.Quotas {
-		start, end := q.Period(now)
-		uses = append(uses, vps.QuotaUse{Quota: q, Start: start, End: end, Limit: int64(q.LimitAt(now))})
+	rows, err := b.db.Traffic(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: now.Add(-lookBack)})
+	if err != nil {
+		return nil, err
+	}
+	for i := range states {
+		use := states[i].Use
+		in, out := meter.QuotaPace(&use.Quota, &host, rows, now)
+		use.ReachedAt = meter.ForecastQuota(&use, in, out, now)
+		uses = append(uses, use)
 	}
 	return uses, nil
 }

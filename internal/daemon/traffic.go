@@ -147,14 +147,11 @@ func (a accounted) Forget(ctx context.Context, id string) error {
 	return a.restrained.Forget(ctx, id)
 }
 
-// sampleTraffic samples once. Whoever is about to show traffic calls it too.
+// sampleTraffic samples once, and puts into force what quotas call for. Whoever
+// is about to show traffic calls it too.
 func (p *parts) sampleTraffic(ctx context.Context) {
-	host, err := p.quotas.host(ctx)
-	if err == nil {
-		_, _, err = p.traffic.sample(ctx, &host)
-	}
-	if err != nil && ctx.Err() == nil {
-		p.log.WarnContext(ctx, "traffic could not be kept; the kernel goes on counting", "error", err)
+	if err := p.quotas.count(ctx, p.traffic.sample); err != nil && ctx.Err() == nil {
+		p.log.WarnContext(ctx, "traffic was not kept, or not all of what quotas call for is in force; the kernel goes on counting, and holds what it did", "error", err)
 	}
 }
 

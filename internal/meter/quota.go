@@ -1,6 +1,7 @@
 package meter
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"slices"
@@ -8,11 +9,6 @@ import (
 
 	"sublet/internal/vps"
 )
-
-// lastPacket is the largest packet that the kernel handles in one piece (GSO).
-// It drops the packet that would pass a mark, so a mark is this much above the
-// step that it stands for: what passes then reaches the step.
-const lastPacket = 1<<16 + vps.FrameBytes
 
 // QuotaState is what a quota comes to at one moment.
 type QuotaState struct {
@@ -43,7 +39,8 @@ func EvaluateQuotas(quotas []vps.Quota, accounts []vps.QuotaAccount, reached []v
 		counted[a.ID] = a
 	}
 	for _, q := range quotas {
-		states = append(states, evaluate(q, counted[q.ID()], byQuota[q.ID()], now))
+		id := q.ID()
+		states = append(states, evaluate(q, counted[id], byQuota[id], now))
 	}
 	return states
 }
@@ -135,7 +132,7 @@ func (s *QuotaState) marks(force *vps.Restraint) {
 		}
 		switch {
 		case would.Suspends() && s.block < 0:
-			s.block = at + min(lastPacket, math.MaxInt64-at)
+			s.block = at
 		case step.Action == vps.ActionThrottle && s.throttle < 0 && s.block < 0:
 			s.throttle, s.rate = at, step.Rate
 		}
@@ -145,33 +142,37 @@ func (s *QuotaState) marks(force *vps.Restraint) {
 // Restrain sets what is in force for each guest of a host: the strictest of
 // what its own quota, its tenant's and the host's call for.
 func Restrain(states []QuotaState, h *vps.Host) {
+	force := map[whose]*vps.Restraint{}
+	for i := range states {
+		if u := &states[i].Use; u.Action != "" {
+			force[whoseOf(&u.Quota)] = &vps.Restraint{Quota: u.Quota.ID(), Action: u.Action, Rate: u.Rate, Until: u.End}
+		}
+	}
 	for i := range h.Guests {
 		g := &h.Guests[i]
 		g.Restraint = nil
-		for j := range states {
-			s := &states[j]
-			if s.Use.Action == "" || !counts(&s.Use.Quota, g) {
-				continue
-			}
-			r := &vps.Restraint{Quota: s.Use.Quota.ID(), Action: s.Use.Action, Rate: s.Use.Rate, Until: s.Use.End}
-			if r.Stricter(g.Restraint) {
+		if len(force) == 0 {
+			continue
+		}
+		for _, w := range countedBy(g) {
+			if r := force[w]; r.Stricter(g.Restraint) {
 				g.Restraint = r
 			}
 		}
 	}
 }
 
-// counts tells whether a quota counts a guest's traffic.
-func counts(q *vps.Quota, g *vps.Guest) bool {
-	switch q.Scope {
-	case vps.QuotaHost:
-		return true
-	case vps.QuotaTenant:
-		return q.Name == g.Spec.Tenant
-	case vps.QuotaGuest:
-		return q.Name == g.Spec.Name
-	}
-	return false
+// whose says whose traffic a quota counts.
+type whose struct {
+	scope vps.QuotaScope
+	name  string
+}
+
+func whoseOf(q *vps.Quota) whose { return whose{q.Scope, q.Name} }
+
+// countedBy are those whose quotas count a guest's traffic.
+func countedBy(g *vps.Guest) [3]whose {
+	return [3]whose{{vps.QuotaHost, ""}, {vps.QuotaTenant, g.Spec.Tenant}, {vps.QuotaGuest, g.Spec.Name}}
 }
 
 // KernelQuotas returns what the kernel is to hold by itself until it is told
@@ -180,30 +181,34 @@ func counts(q *vps.Quota, g *vps.Guest) bool {
 // counted. What is throttled is shaped elsewhere, which takes a moment: until
 // shaped says that a link is at its rate, the kernel goes on with that.
 func KernelQuotas(states []QuotaState, h *vps.Host, at time.Time, shaped func(link string, rate vps.BitRate) bool) (quotas []vps.NetworkQuota, suspended []string) {
+	links := make(map[whose][]string, len(states))
+	for i := range states {
+		links[whoseOf(&states[i].Use.Quota)] = nil
+	}
+	for i := range h.Guests {
+		for _, w := range countedBy(&h.Guests[i]) {
+			if of, wanted := links[w]; wanted {
+				links[w] = append(of, h.Guests[i].Link())
+			}
+		}
+	}
 	for i := range states {
 		s := &states[i]
 		k := vps.NetworkQuota{
 			ID: s.Use.Quota.ID(), Scope: s.Use.Quota.Scope, Count: s.Use.Quota.Count,
 			At: at, In: s.Use.In, Out: s.Use.Out, Block: s.block, Throttle: s.throttle, Rate: s.rate,
 		}
-		rough := false
-		for j := range h.Guests {
-			g := &h.Guests[j]
-			if !counts(&s.Use.Quota, g) {
-				continue
-			}
-			rough = rough || s.Use.Action == vps.ActionThrottle && !shaped(g.Link(), s.Use.Rate)
-			if s.Use.Quota.Scope != vps.QuotaHost {
-				k.Links = append(k.Links, g.Link())
-			}
-		}
-		if rough {
+		rough := func(link string) bool { return !shaped(link, s.Use.Rate) }
+		if s.Use.Action == vps.ActionThrottle && slices.ContainsFunc(links[whoseOf(&s.Use.Quota)], rough) {
 			k.Throttle, k.Rate = 0, s.Use.Rate
 		}
 		if k.Block < 0 && k.Throttle < 0 {
 			continue
 		}
-		slices.Sort(k.Links)
+		if k.Scope != vps.QuotaHost {
+			k.Links = links[whoseOf(&s.Use.Quota)]
+			slices.Sort(k.Links)
+		}
 		quotas = append(quotas, k)
 	}
 	for i := range h.Guests {
@@ -248,6 +253,31 @@ func (s *QuotaState) Tell(r vps.QuotaReached, now time.Time) string {
 	return fmt.Sprintf("%s; %s until %s", text, subject, u.End.Format(minute))
 }
 
+// Data tells for programs what Tell tells for people: a JSON object.
+func (s *QuotaState) Data(r vps.QuotaReached, now time.Time) json.RawMessage {
+	u := &s.Use
+	data := struct {
+		Quota   string          `json:"quota"`
+		Percent int             `json:"percent"`
+		Action  vps.QuotaAction `json:"action"`
+		Rate    vps.BitRate     `json:"rate,omitempty"`
+		Used    int64           `json:"used"`
+		Limit   int64           `json:"limit"`
+		Start   time.Time       `json:"start"`
+		End     time.Time       `json:"end"`
+		// From is when the action is in force; absent when it never is.
+		From *time.Time `json:"from,omitempty"`
+	}{u.Quota.ID(), r.Step.Percent, r.Step.Action, r.Step.Rate, u.Used, u.Limit, u.Start, u.End, nil}
+	if due := s.due(r, now); r.Step.Action != vps.ActionNotify && !u.Quota.LiftedAt(now) && due.Before(u.End) {
+		data.From = &due
+	}
+	text, err := json.Marshal(data)
+	if err != nil {
+		return nil // There is nothing in it that cannot be written.
+	}
+	return text
+}
+
 // ForecastQuota tells when a quota's limit is reached when it goes on with in
 // and out bytes per second; nil when it is reached already, or is not in this
 // month.
@@ -277,4 +307,46 @@ func ForecastQuota(u *vps.QuotaUse, in, out float64, now time.Time) *time.Time {
 	}
 	at := now.Add(time.Duration(seconds * float64(time.Second))).Round(time.Minute)
 	return &at
+}
+
+// QuotaPace returns the bytes per second that a quota counted in each direction
+// of late: rows are of days, from where it is to look back to. Both are 0 when
+// that is less than an hour ago. A guest counts from its making on.
+func QuotaPace(q *vps.Quota, h *vps.Host, rows []vps.TrafficRow, now time.Time) (in, out float64) {
+	members, made := map[string]bool{"": q.Scope == vps.QuotaHost}, now
+	for i := range h.Guests {
+		if g := &h.Guests[i]; q.Scope != vps.QuotaHost && counts(q, g) {
+			members[g.ID] = true
+			made = earlier(made, g.Created)
+		}
+	}
+	var sum vps.TrafficCount
+	since := now
+	for i := range rows {
+		r := &rows[i]
+		if members[r.GuestID] && (r.Class.Billed() || r.Class == vps.TrafficUplink) {
+			sum, since = sum.Add(r.TrafficCount), earlier(since, r.Start)
+		}
+	}
+	if q.Scope != vps.QuotaHost && since.Before(made) {
+		since = made
+	}
+	span := now.Sub(since)
+	if span < time.Hour {
+		return 0, 0
+	}
+	return float64(sum.InBytes) / span.Seconds(), float64(sum.OutBytes) / span.Seconds()
+}
+
+// counts tells whether a quota counts a guest's traffic.
+func counts(q *vps.Quota, g *vps.Guest) bool {
+	all := countedBy(g)
+	return slices.Contains(all[:], whoseOf(q))
+}
+
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
 }

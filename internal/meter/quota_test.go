@@ -72,11 +72,10 @@ func summary(states []meter.QuotaState) string {
 	h := hostOf()
 	meter.Restrain(states, &h)
 	quotas, suspended := meter.KernelQuotas(states, &h, noon, shaped)
-	const packet = 1<<16 + vps.FrameBytes
 	for _, k := range quotas {
 		fmt.Fprintf(&b, "kernel %v", k.Links)
 		if k.Block >= 0 {
-			fmt.Fprintf(&b, " block %s", vps.Bytes(k.Block-packet).Exact())
+			fmt.Fprintf(&b, " block %s", vps.Bytes(k.Block).Exact())
 		}
 		if k.Throttle >= 0 {
 			fmt.Fprintf(&b, " throttle %s %s", vps.Bytes(k.Throttle).Exact(), k.Rate)
@@ -132,7 +131,7 @@ func TestEvaluateQuotas(t *testing.T) {
 		{"of the tenant, suspended", quotaOf(func(q *vps.Quota) { q.Scope, q.Name = vps.QuotaTenant, "t" }, "100%=suspend-network"), 1000, nil, "new 100%=suspend-network; suspend-network 0; suspended [sl-alice sl-bob]"},
 		{"of the host", quotaOf(func(q *vps.Quota) { q.Scope, q.Name = vps.QuotaHost, "" }, "100%=suspend-network"), 1, nil, "kernel [] block 1000MiB"},
 		{"of the host, suspended", quotaOf(func(q *vps.Quota) { q.Scope, q.Name = vps.QuotaHost, "" }, "100%=suspend-network"), 1000, nil, "new 100%=suspend-network; suspend-network 0; suspended [sl-alice sl-bob]"},
-		{"beyond what can be counted", quotaOf(func(q *vps.Quota) { q.Limit = 1<<63 - 1 }, "100%=suspend-network", "1000%=stop"), 1 << 40, nil, "kernel [sl-alice] block 9223372036854710257B"},
+		{"beyond what can be counted", quotaOf(func(q *vps.Quota) { q.Limit = 1<<63 - 1 }, "100%=suspend-network", "1000%=stop"), 1 << 40, nil, "kernel [sl-alice] block 9223372036854775807B"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -288,6 +287,49 @@ func TestTellAndForecast(t *testing.T) {
 	}
 }
 
+func TestQuotaPace(t *testing.T) {
+	t.Parallel()
+	h := hostOf()
+	day := func(n int) time.Time { return noon.Truncate(24*time.Hour).AddDate(0, 0, -n) }
+	row := func(guest string, class vps.TrafficClass, start time.Time, in, out int64) vps.TrafficRow {
+		return vps.TrafficRow{GuestID: guest, Start: start, TrafficKey: vps.TrafficKey{Class: class}, TrafficCount: vps.TrafficCount{InBytes: in, OutBytes: out}}
+	}
+	rows := []vps.TrafficRow{
+		row("id-alice", vps.TrafficInternet, day(2), 1000, 100), row("id-alice", vps.TrafficHost, day(0), 500, 50),
+		row("id-alice", vps.TrafficBetween, day(2), 1e9, 1e9), row("id-alice", vps.TrafficDropped, day(2), 1e9, 1e9),
+		row("id-bob", vps.TrafficInternet, day(4), 10, 1), row("", vps.TrafficUplink, day(2), 9000, 90), row("id-gone", vps.TrafficInternet, day(6), 1e9, 1e9),
+	}
+	tests := []struct {
+		name  string
+		scope vps.QuotaScope
+		of    string
+		made  time.Time
+		in    float64 // in all
+		span  time.Duration
+	}{
+		{"a guest", vps.QuotaGuest, "alice", day(90), 1500, noon.Sub(day(2))},
+		{"a guest that was made yesterday", vps.QuotaGuest, "alice", day(1), 1500, noon.Sub(day(1))},
+		{"a guest that was just made", vps.QuotaGuest, "alice", noon.Add(-time.Minute), 0, time.Hour},
+		{"a tenant", vps.QuotaTenant, "t", day(90), 1510, noon.Sub(day(4))},
+		{"the host", vps.QuotaHost, "", day(1), 9000, noon.Sub(day(2))},
+		{"nobody", vps.QuotaTenant, "u", day(90), 0, time.Hour},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := vps.Host{Guests: slices.Clone(h.Guests)}
+			for i := range h.Guests {
+				h.Guests[i].Created = tt.made
+			}
+			q := quotaOf(func(q *vps.Quota) { q.Scope, q.Name = tt.scope, tt.of })
+			in, out := meter.QuotaPace(&q, &h, rows, noon)
+			if want := tt.in / tt.span.Seconds(); in != want || out > in {
+				t.Errorf("got %g and %g, want %g received", in, out, want)
+			}
+		})
+	}
+}
+
 // TestStepsOnceAMonth lets traffic, clocks, edits and restarts come in any
 // order: each step is told once for each time that it is reached, at once when
 // it is, nothing is in force that was not told, and whatever can be used up
@@ -363,5 +405,28 @@ func check(t *rapid.T, q *vps.Quota, s *meter.QuotaState, kept []vps.QuotaReache
 	}
 	if !s.Next.After(now) {
 		t.Fatalf("the next change was at %s, and it is %s", s.Next, now)
+	}
+}
+
+// BenchmarkQuotas is what a sample of 1,000 guests costs, each with a quota.
+func BenchmarkQuotas(b *testing.B) {
+	var h vps.Host
+	var quotas []vps.Quota
+	var accounts []vps.QuotaAccount
+	var reached []vps.QuotaReached
+	for i := range 1000 {
+		name := fmt.Sprintf("guest%d", i)
+		h.Guests = append(h.Guests, vps.Guest{ID: name, Spec: vps.NewGuestSpec(name)})
+		q := quotaOf(func(q *vps.Quota) { q.Name = name }, "80%=notify", "100%=throttle:1Mbit", "110%=suspend-network")
+		quotas = append(quotas, q)
+		accounts = append(accounts, used(&q, 1050, noon)...)
+		reached = append(reached, meter.EvaluateQuotas(quotas[i:], accounts[i:], nil, noon)[0].New...)
+	}
+	for b.Loop() {
+		states := meter.EvaluateQuotas(quotas, accounts, reached, noon)
+		meter.Restrain(states, &h)
+		if kernel, _ := meter.KernelQuotas(states, &h, noon, shaped); len(kernel) != 1000 {
+			b.Fatal(len(kernel))
+		}
 	}
 }

@@ -16,6 +16,9 @@ const keepSteps = 100 * days
 type QuotaNews struct {
 	vps.QuotaReached
 	Event vps.Event
+	// Notice goes to all of To.
+	Notice vps.Notice
+	To     []vps.NoticeTo
 }
 
 // QuotaSteps returns the steps that were told of, also those of past months.
@@ -43,8 +46,8 @@ func (db *DB) QuotaSteps(ctx context.Context) ([]vps.QuotaReached, error) {
 }
 
 // ReachSteps forgets the steps that are undone and keeps those that are new, in
-// one transaction with what is told of them. A step that is kept already is not
-// told of again.
+// one transaction with what is told of them: event and notices. A step that is
+// kept already is not told of again.
 func (db *DB) ReachSteps(ctx context.Context, undone []vps.QuotaReached, news []QuotaNews) error {
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, r := range undone {
@@ -72,5 +75,8 @@ func (db *DB) reachStep(ctx context.Context, tx *sql.Tx, n QuotaNews) error {
 	if _, err := tx.ExecContext(ctx, "DELETE FROM quota_step WHERE quota = ? AND start < ?", n.Quota, n.Start.Unix()-keepSteps); err != nil {
 		return err
 	}
-	return db.addEvent(ctx, tx, &n.Event)
+	if err := db.addEvent(ctx, tx, &n.Event); err != nil {
+		return err
+	}
+	return db.addNotice(ctx, tx, n.Notice, n.To)
 }

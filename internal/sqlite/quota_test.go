@@ -43,7 +43,10 @@ func TestReachSteps(t *testing.T) {
 		}
 		var news []QuotaNews
 		for _, r := range turn.new {
-			news = append(news, QuotaNews{r, vps.Event{Kind: vps.EventQuota, Message: r.Quota}})
+			news = append(news, QuotaNews{
+				QuotaReached: r, Event: vps.Event{Kind: vps.EventQuota, Message: r.Quota},
+				Notice: vps.Notice{Kind: vps.EventQuota, Message: r.Quota}, To: []vps.NoticeTo{{Recipient: "bob", Channel: vps.ChannelMail}},
+			})
 		}
 		if err := db.ReachSteps(t.Context(), turn.undone, news); err != nil {
 			t.Fatal(err)
@@ -59,6 +62,9 @@ func TestReachSteps(t *testing.T) {
 		events, err := db.Events(t.Context(), EventQuery{})
 		if err != nil || len(events) != turn.events {
 			t.Errorf("%s: %d events, %v; want %d", turn.name, len(events), err, turn.events)
+		}
+		if waiting, err := db.NoticesWaiting(t.Context()); err != nil || waiting != turn.events {
+			t.Errorf("%s: %d notices wait, %v; want %d", turn.name, waiting, err, turn.events)
 		}
 		if err := db.Close(); err != nil {
 			t.Fatal(err)

@@ -326,6 +326,7 @@ func (h *Host) Command(path string, args ...string) Result {
 type Guest struct {
 	ID   string `json:"id"`
 	Spec struct {
+		Power   string `json:"power"`
 		Address string `json:"address"`
 		Ports   struct {
 			First int `json:"first"`
@@ -342,7 +343,10 @@ type Guest struct {
 			Reason string `json:"reason"`
 			Detail string `json:"detail"`
 		} `json:"exit"`
-		DiskUsed int64 `json:"disk_used"`
+		DiskUsed  int64 `json:"disk_used"`
+		Restraint struct {
+			Action string `json:"action"`
+		} `json:"restraint"`
 	} `json:"status"`
 	Link string `json:"link"`
 	UID  int    `json:"uid"`
