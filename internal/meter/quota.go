@@ -299,7 +299,7 @@ func ForecastQuota(u *vps.QuotaUse, in, out float64, now time.Time) *time.Time {
 		seconds = until(u.Out, out)
 	case vps.CountMax:
 		seconds = min(until(u.In, in), until(u.Out, out))
-	default:
+	case vps.CountBoth:
 		seconds = until(u.Used, in+out)
 	}
 	if seconds >= u.End.Sub(now).Seconds() {

@@ -1,0 +1,294 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/hostnet"
+	"sublet/internal/nft"
+	"sublet/internal/nstest"
+	"sublet/internal/reconcile"
+	"sublet/internal/sqlite"
+	"sublet/internal/vps"
+)
+
+// packetWorld is a host with the real kernel's counters, quotas and links. Its
+// guest is a network behind the tap, with one connection to a stranger that
+// takes all it can get in both directions.
+type packetWorld struct {
+	*quotaWorld
+	ns, outside, guest *nstest.NS
+
+	links   *hostnet.Net
+	wall    *nft.Firewall
+	traffic *sampler
+	// in and out are the payload that got through, as the guest sees it.
+	in, out atomic.Int64
+}
+
+const uplink, hostAddress, strangerAddress = "up0", "198.51.100.2/24", "198.51.100.1"
+
+func newPacketWorld(t *testing.T) *packetWorld {
+	t.Helper()
+	w := &packetWorld{ns: nstest.New(t), quotaWorld: newQuotaWorld(t, "100%=notify")}
+	w.outside = w.ns.Peer()
+	w.ns.Veth(uplink, w.outside, "eth0")
+	w.ns.Exec("ip", "addr", "add", hostAddress, "dev", uplink)
+	w.ns.Exec("ip", "route", "add", "default", "via", strangerAddress)
+	w.outside.Exec("ip", "addr", "add", strangerAddress+"/24", "dev", "eth0")
+	w.born()
+	w.plug()
+	return w
+}
+
+// born starts the daemon, as it were: it remembers nothing of the one before.
+func (w *packetWorld) born() {
+	w.t.Helper()
+	w.wall = nft.New(nil, nft.Options{})
+	w.links = hostnet.New(nil, hostnet.Options{Guard: w.wall.Guard})
+	w.restart()
+	w.clock = time.Now()
+	w.enforcer.now = time.Now
+	w.enforcer.kernel, w.enforcer.loop = w.wall, w
+	w.enforcer.uplinks = func(context.Context, string) ([]string, error) { return []string{uplink}, nil }
+	w.traffic = &sampler{kernel: w.wall, uplinks: w.links, db: w.db, boot: "boot", log: w.log}
+	w.Kick()
+}
+
+// Kick is a pass of the loop, as far as the network goes.
+func (w *packetWorld) Kick() {
+	w.t.Helper()
+	loaded := time.Now()
+	host, err := restrained{w.state, w.enforcer}.Host(w.t.Context())
+	w.must(err)
+	n := host.Network(nil)
+	n.Uplink = uplink
+	w.must(w.wall.Apply(w.t.Context(), n, []string{uplink}))
+	w.must(w.links.Set(w.t.Context(), n))
+	w.snapshot = reconcile.Snapshot{Host: host, Loaded: loaded, At: time.Now()}
+}
+
+func (w *packetWorld) Snapshot() (reconcile.Snapshot, <-chan struct{}) { return w.snapshot, nil }
+
+// sampled takes a sample after an edit.
+func (w *packetWorld) sampled() {
+	w.t.Helper()
+	w.touch()
+	w.must(w.count(w.t.Context(), w.traffic.sample))
+}
+
+// plug joins the guest's network with its tap, as a guest's kernel does.
+func (w *packetWorld) plug() {
+	w.t.Helper()
+	w.guest = w.ns.Peer()
+	g := w.alice()
+	open := func(in *nstest.NS, link string) int {
+		fd := -1
+		in.Do(func() {
+			ifreq, err := unix.NewIfreq(link)
+			if err == nil {
+				ifreq.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
+				fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
+			}
+			if err == nil {
+				err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifreq)
+			}
+			if err != nil {
+				w.t.Errorf("open %s: %v", link, os.NewSyscallError("TUNSETIFF", err))
+			}
+		})
+		return fd
+	}
+	w.guest.Exec("ip", "tuntap", "add", "eth0", "mode", "tap", "vnet_hdr")
+	near, far := open(w.ns, g.Link()), open(w.guest, "eth0")
+	w.guest.Exec("ip", "link", "set", "eth0", "address", g.Spec.MAC().String(), "up")
+	w.guest.Exec("ip", "addr", "add", g.Spec.Address.String()+"/32", "dev", "eth0")
+	w.guest.Exec("ip", "route", "add", "default", "via", vps.DefaultSettings().Gateway().String(), "dev", "eth0", "onlink")
+	w.t.Cleanup(func() {
+		_ = unix.Close(near)
+		_ = unix.Close(far)
+	})
+	carry := func(from, to int) {
+		buffer := make([]byte, 1<<17)
+		for {
+			n, err := unix.Read(from, buffer)
+			if err != nil {
+				return
+			}
+			_, _ = unix.Write(to, buffer[:n]) // a queue that is full drops
+		}
+	}
+	go carry(near, far)
+	go carry(far, near)
+}
+
+// connect opens the connection.
+func (w *packetWorld) connect() {
+	w.t.Helper()
+	var listener net.Listener
+	var dialled net.Conn
+	w.outside.Do(func() {
+		var err error
+		if listener, err = net.Listen("tcp4", strangerAddress+":9000"); err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.guest.Do(func() {
+		var err error
+		if dialled, err = net.DialTimeout("tcp4", strangerAddress+":9000", time.Minute); err != nil {
+			w.t.Error(err)
+		}
+	})
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
+	accepted, err := listener.Accept()
+	w.must(err)
+	for _, end := range []struct {
+		conn net.Conn
+		n    *atomic.Int64
+	}{{dialled, &w.in}, {accepted, &w.out}} {
+		w.t.Cleanup(func() { _ = end.conn.Close() })
+		go func() {
+			var err error
+			for buffer := make([]byte, 16<<10); err == nil; {
+				_, err = end.conn.Write(buffer)
+			}
+		}()
+		go func() { _, _ = io.Copy(payload{end.n}, end.conn) }()
+	}
+	w.t.Cleanup(func() { _ = listener.Close() })
+}
+
+type payload struct{ n *atomic.Int64 }
+
+func (p payload) Write(b []byte) (int, error) {
+	p.n.Add(int64(len(b)))
+	return len(b), nil
+}
+
+// eventually waits for something, for as long as a slow machine may take.
+func (w *packetWorld) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	const patience, pause = time.Minute, 20 * time.Millisecond
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(pause) {
+		if time.Now().After(deadline) {
+			w.t.Fatalf("it did not come to this: %s", what)
+		}
+	}
+}
+
+// moves waits until so many bytes more have passed in each direction.
+func (w *packetWorld) moves(bytes int64) {
+	w.t.Helper()
+	in, out := w.in.Load()+bytes, w.out.Load()+bytes
+	w.eventually(fmt.Sprintf("%d bytes pass in each direction", bytes), func() bool { return w.in.Load() > in && w.out.Load() > out })
+}
+
+// stalls waits until nothing passes any more.
+func (w *packetWorld) stalls() {
+	w.t.Helper()
+	last, since := int64(-1), time.Now()
+	w.eventually("nothing passes", func() bool {
+		if now := w.in.Load() + w.out.Load(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > time.Second
+	})
+}
+
+// TestQuotaPackets has one connection go through all that a quota does.
+func TestQuotaPackets(t *testing.T) {
+	t.Parallel()
+	const mib = int64(vps.MiB)
+	w := newPacketWorld(t)
+	w.limit(48*vps.MiB, "50%=notify", "100%=suspend-network")
+	w.sampled()
+
+	// The limit is held while nobody looks.
+	w.connect()
+	w.stalls()
+	if passed := w.in.Load() + w.out.Load(); passed > 49*mib || passed < 40*mib {
+		t.Errorf("%d bytes of payload passed under a limit of 48 MiB", passed)
+	}
+	for range 3 { // daemons
+		w.born()
+		w.sampled()
+	}
+	use := w.current()[0].Use
+	if use.Used < 48*mib || use.Used > 49*mib || use.Action != vps.ActionSuspend {
+		t.Errorf("%d bytes are used, and %q is in force", use.Used, use.Action)
+	}
+	t.Logf("overshoot: %d bytes", use.Used-48*mib)
+	events, err := w.db.Events(t.Context(), sqlite.EventQuery{})
+	w.must(err)
+	for _, step := range []string{"50% of the quota", "100% of the quota"} {
+		told := 0
+		for _, ev := range events {
+			if strings.Contains(ev.Message, step) {
+				told++
+			}
+		}
+		if told != 1 {
+			t.Errorf("%q was told %d times", step, told)
+		}
+	}
+
+	// More of it, and what waited passes.
+	_, err = w.state.TopUpQuota(t.Context(), vps.QuotaGuest, "alice", vps.TiB, false)
+	w.must(err)
+	w.sampled()
+	w.moves(mib)
+
+	// A throttle of what goes on, first by the kernel and then by the link.
+	w.limit(vps.MiB, "100%=throttle:2Mbit")
+	w.sampled()
+	w.sampled()
+	if w.unshaped {
+		t.Error("the link is not shaped")
+	}
+	for what, n := range map[string]*atomic.Int64{"to the guest": &w.in, "from the guest": &w.out} {
+		t.Logf("throttled %s: %.1f %% of the rate", what, w.rate(what, n, 2*vps.Mbit))
+	}
+	_, err = w.state.LiftQuota(t.Context(), vps.QuotaGuest, "alice", true, false)
+	w.must(err)
+	w.sampled()
+	w.moves(8 * mib)
+}
+
+// limit sets alice's quota.
+func (w *packetWorld) limit(limit vps.Bytes, steps ...string) {
+	w.t.Helper()
+	w.quota(steps...)
+	_, err := w.state.SetQuota(w.t.Context(), vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) {
+		q.Limit, q.Topup, q.TopupMonth = limit, 0, ""
+		return q, nil
+	}, false)
+	w.must(err)
+}
+
+// rate returns how fast the payload of one direction comes, with its headers,
+// in percent of a rate. What waited at the old rate comes first, and on a busy
+// machine a window may pass in which little comes; so the first one that fits
+// counts.
+func (w *packetWorld) rate(what string, n *atomic.Int64, want vps.BitRate) (percent float64) {
+	w.t.Helper()
+	// A full packet, and what of it is payload: IPv4, TCP with timestamps.
+	const packet, payload, bits, window = 1500.0, 1500 - 20 - 32, 8, 2 * time.Second
+	w.eventually("the rate "+what+" is within 5 % of "+want.String(), func() bool {
+		begin, start := n.Load(), time.Now()
+		<-time.After(window)
+		percent = 100 * float64(n.Load()-begin) * bits * packet / payload / time.Since(start).Seconds() / float64(want)
+		return percent > 95 && percent < 105
+	})
+	return percent
+}
