@@ -28,6 +28,9 @@ const tables = "inet, netdev and bridge sublet"
 // go on; otherwise the tables are replaced, and the counters of drops are
 // carried over. It needs no memory of former calls, or of a former process. On
 // an error the old tables stand whole.
+//
+// When somebody took away the tables that Traffic or SetQuotas made, they are
+// back as well.
 func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -35,6 +38,18 @@ func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) e
 	if err != nil {
 		return err
 	}
+	if err := f.apply(ctx, w); err != nil {
+		return err
+	}
+	if err := f.restore(ctx); err != nil {
+		// The wall stands, which guests must not wait for; who reads the traffic
+		// is told the same.
+		f.log.ErrorContext(ctx, "the guests' traffic is not counted or held", "error", err)
+	}
+	return nil
+}
+
+func (f *Firewall) apply(ctx context.Context, w *wall) error {
 	f.ports = w.ports
 	taps, err := w.present()
 	if err != nil {
@@ -57,7 +72,7 @@ func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) e
 		return vps.Wrap(vps.CodeInternal, err, "the firewall's tables %s could not be loaded; nothing was changed", tables)
 	}
 	f.remember(w, taps, before, genErr)
-	f.log.InfoContext(ctx, "firewall replaced", "guests", len(n.Guests), "uplinks", uplinks)
+	f.log.InfoContext(ctx, "firewall replaced", "guests", len(w.taps)+len(w.ports))
 	return nil
 }
 

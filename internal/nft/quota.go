@@ -42,6 +42,7 @@ func (f *Firewall) SetQuotas(ctx context.Context, quotas []vps.NetworkQuota, sus
 		return vps.Wrap(vps.CodeInternal, err, "quotas cannot be held by the firewall; are we root?")
 	}
 	defer d.close()
+	f.quotas.wanted = w
 	if err := f.setQuotas(ctx, d, w); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "quotas could not be put into the firewall; those that it holds stand")
 	}
@@ -54,6 +55,8 @@ type quotaTables struct {
 	// set to; empty when nothing is known.
 	structure string
 	gen       uint32
+	// wanted is what was last asked for, nil at first.
+	wanted *quotaWall
 	// readings are what objects were at when traffic was read, the oldest first.
 	readings []quotaReading
 	// seen is what a quota's use was when an object was last compared with it,
@@ -267,12 +270,17 @@ func (f *Firewall) quotasWhole(ctx context.Context, d *dumper, w *quotaWall, now
 	return whole, err
 }
 
+// limitText is what an object that is made anew is set to.
+func limitText(s setting) string {
+	return fmt.Sprintf("over %d bytes used %d bytes", s.left, s.since)
+}
+
 // replaceQuotas makes the tables anew, in one transaction. What was dropped so
 // far stays counted.
 func (f *Firewall) replaceQuotas(ctx context.Context, d *dumper, w *quotaWall, settings []setting) error {
 	limits := map[string]string{}
 	for _, s := range settings {
-		limits[s.key] = fmt.Sprintf("over %d bytes used %d bytes", s.left, s.since)
+		limits[s.key] = limitText(s)
 	}
 	kept, err := d.kept(quotaDrops())
 	if err != nil {

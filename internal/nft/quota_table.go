@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -159,8 +160,8 @@ func checkQuota(q *vps.NetworkQuota, taken map[string]string) error {
 		return vps.Invalid("id", "%q is not the name of a quota of the scope %q", q.ID, q.Scope)
 	case taken[q.ID] != "":
 		return vps.Errorf(vps.CodeConflict, "the quota %s is there twice", q.ID)
-	case q.In < 0 || q.Out < 0:
-		return vps.Invalid("in", "the quota %s counts less than nothing", q.ID)
+	case q.In < 0 || q.Out < 0 || q.In > math.MaxInt64-q.Out:
+		return vps.Invalid("in", "the quota %s counts less than nothing, or 2^63 bytes", q.ID)
 	case q.Throttle >= 0 && q.Rate < vps.MinBandwidth:
 		return vps.Invalid("rate", "the quota %s throttles to %s; use at least %s", q.ID, q.Rate, vps.MinBandwidth)
 	}

@@ -475,6 +475,15 @@ func TestQuotasAreFree(t *testing.T) {
 			t.Errorf("%s:\n%s\nwant\n%s", what, got, listing)
 		}
 	}
+	w.traffic()
+	w.host.Exec("nft", "flush", "ruleset")
+	w.apply()
+	if got := w.host.Exec("nft", "-s", "list", "table", "inet", "sublet-quota"); got != listing {
+		t.Errorf("after an Apply:\n%s\nwant\n%s", got, listing)
+	}
+	if tables := w.host.Exec("nft", "list", "tables"); !strings.Contains(tables, "sublet-traffic") {
+		t.Errorf("an Apply brought back no more than %s", tables)
+	}
 	w.setQuotas(nil)
 	if got := w.host.Exec("nft", "list", "table", "inet", "sublet-quota"); strings.Contains(got, "hook") {
 		t.Errorf("without quotas packets meet %s", got)

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -311,6 +312,31 @@ func (f *Firewall) advance(before uint32) {
 			*gen = before + 1
 		}
 	}
+}
+
+// restore makes tables that we made anew where somebody took them away.
+func (f *Firewall) restore(ctx context.Context) error {
+	gen, err := generation()
+	if err != nil {
+		return err
+	}
+	counts := f.traffic.epoch != "" && f.traffic.gen != gen
+	holds := f.quotas.wanted != nil && !f.quotas.wanted.empty() && f.quotas.gen != gen
+	if !counts && !holds {
+		return nil
+	}
+	d, err := newDumper()
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if counts {
+		err = f.ensureTraffic(ctx, d)
+	}
+	if holds {
+		err = errors.Join(err, f.setQuotas(ctx, d, f.quotas.wanted))
+	}
+	return err
 }
 
 // passedSet is a set of the tables that counts what passed.
