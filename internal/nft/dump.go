@@ -195,8 +195,16 @@ func (d *dumper) elements(family, table, set string, each func(key counterKey, e
 // counters is elements of a set that counts.
 func (d *dumper) counters(family, table, set string, each func(key counterKey, a amount)) error {
 	return d.elements(family, table, set, func(key counterKey, element []byte) {
-		counter := attribute(element, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA)
-		each(key, amount{bytes: number(attribute(counter, unix.NFTA_COUNTER_BYTES)), packets: number(attribute(counter, unix.NFTA_COUNTER_PACKETS))})
+		var a amount
+		for kind, value := range attributes(attribute(element, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA)) {
+			switch kind {
+			case unix.NFTA_COUNTER_BYTES:
+				a.bytes = number(value)
+			case unix.NFTA_COUNTER_PACKETS:
+				a.packets = number(value)
+			}
+		}
+		each(key, a)
 	})
 }
 

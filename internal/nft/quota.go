@@ -51,10 +51,10 @@ func (f *Firewall) SetQuotas(ctx context.Context, quotas []vps.NetworkQuota, sus
 
 // quotaTables is what is known of the tables that hold quotas.
 type quotaTables struct {
-	// structure is what stood at the generation gen, but for what objects are
-	// set to; empty when nothing is known.
-	structure string
-	gen       uint32
+	// standing is what stood at the generation gen, but for what objects were set
+	// to; nil when nothing is known.
+	standing *quotaWall
+	gen      uint32
 	// wanted is what was last asked for, nil at first.
 	wanted *quotaWall
 	// readings are what objects were at when traffic was read, the oldest first.
@@ -137,7 +137,7 @@ const slack = 128 << 10
 // packets, which the kernel counts, come to one of frames.
 func (f *Firewall) setting(o *object, now map[string]held) setting {
 	q := &f.quotas
-	key := o.family + " " + o.name()
+	key := o.key
 	s := setting{key: key}
 	h, there := now[key]
 	read := q.at(o.quota.At)
@@ -214,7 +214,7 @@ func (f *Firewall) setQuotas(ctx context.Context, d *dumper, w *quotaWall) error
 			// What it dropped was added to what it consumed, and nobody tells how much.
 			whole = false
 		case !h.spent && max(over, h.over)-min(over, h.over) > s.off():
-			fmt.Fprintf(&text, "add quota %s %s %s { over %d bytes ; }\n", o.family, quotaName, o.name(), over)
+			fmt.Fprintf(&text, "add quota %s %s %s { over %d bytes ; }\n", o.family, quotaName, o.name, over)
 		}
 	}
 	if !whole {
@@ -233,8 +233,7 @@ func (f *Firewall) quotasWhole(ctx context.Context, d *dumper, w *quotaWall, now
 	if err != nil {
 		return false, err
 	}
-	structure := w.text(nil, nil)
-	if structure == f.quotas.structure && gen == f.quotas.gen {
+	if f.quotas.standing != nil && gen == f.quotas.gen && w.same(f.quotas.standing) {
 		return true, nil
 	}
 	there := 0
@@ -248,24 +247,24 @@ func (f *Firewall) quotasWhole(ctx context.Context, d *dumper, w *quotaWall, now
 		}
 	}
 	if there == 0 && w.empty() {
-		f.quotas.structure = ""
+		f.quotas.standing = nil
 		return true, nil
 	}
 	if there < len(trafficFamilies()) || len(now) != len(w.objects) {
 		return false, nil
 	}
 	for i := range w.objects {
-		if _, ok := now[w.objects[i].family+" "+w.objects[i].name()]; !ok {
+		if _, ok := now[w.objects[i].key]; !ok {
 			return false, nil
 		}
 	}
-	want, err := f.rehearseNamed(ctx, quotaName, structure)
+	want, err := f.rehearseNamed(ctx, quotaName, w.text(nil, nil))
 	if err != nil {
 		return false, err
 	}
 	whole, err := f.standsAs(ctx, quotaName, want)
 	if whole {
-		f.quotas.structure, f.quotas.gen = structure, gen
+		f.quotas.standing, f.quotas.gen = w, gen
 	}
 	return whole, err
 }
@@ -286,7 +285,7 @@ func (f *Firewall) replaceQuotas(ctx context.Context, d *dumper, w *quotaWall, s
 	if err != nil {
 		return err
 	}
-	f.quotas.structure = ""
+	f.quotas.standing = nil
 	if err := f.load(ctx, removal(quotaName)+w.text(limits, kept)); err != nil {
 		return err
 	}
@@ -295,7 +294,7 @@ func (f *Firewall) replaceQuotas(ctx context.Context, d *dumper, w *quotaWall, s
 		return err
 	}
 	// Objects count from zero now, when their quotas were counted.
-	f.quotas.structure, f.quotas.gen, f.quotas.readings = w.text(nil, nil), gen, nil
+	f.quotas.standing, f.quotas.gen, f.quotas.readings = w, gen, nil
 	clear(f.quotas.seen)
 	for i, s := range settings {
 		at := w.objects[i].quota.At

@@ -112,7 +112,7 @@ func (w *quotaWall) writeHost(b *strings.Builder, family string) {
 			if o.family != family || o.quota != w.host || !slices.Contains(o.ways, way) {
 				continue
 			}
-			name := "quota name " + quote(o.name())
+			name := "quota name " + quote(o.name)
 			counts = append(counts, name)
 			if o.kind == throttles {
 				name += fmt.Sprintf(" update @rates-host-%s { %s %s }", way, key, rateOver(o.quota.Rate))

@@ -42,19 +42,24 @@ type object struct {
 	family string
 	quota  *vps.NetworkQuota
 	kind   threshold
+	links  []string // those in this table
 	// ways are the directions that it counts.
 	ways []vps.Direction
 	// share of what is left is this table's, of whole.
 	share, whole int
+	// name is unique in the table, key among all.
+	name, key string
 }
 
-// name is unique in the table.
-func (o *object) name() string {
-	name := string(o.kind)
+// newObject names it.
+func newObject(o object) object {
+	o.name = string(o.kind)
 	if len(o.ways) == 1 {
-		name += "-" + string(o.ways[0])
+		o.name += "-" + string(o.ways[0])
 	}
-	return name + "." + strings.ReplaceAll(o.quota.ID, "/", ".")
+	o.name += "." + strings.ReplaceAll(o.quota.ID, "/", ".")
+	o.key = o.family + " " + o.name
+	return o
 }
 
 // at is the use at which it is reached.
@@ -100,7 +105,15 @@ type quotaWall struct {
 	suspended map[string][]string        // by family
 	uplinks   []string
 	host      *vps.NetworkQuota
-	elements  map[string][]string // by family, and name of a set or map
+	elements  map[string][]string // by family, and name of a set or map; see lead
+}
+
+// same tells whether two are made of the same, but for what objects are at.
+func (w *quotaWall) same(other *quotaWall) bool {
+	return slices.Equal(w.uplinks, other.uplinks) && maps.EqualFunc(w.suspended, other.suspended, slices.Equal) &&
+		slices.EqualFunc(w.objects, other.objects, func(a, b object) bool {
+			return a.key == b.key && slices.Equal(a.links, b.links) && (a.kind != throttles || a.quota.Rate == b.quota.Rate)
+		})
 }
 
 // empty tells whether it lets all pass and counts nothing.
@@ -203,24 +216,26 @@ func (w *quotaWall) addQuota(q *vps.NetworkQuota, ports map[string]bool) {
 				continue
 			}
 			for _, ways := range apart(q.Count) {
-				o := object{family, q, kind, ways, share[family], whole}
-				w.objects = append(w.objects, o)
-				w.lead(&o, links[family])
+				w.objects = append(w.objects, newObject(object{family: family, quota: q, kind: kind, links: links[family], ways: ways, share: share[family], whole: whole}))
 			}
+		}
+	}
+	for family, all := range links {
+		for _, l := range all {
+			w.links[family][l] = true
 		}
 	}
 }
 
 // lead adds the elements that lead from links to an object.
-func (w *quotaWall) lead(o *object, links []string) {
+func (w *quotaWall) lead(o *object) {
 	put := func(set, element string) {
 		key := o.family + " " + set
 		w.elements[key] = append(w.elements[key], element)
 	}
-	for _, l := range links {
-		w.links[o.family][l] = true
+	for _, l := range o.links {
 		for _, way := range o.ways {
-			put(fmt.Sprintf("%s-%s-%s", o.kind, o.quota.Scope, way), quote(l)+" : "+quote(o.name()))
+			put(fmt.Sprintf("%s-%s-%s", o.kind, o.quota.Scope, way), quote(l)+" : "+quote(o.name))
 			if o.kind == throttles {
 				put(fmt.Sprintf("rates-%s-%s", o.quota.Scope, way), quote(l)+" "+rateOver(o.quota.Rate))
 			}
@@ -241,6 +256,10 @@ func rateOver(r vps.BitRate) string {
 // and name, where it is more than nothing, and kept what the sets that count drops are at.
 func (w *quotaWall) text(limits map[string]string, kept map[string][]string) string {
 	var b strings.Builder
+	clear(w.elements)
+	for i := range w.objects {
+		w.lead(&w.objects[i])
+	}
 	for _, family := range trafficFamilies() {
 		fmt.Fprintf(&b, "table %s %s {\n%s", family, quotaName, byHand)
 		for _, way := range directions() {
@@ -259,7 +278,7 @@ func (w *quotaWall) text(limits map[string]string, kept map[string][]string) str
 func (w *quotaWall) body(b *strings.Builder, family string, limits map[string]string) {
 	for i := range w.objects {
 		if o := &w.objects[i]; o.family == family {
-			fmt.Fprintf(b, "\n\tquota %s {\n\t\t%s\n\t}\n", o.name(), cmp.Or(limits[family+" "+o.name()], "over 0 bytes"))
+			fmt.Fprintf(b, "\n\tquota %s {\n\t\t%s\n\t}\n", o.name, cmp.Or(limits[o.key], "over 0 bytes"))
 		}
 	}
 	set := func(kind, name string, spec ...string) {

@@ -53,7 +53,7 @@ func (v *vnstat) start(t *testing.T) {
 	t.Helper()
 	v.host.Do(func() {
 		// Not killed with the test's context: it is told to end, and writes then.
-		v.cmd = exec.Command("vnstatd", "--config", v.conf, "--nodaemon", "--noadd") //nolint:noctx // see above
+		v.cmd = exec.Command("vnstatd", "--config", v.conf, "--nodaemon", "--noadd")
 		if err := v.cmd.Start(); err != nil {
 			t.Error(err)
 		}
