@@ -139,8 +139,8 @@ func CheckTraffic(u UplinkTraffic) vps.TrafficCheck {
 	merged := vps.TrafficCount{InBytes: mergedHeader * max(rest.InPackets, 0), OutBytes: mergedHeader * max(rest.OutPackets, 0)}
 	part("headers of merged packets", vps.EvidenceAtMost, within(merged, rest),
 		"the kernel merges packets before it counts them as a guest's, and each one saves its headers")
-	part("this host itself", vps.EvidenceInferred, rest, restNote(rest))
 	c.OK = rest.InBytes >= -c.Tolerance.InBytes && rest.OutBytes >= -c.Tolerance.OutBytes
+	part("this host itself", vps.EvidenceInferred, rest, restNote(rest))
 	c.Notes = checkNotes(u)
 	return c
 }

@@ -146,7 +146,7 @@ func (e *entry) enter(ctx context.Context) error {
 	if err := e.count(); err != nil {
 		return err
 	}
-	if err := e.countUplinks(); err != nil {
+	if err := e.countUplinks(ctx); err != nil {
 		return err
 	}
 	e.at, e.uptime = e.sample.Counters.At, e.sample.Uptime
@@ -281,7 +281,7 @@ func (e *entry) countLink(l *linkBook, now *tally) {
 }
 
 // countUplinks adds what the host's own counters grew by.
-func (e *entry) countUplinks() error {
+func (e *entry) countUplinks(ctx context.Context) error {
 	now, err := tallies(e.sample.Uplinks)
 	if err != nil {
 		return err
@@ -291,6 +291,9 @@ func (e *entry) countUplinks() error {
 		if l == nil || l.guest != hostRow {
 			// It has counted since the host booted, and nobody knows what.
 			e.newLink(name, hostRow).seen = *counters
+			if _, err := e.tx.ExecContext(ctx, "UPDATE traffic_guest SET since = ? WHERE id = ? AND since = 0", e.moment.Unix(), hostRow); err != nil {
+				return err
+			}
 			continue
 		}
 		e.countLink(l, counters)

@@ -159,7 +159,11 @@ func (db *DB) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow
 		if window.guests, err = found.loadGuests(ctx, tx, q.GuestIDs); err != nil {
 			return err
 		}
-		for _, window.table = range []string{countTable, importTable} {
+		tables := []string{countTable, importTable}
+		if q.Counted {
+			tables = tables[:1]
+		}
+		for _, window.table = range tables {
 			if err := window.each(ctx, tx, found.add); err != nil {
 				return err
 			}

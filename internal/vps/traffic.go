@@ -110,4 +110,6 @@ type TrafficQuery struct {
 	// Since and Until bound the begin of rows: from Since on and before Until.
 	// The zero value means no bound.
 	Since, Until time.Time
+	// Counted leaves out what was taken over from other programs.
+	Counted bool
 }

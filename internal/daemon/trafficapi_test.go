@@ -1,0 +1,257 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sublet/internal/api"
+	"sublet/internal/desired"
+	"sublet/internal/reconcile"
+	"sublet/internal/sqlite"
+	"sublet/internal/vps"
+)
+
+// trafficWorld is a host whose kernel counts what the test says.
+type trafficWorld struct {
+	t *testing.T
+	backend
+	links, uplinks []vps.LinkTraffic
+}
+
+func (w *trafficWorld) Traffic(context.Context) (vps.TrafficCounters, error) {
+	return vps.TrafficCounters{At: time.Now(), Epoch: "e", Links: append([]vps.LinkTraffic(nil), w.links...)}, nil
+}
+func (w *trafficWorld) ForgetTraffic(context.Context, ...string) error { return nil }
+func (w *trafficWorld) Uplinks(context.Context, string) ([]string, error) {
+	return []string{"eth0"}, nil
+}
+func (w *trafficWorld) Counters(context.Context, []string) ([]vps.LinkTraffic, error) {
+	return append([]vps.LinkTraffic(nil), w.uplinks...), nil
+}
+
+// Kick and Snapshot are those of a loop that has not run yet.
+func (w *trafficWorld) Kick() {}
+func (w *trafficWorld) Snapshot() (reconcile.Snapshot, <-chan struct{}) {
+	return reconcile.Snapshot{}, nil
+}
+
+// newTrafficWorld makes a host with the guests alice and bob. The public link
+// has counted before.
+func newTrafficWorld(t *testing.T) *trafficWorld {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	log := slog.New(slog.DiscardHandler)
+	w := &trafficWorld{t: t}
+	p := &parts{db: db, log: log, state: desired.New(db, plenty{}), hostBoot: "boot"}
+	p.quotas = &enforcer{state: p.state, db: db, loop: w, log: log, now: time.Now, edited: make(chan struct{}, 1)}
+	p.traffic = &sampler{kernel: w, uplinks: w, db: db, boot: "boot", log: log}
+	w.backend = backend{p}
+	for _, name := range []string{"alice", "bob"} {
+		if _, err := w.state.Create(t.Context(), name, func(s vps.GuestSpec) (vps.GuestSpec, error) { return s, nil }, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.uplink(5000, 5000)
+	w.sampleTraffic(t.Context())
+	return w
+}
+
+func (w *trafficWorld) uplink(in, out int64) {
+	w.uplinks = []vps.LinkTraffic{{Link: "eth0", TrafficKey: vps.TrafficKey{Class: vps.TrafficUplink}, TrafficCount: vps.TrafficCount{InBytes: in, InPackets: in / 100, OutBytes: out, OutPackets: out / 100}}}
+}
+
+func (w *trafficWorld) count(guest string, class vps.TrafficClass, in, out int64) {
+	w.links = append(w.links, vps.LinkTraffic{
+		Link: vps.LinkName(guest), TrafficKey: vps.TrafficKey{Class: class, Family: 4},
+		TrafficCount: vps.TrafficCount{InBytes: in, InPackets: in / 100, OutBytes: out, OutPackets: out / 100},
+	})
+}
+
+// history asks for history and returns its rows as text.
+func (w *trafficWorld) history(q api.TrafficQuery) []string {
+	w.t.Helper()
+	if q.Step == "" {
+		q.Step = vps.StepDay
+	}
+	h, err := w.backend.Traffic(w.t.Context(), q)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	var rows []string
+	for _, r := range h.Rows {
+		rows = append(rows, fmt.Sprintf("%s %s%d %d %d", r.Guest, r.Class, r.Family, r.InBytes, r.OutBytes))
+	}
+	return rows
+}
+
+func (w *trafficWorld) want(got []string, want ...string) {
+	w.t.Helper()
+	if strings.Join(got, "\n") != strings.Join(want, "\n") {
+		w.t.Errorf("got\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
+	}
+}
+
+func TestTrafficHistory(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	w.count("alice", vps.TrafficInternet, 1000, 300)
+	w.count("alice", vps.TrafficDropped, 0, 7)
+	w.count("bob", vps.TrafficInternet, 50, 60)
+	w.uplink(8000, 6000)
+	w.want(w.history(api.TrafficQuery{Guest: "alice"}), "alice internet4 1000 300", "alice dropped4 0 7")
+	w.want(w.history(api.TrafficQuery{}), "alice internet4 1000 300", "alice dropped4 0 7", "bob internet4 50 60")
+	w.want(w.history(api.TrafficQuery{Sum: true, Last: 1, Step: vps.StepMonth}), " dropped4 0 7", " internet4 1050 360")
+	w.want(w.history(api.TrafficQuery{Host: true}), " uplink0 3000 1000")
+	w.want(w.history(api.TrafficQuery{Guest: "alice", Since: "1h", Step: vps.StepHour, Top: 10}), "alice internet4 1000 300", "alice dropped4 0 7")
+	w.want(w.history(api.TrafficQuery{Guest: "alice", Until: "2d"}))
+	for _, q := range []api.TrafficQuery{{Guest: "nobody"}, {Since: "soon"}, {Until: "soon"}} {
+		if _, err := w.backend.Traffic(t.Context(), q); err == nil {
+			t.Errorf("%+v passes", q)
+		}
+	}
+}
+
+// A guest that is deleted keeps its history; the next of its name begins anew.
+func TestTrafficOfDeletedGuests(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	w.count("alice", vps.TrafficInternet, 1000, 300)
+	w.sampleTraffic(t.Context())
+	host, err := w.state.Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.state.Forget(t.Context(), host.Guests[0].ID); err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.history(api.TrafficQuery{Guest: "alice"}), "alice internet4 1000 300")
+	w.want(w.history(api.TrafficQuery{}), "alice internet4 1000 300")
+	if _, err := w.state.Create(t.Context(), "alice", func(s vps.GuestSpec) (vps.GuestSpec, error) { return s, nil }, false); err != nil {
+		t.Fatal(err)
+	}
+	w.want(w.history(api.TrafficQuery{Guest: "alice"}))
+}
+
+func TestTrafficNow(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	w.count("bob", vps.TrafficHost, 10, 20)
+	r, err := w.TrafficNow(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sums := map[string]int64{}
+	for _, c := range r.Counters {
+		sums[c.Guest+" "+c.Link] += c.InBytes
+	}
+	if len(sums) != 3 || sums["bob sl-bob"] != 10 || sums[" eth0"] != 5000 {
+		t.Errorf("%+v", sums)
+	}
+	if r, err := w.TrafficNow(t.Context(), "alice"); err != nil || len(r.Counters) != 4 {
+		t.Errorf("%+v, %v", r, err)
+	}
+	if _, err := w.TrafficNow(t.Context(), "nobody"); vps.ErrorCode(err) != vps.CodeNotFound {
+		t.Error(err)
+	}
+}
+
+func TestCheckTraffic(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	w.count("alice", vps.TrafficInternet, 10<<20, 20<<20)
+	w.uplink(5000+11<<20, 5000+21<<20)
+	for _, since := range []string{"", "5h", "2d", "2020-01-01"} {
+		c, err := w.CheckTraffic(t.Context(), since)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !c.OK || c.Links[0] != "eth0" || c.Lines[0].InBytes != 11<<20 || c.Lines[1].OutBytes != 20<<20 || c.Lines[2].InBytes != 1<<20 {
+			t.Errorf("since %q: %+v", since, c)
+		}
+	}
+	if _, err := w.CheckTraffic(t.Context(), "soon"); vps.ErrorCode(err) != vps.CodeInvalid {
+		t.Error(err)
+	}
+	w.count("bob", vps.TrafficInternet, 100<<20, 0)
+	if c, err := w.CheckTraffic(t.Context(), ""); err != nil || c.OK {
+		t.Errorf("guests with more than the links: %+v, %v", c, err)
+	}
+}
+
+// vnStatFile is a file with one day and its month of each interface.
+func vnStatFile(names ...string) string {
+	day := time.Now().AddDate(0, 0, -40).UTC()
+	date := fmt.Sprintf(`"date":{"year":%d,"month":%d,"day":%d}`, day.Year(), day.Month(), day.Day())
+	var links []string
+	for _, n := range names {
+		links = append(links, fmt.Sprintf(`{"name":%q,"traffic":{"day":[{%s,"rx":30,"tx":4}],"month":[{%s,"rx":300,"tx":40}]}}`, n, date, date))
+	}
+	return `{"vnstatversion":"2.10","jsonversion":"2","interfaces":[` + strings.Join(links, ",") + `]}`
+}
+
+func TestImportTraffic(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	take := func(o api.ImportTraffic, file string) api.ImportedTraffic {
+		t.Helper()
+		done, err := w.backend.ImportTraffic(t.Context(), o, strings.NewReader(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return done
+	}
+	file := vnStatFile("sl-alice", "eth0", "docker0")
+	if done := take(api.ImportTraffic{DryRun: true}, file); len(done.Interfaces) != 3 || done.Interfaces[0].Guest != "alice" || done.Interfaces[2].Skipped == "" || done.Interfaces[0].Rows[vps.StepDay] != 1 {
+		t.Errorf("%+v", done)
+	}
+	w.want(w.history(api.TrafficQuery{}))
+	for range 2 { // a second time changes nothing
+		done := take(api.ImportTraffic{}, file)
+		if m := done.Interfaces[0].Months; m.InBytes != 40 || m.OutBytes != 300 {
+			t.Errorf("what the link received, the guest sent: %+v", m)
+		}
+		w.want(w.history(api.TrafficQuery{Guest: "alice"}), "alice internet0 4 30")
+		w.want(w.history(api.TrafficQuery{Guest: "alice", Step: vps.StepMonth}), "alice internet0 40 300")
+		w.want(w.history(api.TrafficQuery{Host: true, Step: vps.StepMonth}), " uplink0 300 40")
+		w.want(w.history(api.TrafficQuery{Guest: "bob"}))
+	}
+	take(api.ImportTraffic{Guest: "bob", Interface: "docker0"}, file)
+	w.want(w.history(api.TrafficQuery{Guest: "bob"}), "bob internet0 4 30")
+	take(api.ImportTraffic{Guest: "bob"}, vnStatFile("tap7"))
+	// What was taken over is not measured, and in no check.
+	if c, err := w.CheckTraffic(t.Context(), "2020-01-01"); err != nil || !c.OK || c.Lines[1].InBytes != 0 || c.Lines[0].InBytes != 0 {
+		t.Errorf("%+v, %v", c, err)
+	}
+}
+
+func TestImportTrafficRefused(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	for _, c := range []struct {
+		o    api.ImportTraffic
+		file string
+		want string
+	}{
+		{api.ImportTraffic{}, "", "it is empty"},
+		{api.ImportTraffic{}, vnStatFile("docker0"), "no interface is the link of a guest"},
+		{api.ImportTraffic{Guest: "alice"}, vnStatFile("tap0", "tap1"), "not clear which interface was alice's; name it with --interface: the file has tap0, tap1"},
+		{api.ImportTraffic{Interface: "tap2"}, vnStatFile("tap0"), `no interface "tap2"`},
+		{api.ImportTraffic{Interface: "tap0"}, vnStatFile("tap0", "sl-alice"), "no interface is the link of a guest"},
+		{api.ImportTraffic{Guest: "nobody"}, vnStatFile("tap0"), "no guest nobody"},
+	} {
+		_, err := w.backend.ImportTraffic(t.Context(), c.o, strings.NewReader(c.file))
+		if err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", c.o, err, c.want)
+		}
+	}
+	w.want(w.history(api.TrafficQuery{}))
+}
