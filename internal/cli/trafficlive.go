@@ -174,13 +174,21 @@ func (s *liveScreen) show(cmd *cobra.Command, speeds []trafficSpeed) error {
 		return encodeLine(s.Stdout, liveRates{api.SchemaVersion, speeds})
 	case s.out.format == formatYAML:
 		return encodeDocument(s.Stdout, liveRates{api.SchemaVersion, speeds})
-	case !s.IsTerminal(s.Stdout) || s.Env("TERM") == "dumb" || s.out.format == formatCSV || s.out.format == formatName:
+	case s.out.format == formatCSV || s.out.format == formatName || s.quiet:
 		err := printList(s.app, cmd, s.out, "rates", speedColumns(), speeds)
 		s.out.noHeaders = true
 		return err
+	case len(speeds) == 0:
+		return nil
 	}
 	var b strings.Builder
-	if s.lines > 0 {
+	switch again := s.lines > 0; {
+	case !s.IsTerminal(s.Stdout) || s.Env("TERM") == "dumb":
+		if again {
+			b.WriteByte('\n')
+		}
+		b.WriteString(stamp(speeds[0].At) + "\n")
+	case again:
 		fmt.Fprintf(&b, "\x1b[%dA\r\x1b[J", s.lines) // up, and empty from there on (ECMA-48 CUU, ED)
 	}
 	if err := speedTable(speeds, s.guest).write(&b, s.barStyle(), columns(s.Stdout, plainWidth)-1, s.out.noHeaders); err != nil {

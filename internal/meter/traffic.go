@@ -94,6 +94,9 @@ const (
 	// mergedHeader is what a packet adds that the kernel merged with another:
 	// the headers of Ethernet, IPv4, and TCP with time stamps.
 	mergedHeader = vps.FrameBytes + 20 + 32
+	// mergedMost is how many packets one of 64 KiB saves that were as large as
+	// Ethernet's usual ones.
+	mergedMost = 44
 )
 
 // CheckTraffic compares guests with the public links. The parts of the
@@ -136,7 +139,10 @@ func CheckTraffic(u UplinkTraffic) vps.TrafficCheck {
 		"came for guests and was dropped by the wall or a quota; what other guests or this host sent is in it too")
 	part("for guests, by this host", vps.EvidenceAtMost, within(relayed, rest),
 		"what this host's programs had with guests, and may have passed on to the outside, as for guests' domains")
-	merged := vps.TrafficCount{InBytes: mergedHeader * max(rest.InPackets, 0), OutBytes: mergedHeader * max(rest.OutPackets, 0)}
+	merged := vps.TrafficCount{
+		InBytes:  mergedHeader * max(min(rest.InPackets, mergedMost*internet.InPackets), 0),
+		OutBytes: mergedHeader * max(min(rest.OutPackets, mergedMost*internet.OutPackets), 0),
+	}
 	part("headers of merged packets", vps.EvidenceAtMost, within(merged, rest),
 		"the kernel merges packets before it counts them as a guest's, and each one saves its headers")
 	c.OK = rest.InBytes >= -c.Tolerance.InBytes && rest.OutBytes >= -c.Tolerance.OutBytes
