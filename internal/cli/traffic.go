@@ -166,7 +166,7 @@ func (a *app) trafficHistory(cmd *cobra.Command, f *trafficFlags, guest, view st
 	split := trafficSplit{guest: f.by == "guest" || guest != "", class: f.by == "class"}
 	lines := trafficLines(h, split)
 	if view == "top" {
-		slices.SortStableFunc(lines, func(a, b trafficLine) int { return int(max(-1, min(1, b.Total-a.Total))) })
+		slices.SortStableFunc(lines, func(a, b trafficLine) int { return cmp.Compare(b.Total, a.Total) })
 	}
 	if lines, err = filter(cmd, f.out.filters, trafficColumns(), lines); err != nil {
 		return err

@@ -198,7 +198,7 @@ func (l *trafficLine) stepLabel() string {
 		return l.Start.Format("2006-01")
 	case vps.StepDay:
 		return l.Start.Format(time.DateOnly)
-	default:
-		return l.Start.Format("2006-01-02 15:04")
+	case vps.StepHour, vps.StepFiveMinutes:
 	}
+	return l.Start.Format("2006-01-02 15:04")
 }

@@ -71,9 +71,9 @@ func stepName(s vps.TrafficStep) string {
 		return "day"
 	case vps.StepHour:
 		return "hour"
-	default:
-		return "5 minutes"
+	case vps.StepFiveMinutes:
 	}
+	return "5 minutes"
 }
 
 // summaryTable shows a line for each guest, of today and of this month.

@@ -24,9 +24,9 @@ func (s TrafficStep) Begin(t time.Time, zone *time.Location) time.Time {
 		return clockBegin(local, time.Hour)
 	case StepMonth:
 		return dayBegin(local.Year(), local.Month(), 1, zone)
-	default:
-		return dayBegin(local.Year(), local.Month(), local.Day(), zone)
+	case StepDay:
 	}
+	return dayBegin(local.Year(), local.Month(), local.Day(), zone)
 }
 
 // End returns the end of the step that begins at start, which is the begin of
@@ -40,9 +40,9 @@ func (s TrafficStep) End(start time.Time, zone *time.Location) time.Time {
 		return local.Add(time.Hour)
 	case StepMonth:
 		return dayBegin(local.Year(), local.Month()+1, 1, zone)
-	default:
-		return dayBegin(local.Year(), local.Month(), local.Day()+1, zone)
+	case StepDay:
 	}
+	return dayBegin(local.Year(), local.Month(), local.Day()+1, zone)
 }
 
 // clockBegin cuts a local time down to a whole part of an hour. It counts by
