@@ -99,6 +99,9 @@ func (b backend) change(ctx context.Context, e desired.Edited, dryRun bool) (api
 	if !dryRun {
 		b.loop.Kick()
 		b.quotas.touch()
+		if !reflect.DeepEqual(e.Before.Quotas, e.After.Quotas) {
+			b.sampleTraffic(ctx) // so that it is in force when the caller hears of it
+		}
 		return c, nil
 	}
 	b.quotas.restrain(&e.After)
