@@ -52,7 +52,7 @@ func newFake() *fake {
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Kernels: f.imageStore(), Auditor: f, Usages: f, Disks: fakeDisks{f}, Packs: fakePacks{f}, Traffics: &fakeTraffic{f: f}}
+	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Kernels: f.imageStore(), Auditor: f, Usages: f, Disks: fakeDisks{f}, Packs: fakePacks{f}, Traffics: &fakeTraffic{f: f}, Notices: fakeNotices{f}}
 }
 
 func (f *fake) setErr(err error) {

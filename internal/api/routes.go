@@ -190,6 +190,7 @@ func (s *Server) registerRoutes() {
 	s.registerKernels()
 	s.registerQuotas()
 	s.registerPageLinks()
+	s.registerNotices()
 }
 
 func (s *Server) registerGuests() {

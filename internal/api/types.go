@@ -269,4 +269,5 @@ type Backend struct {
 	Traffics   Traffics
 	Quotas     Quotas
 	PageLinks  PageLinks
+	Notices    Notices
 }

@@ -165,6 +165,16 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Files
 	Rescuer
 	PageLinks
+	Notices
+}
+
+// Notices tells people what happens, and is told where; a tenant is the owner
+// when it is empty.
+type Notices interface {
+	UpdateHost(ctx context.Context, u api.UpdateHost, dryRun bool) (api.Change, error)
+	Notices(ctx context.Context) ([]vps.WaitingNotice, error)
+	TestNotice(ctx context.Context, tenant string) ([]api.NoticeTest, error)
+	NoticeSecret(ctx context.Context, tenant string) (string, error)
 }
 
 // overSocket is the daemon behind a unix socket.

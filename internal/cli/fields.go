@@ -20,6 +20,19 @@ func flagOf(field string) string {
 	case "resources.cpu_weight", "resources.cpu_quota", "resources.io_weight", "resources.io_read", "resources.io_write", "resources.processes":
 		return dashed(strings.TrimPrefix(field, "resources."))
 	}
+	if setting, ok := strings.CutPrefix(field, "settings.notices."); ok {
+		field = "notices." + setting
+	}
+	switch field {
+	case "notices.allow_private":
+		return "allow-private-webhooks"
+	case "notices.to":
+		return "email"
+	case "notices.from":
+		return "mail-from"
+	case "notices.webhook", "notices.smtp_server", "notices.smtp_tls", "notices.smtp_user", "notices.smtp_password_file":
+		return dashed(strings.TrimPrefix(field, "notices."))
+	}
 	if path, ok := strings.CutPrefix(field, "tenants["); ok {
 		_, field, _ = strings.Cut(path, ".")
 	}

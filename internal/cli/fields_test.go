@@ -21,7 +21,7 @@ func paths(t reflect.Type, under string) []string {
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch f.Type {
-		case reflect.TypeFor[*api.SetLimits](), reflect.TypeFor[*api.SetResources]():
+		case reflect.TypeFor[*api.SetLimits](), reflect.TypeFor[*api.SetResources](), reflect.TypeFor[api.UpdateNotices]():
 			out = append(out, paths(f.Type, under+name+".")...)
 		default:
 			out = append(out, under+name)
@@ -44,6 +44,7 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 		{[]string{"create"}, reflect.TypeFor[api.CreateGuest]()},
 		{[]string{"update"}, reflect.TypeFor[api.UpdateGuest]()},
 		{[]string{"tenant", "add"}, reflect.TypeFor[api.UpdateTenant]()},
+		{[]string{"host", "set"}, reflect.TypeFor[api.UpdateHost]()},
 	} {
 		cmd, _, err := New(newWorld().options).Find(tt.verb)
 		if err != nil {
@@ -59,7 +60,7 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 	// Validation has names for parts of fields, and one of its own.
 	for field, want := range map[string]string{
 		"dns[1]": "dns", "rules[12]": "rule", "forwards[3].host": "forward", "ssh_keys[0]": "ssh-key", "root_password": "root-password",
-		"settings.subnet": "", "expect.rules": "", "": "", "limits": "", "limits.other": "",
+		"settings.subnet": "", "settings.notices.webhook": "webhook", "tenants[3].email": "email", "expect.rules": "", "": "", "limits": "", "limits.other": "",
 	} {
 		if got := flagOf(field); got != want {
 			t.Errorf("%s: the flag %q, want %q", field, got, want)

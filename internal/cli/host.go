@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -116,7 +117,7 @@ func (a *app) hostCmd() *cobra.Command {
 		}
 		return printPage(a.Stdout, hostPage(h))
 	}
-	return noun("host", "Show the host", show)
+	return noun("host", "Show the host, and change its settings", show, a.hostSetCmd())
 }
 
 func hostPage(h api.HostInfo) []field {
@@ -152,6 +153,7 @@ func hostPage(h api.HostInfo) []field {
 		field{"first uid", strconv.FormatUint(uint64(s.FirstUID), 10)},
 	)
 	fields = append(fields, wallSettings(s)...)
+	fields = append(fields, noticeSettings(&s.Notices)...)
 	if len(h.Pending) > 0 {
 		fields = append(fields, field{value: "To be done"})
 		for i, step := range h.Pending {
@@ -183,6 +185,21 @@ func wallSettings(s vps.Settings) []field {
 		{"services", services},
 		{"limits", fmt.Sprintf("%d packets and %d new connections per second, %d connections, for each guest", s.Limits.Packets, s.Limits.NewConnections, s.Limits.Connections)},
 	}
+}
+
+// noticeSettings are the lines for where the owner is told.
+func noticeSettings(s *vps.NoticeSettings) []field {
+	webhook, mail := cmp.Or(s.Webhook, "none"), "none"
+	if s.AllowPrivate {
+		webhook += "; private addresses are allowed"
+	}
+	if s.Server != "" {
+		mail = fmt.Sprintf("through %s (%s), from %s", s.Server, cmp.Or(s.TLS, vps.MailStartTLS), s.From)
+		if s.To != "" {
+			mail = "to " + s.To + " " + mail
+		}
+	}
+	return []field{{"webhook", webhook}, {"mail", mail}}
 }
 
 func (a *app) eventsCmd() *cobra.Command {

@@ -216,14 +216,9 @@ func (b backend) Guest(ctx context.Context, name string) (api.Guest, error) {
 
 // view shows one guest. Guests newer than the snapshot are still creating.
 func (b backend) view(ctx context.Context, host *vps.Host, g *vps.Guest, s reconcile.Snapshot, public netip.Addr) api.Guest {
-	status, known := s.Status[g.ID]
-	if !known {
+	status := b.usedBy(ctx, g, &s)
+	if _, known := s.Status[g.ID]; !known {
 		status = vps.GuestStatus{State: vps.StateCreating, Observed: s.At}
-	}
-	if i := s.Observed.Guests[g.ID].Instance; i != nil && i.Exit == nil {
-		if usage, err := b.driver.Inspect(ctx, *i); err == nil {
-			status.MemoryUsed, status.CPUTime = usage.Memory, vps.Duration(usage.CPUTime)
-		}
 	}
 	spec := g.Spec
 	spec.Probe = "" // the audit's own

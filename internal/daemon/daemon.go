@@ -30,6 +30,7 @@ import (
 	"sublet/internal/kernel"
 	"sublet/internal/meter"
 	"sublet/internal/nft"
+	"sublet/internal/notice"
 	"sublet/internal/reconcile"
 	"sublet/internal/sqlite"
 	"sublet/internal/vps"
@@ -58,6 +59,8 @@ type parts struct {
 	rescues    rescues
 	loop       *reconcile.Loop
 	drops      meter.Drops
+	notices    *notice.Sender
+	sampled    sampled
 	fill       meter.Fill
 	auditing   sync.Mutex
 	// building is held while a kernel is built, trying while one is booted for
@@ -174,6 +177,9 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	p.quotas = &enforcer{state: p.state, db: p.db, kernel: p.nft, uplinks: found.Uplinks, log: log, now: time.Now, edited: make(chan struct{}, 1)}
 	p.traffic = &sampler{kernel: p.nft, uplinks: found, db: p.db, boot: p.hostBoot, log: log}
 	p.loop = p.newLoop()
+	if p.notices, err = p.newNotices(); err != nil {
+		return p, err
+	}
 	p.quotas.loop = p.loop
 	known, err := p.known(ctx)
 	if err != nil {
@@ -221,8 +227,8 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	// Before the first guest is started by this daemon.
 	p.startQuotas(ctx)
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b, Traffics: b}, api.ServerOptions{
-		Log: p.log, Version: Version, Metrics: meter.Handler(Version, &p.drops, &p.fill, p.states),
+	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b, Traffics: b, Notices: b}, api.ServerOptions{
+		Log: p.log, Version: Version, Metrics: meter.Handler(Version, p.reading),
 	})
 	work, ctx := errgroup.WithContext(ctx)
 	work.Go(func() error { return p.loop.Run(ctx) })
@@ -231,6 +237,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work.Go(func() error { return p.watchRescues(ctx) })
 	work.Go(func() error { return p.quotas.watch(ctx, p.sampleTraffic) })
 	work.Go(func() error { return p.watchUsage(ctx) })
+	work.Go(func() error { return p.notices.Run(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.
 		if err := p.clearAudit(ctx); err != nil && ctx.Err() == nil {

@@ -72,13 +72,3 @@ func (p *parts) guestOf(link string) string {
 	}
 	return link
 }
-
-// states are the guests' states for the metrics.
-func (p *parts) states() map[string]vps.State {
-	s, _ := p.loop.Snapshot()
-	states := make(map[string]vps.State, len(s.Host.Guests))
-	for i := range s.Host.Guests {
-		states[s.Host.Guests[i].Spec.Name] = s.Status[s.Host.Guests[i].ID].State
-	}
-	return states
-}

@@ -150,7 +150,9 @@ func (a accounted) Forget(ctx context.Context, id string) error {
 // sampleTraffic samples once, and puts into force what quotas call for. Whoever
 // is about to show traffic calls it too.
 func (p *parts) sampleTraffic(ctx context.Context) {
-	if err := p.quotas.count(ctx, p.traffic.sample); err != nil && ctx.Err() == nil {
+	err := p.quotas.count(ctx, p.traffic.sample)
+	p.sampled.note(time.Now(), err)
+	if err != nil && ctx.Err() == nil {
 		p.log.WarnContext(ctx, "traffic was not kept, or not all of what quotas call for is in force; the kernel goes on counting, and holds what it did", "error", err)
 	}
 }

@@ -301,9 +301,15 @@ func (s *State) checkDefaultKernel(ctx context.Context, c *contents, settings vp
 // that is installed. Guests which follow the default boot it at their next
 // start.
 func (s *State) UseKernel(ctx context.Context, name string, dryRun bool) (Edited, error) {
+	return s.SetSettings(ctx, func(settings *vps.Settings) { settings.Kernel = name }, dryRun)
+}
+
+// SetSettings changes the host's settings. shape must not keep them, nor change
+// what is behind a pointer or in a slice.
+func (s *State) SetSettings(ctx context.Context, shape func(*vps.Settings), dryRun bool) (Edited, error) {
 	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
 		settings := c.host.Settings
-		settings.Kernel = name
+		shape(&settings)
 		if err := s.checkSettings(ctx, c, settings); err != nil {
 			return err
 		}

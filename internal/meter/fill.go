@@ -29,11 +29,12 @@ func (f *Fill) Set(usage map[string][]vps.DiskUsage) {
 	f.guests = guests
 }
 
-// all returns what is known, not to be changed.
-func (f *Fill) all() map[string][]vps.DiskSample {
+// Of returns what is known of a guest's filesystems, not to be changed; nil for
+// nothing.
+func (f *Fill) Of(guest string) []vps.DiskSample {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.guests
+	return f.guests[guest]
 }
 
 // What a forecast needs, and what it looks at.

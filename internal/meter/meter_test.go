@@ -1,10 +1,7 @@
 package meter_test
 
 import (
-	"net/http"
-	"net/http/httptest"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -87,30 +84,4 @@ func TestTotals(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestMetrics(t *testing.T) {
-	t.Parallel()
-	var d meter.Drops
-	d.Observe(time.Now(), map[string][]vps.Drop{"alice": {drop(vps.DropSpoofed, 7)}, "bob": nil})
-	var fill meter.Fill
-	fill.Set(map[string][]vps.DiskUsage{"alice": {{Disk: "root", Allocated: 9, Parts: []vps.DiskPart{{Number: 2, Filesystem: &vps.Filesystem{Type: vps.FilesystemExt4, Size: 100, Free: 40, Reserved: 10, Inodes: 7, FreeInodes: 3, MaxInodes: 7}}}}}})
-	handler := meter.Handler("1.2.3", &d, &fill, func() map[string]vps.State { return map[string]vps.State{"alice": vps.StateRunning} })
-	w := httptest.NewRecorder()
-	handler.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
-	for _, line := range []string{
-		`sublet_guest_disk_used_bytes{disk="root",guest="alice",partition="2"} 60`,
-		`sublet_guest_disk_available_bytes{disk="root",guest="alice",partition="2"} 30`,
-		`sublet_guest_disk_allocated_bytes{disk="root",guest="alice",partition="2"} 9`,
-		`sublet_guest_disk_free_inodes{disk="root",guest="alice",partition="2"} 3`,
-		`sublet_build_info{version="1.2.3"} 1`,
-		`sublet_guest_dropped_packets_total{guest="alice",reason="spoofed"} 7`,
-		`sublet_guest_dropped_bytes_total{guest="alice",reason="spoofed"} 420`,
-		`sublet_guest_state{guest="alice",state="running"} 1`,
-		"process_resident_memory_bytes ",
-	} {
-		if !strings.Contains(w.Body.String(), "\n"+line) {
-			t.Errorf("no line %s in\n%s", line, w.Body)
-		}
-	}
 }

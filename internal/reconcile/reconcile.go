@@ -185,7 +185,9 @@ type Snapshot struct {
 	// Loaded is when the desired state was read, and At when the snapshot was
 	// published. What was edited before Loaded is in it.
 	Loaded, At time.Time
-	Orphans    []string
+	// Passes is how many were published before, with this one.
+	Passes  uint64
+	Orphans []string
 	// Status is by guest ID.
 	Status map[string]vps.GuestStatus
 }
@@ -520,7 +522,7 @@ func (l *Loop) publish(loaded time.Time, host vps.Host, o plan.Observed, steps [
 	now := time.Now()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	s := Snapshot{Host: host, Observed: o, Steps: steps, Loaded: loaded, At: now, Status: map[string]vps.GuestStatus{}}
+	s := Snapshot{Host: host, Observed: o, Steps: steps, Loaded: loaded, At: now, Passes: l.snapshot.Passes + 1, Status: map[string]vps.GuestStatus{}}
 	known := map[string]bool{}
 	for i := range host.Guests {
 		g := &host.Guests[i]

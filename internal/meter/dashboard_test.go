@@ -1,0 +1,204 @@
+package meter_test
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/grafana/grafana-foundation-sdk/go/cog"
+	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
+	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
+	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/prometheus/promql/parser"
+
+	"sublet/internal/meter"
+)
+
+const dashboardFile = "../../packaging/grafana/sublet.json"
+
+// panel is what we look at of a panel.
+type panel struct {
+	ID      int
+	Title   string
+	Type    string
+	GridPos struct{ X, Y, W, H int }
+	Targets []struct {
+		Expr, LegendFormat string
+		Datasource         struct{ UID string }
+	}
+}
+
+func readDashboard(t *testing.T) (raw []byte, panels []panel) {
+	t.Helper()
+	raw, err := os.ReadFile(dashboardFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var d struct{ Panels []panel }
+	if err := json.Unmarshal(raw, &d); err != nil {
+		t.Fatal(err)
+	}
+	return raw, d.Panels
+}
+
+// TestDashboardLoads reads the dashboard with the types that Grafana makes of
+// its own schema. They know no field that it does not.
+func TestDashboardLoads(t *testing.T) {
+	t.Parallel()
+	plugins.RegisterDefaultPlugins()
+	raw, _ := readDashboard(t)
+	if err := load(raw); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{`"gridPos"`, `"lineWidth"`, `"schemaVersion"`, `"colorMode"`, `"multi"`} {
+		if load([]byte(strings.Replace(string(raw), part, `"nonsense"`, 1))) == nil {
+			t.Errorf("it loads as well with nonsense for %s, so this test sees nothing", part)
+		}
+	}
+	// What the schema cannot tell of.
+	_, panels := readDashboard(t)
+	ids := map[int]bool{}
+	for _, p := range panels {
+		if ids[p.ID] || p.ID == 0 {
+			t.Errorf("the id %d is there twice", p.ID)
+		}
+		ids[p.ID] = true
+		if g := p.GridPos; g.W <= 0 || g.H <= 0 || g.X < 0 || g.X+g.W > 24 {
+			t.Errorf("%s: does not fit in 24 columns: %+v", p.Title, g)
+		}
+	}
+	for i, a := range panels {
+		for _, b := range panels[:i] {
+			if x, y := a.GridPos, b.GridPos; x.X < y.X+y.W && y.X < x.X+x.W && x.Y < y.Y+y.H && y.Y < x.Y+x.H {
+				t.Errorf("%q lies over %q", a.Title, b.Title)
+			}
+		}
+	}
+}
+
+func load(raw []byte) error {
+	var d dashboard.Dashboard
+	err := d.UnmarshalJSONStrict(raw)
+	if faults, ok := err.(cog.BuildErrors); ok && len(faults) == 0 { // none is not nil there
+		err = nil
+	}
+	if err == nil {
+		err = d.Validate()
+	}
+	return err
+}
+
+// known are all metrics with their labels; instance and job are Prometheus's.
+func known(t *testing.T) map[string][]string {
+	t.Helper()
+	all, err := meter.Registry("1.2.3", func() meter.Reading { return reading(1) }).Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string][]string{}
+	for _, f := range all {
+		names[f.GetName()] = []string{"instance", "job"}
+		for _, l := range f.GetMetric()[0].GetLabel() {
+			names[f.GetName()] = append(names[f.GetName()], l.GetName())
+		}
+	}
+	return names
+}
+
+var (
+	variable = regexp.MustCompile(`\$\{?(\w+)`)
+	label    = regexp.MustCompile(`\{\{(\w+)\}\}`)
+)
+
+// TestDashboardQueries: each query is PromQL, and asks for what there is.
+func TestDashboardQueries(t *testing.T) {
+	t.Parallel()
+	metrics := known(t)
+	asked := map[string]bool{}
+	_, panels := readDashboard(t)
+	for _, p := range panels {
+		if (p.Type == "row") != (len(p.Targets) == 0) {
+			t.Errorf("%s: %d queries", p.Title, len(p.Targets))
+		}
+		for _, q := range p.Targets {
+			for _, v := range variable.FindAllStringSubmatch(q.Expr, -1) {
+				if !slices.Contains([]string{"instance", "guest", "__rate_interval"}, v[1]) {
+					t.Errorf("%s: there is no variable %s", p.Title, v[1])
+				}
+			}
+			if q.Datasource.UID != "${datasource}" {
+				t.Errorf("%s asks %s", p.Title, q.Datasource.UID)
+			}
+			expr, err := parser.NewParser(parser.Options{}).ParseExpr(strings.ReplaceAll(q.Expr, "$__rate_interval", "1m"))
+			if err != nil {
+				t.Errorf("%s: %v", p.Title, err)
+				continue
+			}
+			for _, name := range checkQuery(t, p.Title, expr, metrics) {
+				asked[name] = true
+			}
+			for _, l := range label.FindAllStringSubmatch(q.LegendFormat, -1) {
+				if !strings.Contains(q.Expr, l[1]) && !slices.ContainsFunc(selected(expr), func(n string) bool { return slices.Contains(metrics[n], l[1]) }) {
+					t.Errorf("%s: no series has the label %s of the legend", p.Title, l[1])
+				}
+			}
+		}
+	}
+	if len(asked) < 15 {
+		t.Errorf("it asks for %d metrics only", len(asked))
+	}
+}
+
+// checkQuery wants metrics and labels that exist, and returns the metrics.
+func checkQuery(t *testing.T, title string, expr parser.Expr, metrics map[string][]string) (names []string) {
+	t.Helper()
+	parser.Inspect(expr, func(n parser.Node, path []parser.Node) error {
+		switch n := n.(type) {
+		case *parser.VectorSelector:
+			names = append(names, n.Name)
+			if metrics[n.Name] == nil {
+				t.Errorf("%s: there is no metric %s", title, n.Name)
+				return nil
+			}
+			if strings.HasSuffix(n.Name, "_total") && !rated(path) {
+				t.Errorf("%s: the counter %s is used as it is", title, n.Name)
+			}
+			for _, m := range n.LabelMatchers {
+				if m.Name != labels.MetricName && !slices.Contains(metrics[n.Name], m.Name) {
+					t.Errorf("%s: %s has no label %s", title, n.Name, m.Name)
+				}
+			}
+		case *parser.AggregateExpr:
+			for _, l := range n.Grouping {
+				for _, name := range selected(n) {
+					if !slices.Contains(metrics[name], l) {
+						t.Errorf("%s: %s has no label %s to group by", title, name, l)
+					}
+				}
+			}
+		}
+		return nil
+	})
+	return names
+}
+
+// rated tells whether a selector is within rate() or increase().
+func rated(path []parser.Node) bool {
+	return slices.ContainsFunc(path, func(n parser.Node) bool {
+		call, ok := n.(*parser.Call)
+		return ok && (call.Func.Name == "rate" || call.Func.Name == "increase")
+	})
+}
+
+func selected(expr parser.Expr) (names []string) {
+	parser.Inspect(expr, func(n parser.Node, _ []parser.Node) error {
+		if s, ok := n.(*parser.VectorSelector); ok {
+			names = append(names, s.Name)
+		}
+		return nil
+	})
+	return names
+}
