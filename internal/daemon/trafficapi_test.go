@@ -34,6 +34,11 @@ func (w *trafficWorld) Counters(context.Context, []string) ([]vps.LinkTraffic, e
 	return append([]vps.LinkTraffic(nil), w.uplinks...), nil
 }
 
+// SetQuotas is the kernel's part of quotas, of which there are none.
+func (w *trafficWorld) SetQuotas(context.Context, []vps.NetworkQuota, []string, []string) error {
+	return nil
+}
+
 // Kick and Snapshot are those of a loop that has not run yet.
 func (w *trafficWorld) Kick() {}
 func (w *trafficWorld) Snapshot() (reconcile.Snapshot, <-chan struct{}) {
@@ -52,7 +57,7 @@ func newTrafficWorld(t *testing.T) *trafficWorld {
 	log := slog.New(slog.DiscardHandler)
 	w := &trafficWorld{t: t}
 	p := &parts{db: db, log: log, state: desired.New(db, plenty{}), hostBoot: "boot"}
-	p.quotas = &enforcer{state: p.state, db: db, loop: w, log: log, now: time.Now, edited: make(chan struct{}, 1)}
+	p.quotas = &enforcer{state: p.state, db: db, kernel: w, uplinks: w.Uplinks, loop: w, log: log, now: time.Now, edited: make(chan struct{}, 1)}
 	p.traffic = &sampler{kernel: w, uplinks: w, db: db, boot: "boot", log: log}
 	w.backend = backend{p}
 	for _, name := range []string{"alice", "bob"} {
