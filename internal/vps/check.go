@@ -13,7 +13,7 @@ func NewGuestSpec(name string) GuestSpec {
 		Memory: DefaultMemory, Disk: DefaultDisk, Storage: StorageFile, Isolation: IsolationStrict, CPUs: 1,
 		Power: PowerRunning, Hostname: name,
 		Ports: PortBlock{Count: DefaultPorts}, Restart: RestartOnFailure, Autostart: true,
-		StopTimeout: DefaultStopTimeout,
+		StopTimeout: DefaultStopTimeout, BillingWeight: DefaultBillingWeight,
 	}
 }
 

@@ -121,6 +121,9 @@ type GuestSpec struct {
 	// Rules are the owner's, the first that matches wins.
 	Rules     []Rule    `json:"rules,omitempty"`
 	Resources Resources `json:"resources,omitzero"`
+	// BillingWeight is the guest's share of the host's fixed price beside those
+	// of the others, under ShareWeights.
+	BillingWeight int `json:"billing_weight"`
 	// Probe makes it a throw-away guest of `net audit`: what it does instead of
 	// booting its image, see internal/probe. Empty for everybody else.
 	Probe string `json:"probe,omitempty"`

@@ -53,6 +53,8 @@ type Settings struct {
 	Limits NetworkLimits `json:"limits"`
 	// Notices say where the owner is told, and how mail goes out.
 	Notices NoticeSettings `json:"notices"`
+	// Price is what guests are billed by.
+	Price Price `json:"price"`
 }
 
 // DefaultSettings returns the settings of a new host.
@@ -72,6 +74,7 @@ func DefaultSettings() Settings {
 		Services:         DefaultServices(),
 		Limits:           DefaultNetworkLimits(),
 		Notices:          NoticeSettings{TLS: MailStartTLS},
+		Price:            DefaultPrice(),
 	}
 }
 
@@ -199,6 +202,7 @@ const (
 	EventAttached = "attached"
 	EventRescue   = "rescue"
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
+	EventBilled   = "billed"  // the bill of a month was made
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
 	EventQuota    = "quota"   // a step of a quota was reached
 	EventNotice   = "notice"  // one could not be sent and is given up

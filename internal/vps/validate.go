@@ -106,6 +106,9 @@ func (s *GuestSpec) Validate() error {
 	if d := time.Duration(s.StopTimeout); d < time.Second || d > time.Hour {
 		return Invalid("stop_timeout", "%s is out of range; use 1s to 1h", s.StopTimeout)
 	}
+	if s.BillingWeight < 1 || s.BillingWeight > MaxBillingWeight {
+		return Invalid("billing_weight", "%d is out of range; use 1 to %d, beside everybody else's %d", s.BillingWeight, MaxBillingWeight, DefaultBillingWeight)
+	}
 	if err := s.validateIdentity(); err != nil {
 		return err
 	}
@@ -378,6 +381,9 @@ func (s *Settings) Validate() error {
 		return Invalid("settings.traffic_sample", "%s is out of range; use %s to %s", s.TrafficSample, MinTrafficSample, MaxTrafficSample)
 	}
 	if err := s.validateThresholds(); err != nil {
+		return err
+	}
+	if err := s.Price.Validate("settings.price"); err != nil {
 		return err
 	}
 	if s.Kernel != "" {

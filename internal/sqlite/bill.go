@@ -1,0 +1,209 @@
+package sqlite
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// KeepGuestDays keeps who was there, each in place of what is there of the same
+// guest on the same day. What is kept of days after today is dropped: it comes
+// from a clock that was wrong.
+func (db *DB) KeepGuestDays(ctx context.Context, today string, days []vps.GuestDay) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if _, err := tx.ExecContext(ctx, "DELETE FROM guest_day WHERE day > ?", today); err != nil {
+			return err
+		}
+		for _, d := range days {
+			_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO guest_day (day, guest, name, tenant, memory, weight) VALUES (?, ?, ?, ?, ?, ?)",
+				d.Day, d.GuestID, d.Guest, d.Tenant, d.Memory, d.Weight)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// GuestDays returns who was there on the days of a month, by day.
+func (db *DB) GuestDays(ctx context.Context, month vps.Month) ([]vps.GuestDay, error) {
+	return db.guestDays(ctx, "SELECT day, guest, name, tenant, memory, weight FROM guest_day WHERE day >= ? AND day <= ? ORDER BY day, guest",
+		month.Day(1), month.Day(month.Days()))
+}
+
+// LastGuestDays returns the last day of each guest that was ever there.
+func (db *DB) LastGuestDays(ctx context.Context) ([]vps.GuestDay, error) {
+	return db.guestDays(ctx, "SELECT max(day), guest, name, tenant, memory, weight FROM guest_day GROUP BY guest ORDER BY guest")
+}
+
+func (db *DB) guestDays(ctx context.Context, query string, args ...any) ([]vps.GuestDay, error) {
+	rows, err := db.read.QueryContext(ctx, query, args...)
+	if err != nil {
+		return nil, db.explain(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var days []vps.GuestDay
+	for rows.Next() {
+		var d vps.GuestDay
+		if err := rows.Scan(&d.Day, &d.GuestID, &d.Guest, &d.Tenant, &d.Memory, &d.Weight); err != nil {
+			return nil, db.explain(err)
+		}
+		days = append(days, d)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, db.explain(err)
+	}
+	return days, nil
+}
+
+// FirstGuestDay returns the first day on which any guest was there, or "".
+func (db *DB) FirstGuestDay(ctx context.Context) (string, error) {
+	var day string
+	err := db.read.QueryRowContext(ctx, "SELECT coalesce(min(day), '') FROM guest_day").Scan(&day)
+	return day, db.explain(err)
+}
+
+// KeepBill keeps the bill of a month that is over, with the event that tells of
+// it, unless there is one. It returns the one that is kept, and whether that is
+// this one.
+func (db *DB) KeepBill(ctx context.Context, b vps.Bill, ev vps.Event) (kept vps.Bill, first bool, err error) {
+	content, err := packBill(b)
+	if err != nil {
+		return vps.Bill{}, false, vps.Wrap(vps.CodeInternal, err, "the bill of %s cannot be written", b.Month)
+	}
+	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		done, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO bill (month, content) VALUES (?, ?)", b.Month.String(), content)
+		if err != nil {
+			return err
+		}
+		n, err := done.RowsAffected()
+		if first = n == 1; err != nil || !first {
+			return err
+		}
+		return db.addEvent(ctx, tx, &ev)
+	})
+	if err != nil {
+		return vps.Bill{}, false, err
+	}
+	kept, _, err = db.Bill(ctx, b.Month)
+	return kept, first, err
+}
+
+// Bill returns the bill that is kept of a month, as it was made, and its
+// corrections, the oldest first. None is vps.CodeNotFound.
+func (db *DB) Bill(ctx context.Context, month vps.Month) (vps.Bill, []vps.BillCorrection, error) {
+	var content []byte
+	err := db.read.QueryRowContext(ctx, "SELECT content FROM bill WHERE month = ?", month.String()).Scan(&content)
+	if errors.Is(err, sql.ErrNoRows) {
+		return vps.Bill{}, nil, vps.Errorf(vps.CodeNotFound, "no bill is kept of %s", month)
+	}
+	if err != nil {
+		return vps.Bill{}, nil, db.explain(err)
+	}
+	b, err := unpackBill(content)
+	if err != nil {
+		return vps.Bill{}, nil, vps.Wrap(vps.CodeInternal, err, "the bill that is kept of %s cannot be read; the state database may be damaged", month)
+	}
+	corrections, err := db.corrections(ctx, month)
+	return b, corrections, err
+}
+
+func (db *DB) corrections(ctx context.Context, month vps.Month) ([]vps.BillCorrection, error) {
+	rows, err := db.read.QueryContext(ctx, "SELECT id, made, guest, tenant, amount, reason FROM bill_correction WHERE month = ? ORDER BY id", month.String())
+	if err != nil {
+		return nil, db.explain(err)
+	}
+	defer func() { _ = rows.Close() }()
+	var all []vps.BillCorrection
+	for rows.Next() {
+		var c vps.BillCorrection
+		var made int64
+		if err := rows.Scan(&c.ID, &made, &c.Guest, &c.Tenant, &c.Amount, &c.Reason); err != nil {
+			return nil, db.explain(err)
+		}
+		c.Made = time.Unix(made, 0).UTC()
+		all = append(all, c)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, db.explain(err)
+	}
+	return all, nil
+}
+
+// AddCorrection adds a correction, whose ID does not count, to the kept bill of
+// a month. A month without one is vps.CodeNotFound, and one with
+// vps.MaxCorrections vps.CodeConflict.
+func (db *DB) AddCorrection(ctx context.Context, month vps.Month, c vps.BillCorrection) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		var bills, corrections int
+		err := tx.QueryRowContext(ctx, "SELECT (SELECT count(*) FROM bill WHERE month = ?1), (SELECT count(*) FROM bill_correction WHERE month = ?1)", month.String()).Scan(&bills, &corrections)
+		switch {
+		case err != nil:
+			return err
+		case bills == 0:
+			return vps.Errorf(vps.CodeNotFound, "no bill is kept of %s", month)
+		case corrections >= vps.MaxCorrections:
+			return vps.Errorf(vps.CodeConflict, "the bill of %s has %d corrections, which is the limit", month, corrections)
+		}
+		_, err = tx.ExecContext(ctx, "INSERT INTO bill_correction (month, made, guest, tenant, amount, reason) VALUES (?, ?, ?, ?, ?, ?)",
+			month.String(), c.Made.Unix(), c.Guest, c.Tenant, c.Amount, c.Reason)
+		return err
+	})
+}
+
+// BeginBills says that bills are made from this month on, unless they are
+// already, and returns the first month for which they are.
+func (db *DB) BeginBills(ctx context.Context, month vps.Month) (vps.Month, error) {
+	var since string
+	err := db.read.QueryRowContext(ctx, "SELECT month FROM bill_since").Scan(&since)
+	if errors.Is(err, sql.ErrNoRows) {
+		err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+			return tx.QueryRowContext(ctx, "INSERT INTO bill_since (one, month) VALUES (1, ?) ON CONFLICT DO UPDATE SET month = month RETURNING month", month.String()).Scan(&since)
+		})
+	}
+	if err != nil {
+		return vps.Month{}, db.explain(err)
+	}
+	return vps.ParseMonth(since)
+}
+
+// EndBills says that no bills are made any more. It is idempotent.
+func (db *DB) EndBills(ctx context.Context) error {
+	var n int
+	if err := db.read.QueryRowContext(ctx, "SELECT count(*) FROM bill_since").Scan(&n); err != nil || n == 0 {
+		return db.explain(err)
+	}
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "DELETE FROM bill_since")
+		return err
+	})
+}
+
+func packBill(b vps.Bill) ([]byte, error) {
+	var out bytes.Buffer
+	w := gzip.NewWriter(&out)
+	if err := json.NewEncoder(w).Encode(b); err != nil {
+		return nil, err
+	}
+	err := w.Close()
+	return out.Bytes(), err
+}
+
+func unpackBill(content []byte) (vps.Bill, error) {
+	r, err := gzip.NewReader(bytes.NewReader(content))
+	if err != nil {
+		return vps.Bill{}, err
+	}
+	var b vps.Bill
+	if err := json.NewDecoder(r).Decode(&b); err != nil {
+		return vps.Bill{}, fmt.Errorf("decode the bill: %w", err)
+	}
+	return b, nil
+}
