@@ -182,6 +182,8 @@ func (s *Server) registerRoutes() {
 	s.registerRescue()
 	s.registerTenants()
 	s.registerHost()
+	s.registerBilling()
+	s.registerBills()
 	s.registerImages()
 	s.registerImageFiles()
 	s.registerUsages()

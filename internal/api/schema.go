@@ -30,6 +30,9 @@ func newAPI(mux routes) huma.API {
 		reflect.TypeFor[uint16]():              reflect.TypeFor[uint16Schema](),
 		reflect.TypeFor[uint32]():              reflect.TypeFor[uint32Schema](),
 		reflect.TypeFor[vps.BitRate]():         reflect.TypeFor[bitRateSchema](),
+		reflect.TypeFor[vps.Month]():           reflect.TypeFor[monthSchema](),
+		reflect.TypeFor[vps.Decimal]():         reflect.TypeFor[decimalSchema](),
+		reflect.TypeFor[vps.ShareRule]():       reflect.TypeFor[shareSchema](),
 		reflect.TypeFor[vps.Rule]():            reflect.TypeFor[ruleSchema](),
 		reflect.TypeFor[vps.Service]():         reflect.TypeFor[serviceSchema](),
 		reflect.TypeFor[vps.NDPProxy]():        reflect.TypeFor[ndpSchema](),
@@ -78,7 +81,7 @@ func newAPI(mux routes) huma.API {
 // unknown ones, and the password's hash is never shown.
 func finishDocument(doc *huma.OpenAPI) {
 	schemas := doc.Components.Schemas.Map()
-	requests := []string{"CreateGuest", "UpdateGuest", "UpdateTenant", "UpdateHost", "UpdateNotices", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward", "SetQuota", "QuotaStep", "TopUpQuota", "LiftQuota", "CreatePageLink"}
+	requests := []string{"SetPrice", "CorrectBill", "CreateGuest", "UpdateGuest", "UpdateTenant", "UpdateHost", "UpdateNotices", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward", "SetQuota", "QuotaStep", "TopUpQuota", "LiftQuota", "CreatePageLink"}
 	for name, schema := range schemas {
 		if !slices.Contains(requests, name) {
 			schema.AdditionalProperties = nil
@@ -128,6 +131,9 @@ type (
 	uint16Schema       struct{}
 	uint32Schema       struct{}
 	bitRateSchema      struct{}
+	monthSchema        struct{}
+	decimalSchema      struct{}
+	shareSchema        struct{}
 	ruleSchema         struct{}
 	serviceSchema      struct{}
 	ndpSchema          struct{}
@@ -182,6 +188,24 @@ func (uint32Schema) Schema(huma.Registry) *huma.Schema {
 // Schema describes vps.BitRate.
 func (bitRateSchema) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(0.0), Description: "A speed in bits per second; 0 means no limit."}
+}
+
+// Schema describes vps.Month.
+func (monthSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Description: "A month.", Examples: []any{"2026-10"}, Pattern: `^[0-9]{4}-[0-9]{2}$`}
+}
+
+// Schema describes vps.Decimal: text, so that no reader turns it into a float.
+func (decimalSchema) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{
+		Type: huma.TypeString, Description: "A price: a decimal with at most 6 digits behind the point.", Examples: []any{"0.53"},
+		Pattern: `^-?[0-9]{1,13}(\.[0-9]+)?$`, PatternDescription: "digits and a point, for example 0.53",
+	}
+}
+
+// Schema describes vps.ShareRule.
+func (shareSchema) Schema(huma.Registry) *huma.Schema {
+	return words(vps.ShareEqual, vps.ShareMemory, vps.ShareWeights)
 }
 
 // Schema describes vps.Rule. What the pattern lets through is still parsed.

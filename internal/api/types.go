@@ -72,6 +72,7 @@ type CreateGuest struct {
 	Limits           *SetLimits         `json:"limits,omitempty" doc:"What keeps it from flooding; left out: the host's settings."`
 	Rules            []vps.Rule         `json:"rules,omitempty" doc:"The owner's rules, at most 64; the first that matches wins."`
 	Resources        *SetResources      `json:"resources,omitempty" doc:"Bounds of what its processes take of the host."`
+	BillingWeight    *int               `json:"billing_weight,omitempty" doc:"Its share of the host's fixed price, 1 to 10000 beside everybody else's 100, where it is shared by weights; left out: 100."`
 	Restart          *vps.RestartPolicy `json:"restart,omitempty" doc:"What follows when it ends unasked."`
 	Autostart        *bool              `json:"autostart,omitempty" doc:"Whether it starts when the host boots."`
 	StopTimeout      *vps.Duration      `json:"stop_timeout,omitempty" doc:"How long an orderly stop may take, 1s to 1h."`
@@ -103,6 +104,7 @@ type UpdateGuest struct {
 	Limits           *SetLimits         `json:"limits,omitempty" doc:"What keeps it from flooding; changed live."`
 	Rules            *[]vps.Rule        `json:"rules,omitempty" doc:"The owner's rules, at most 64; the first that matches wins. Changed live."`
 	Resources        *SetResources      `json:"resources,omitempty" doc:"Bounds of what its processes take of the host; changed live."`
+	BillingWeight    *int               `json:"billing_weight,omitempty" doc:"Its share of the host's fixed price, 1 to 10000 beside everybody else's 100, where it is shared by weights. Changed live."`
 	Restart          *vps.RestartPolicy `json:"restart,omitempty" doc:"What follows when it ends unasked."`
 	Autostart        *bool              `json:"autostart,omitempty" doc:"Whether it starts when the host boots."`
 	StopTimeout      *vps.Duration      `json:"stop_timeout,omitempty" doc:"How long an orderly stop may take, 1s to 1h."`
@@ -257,6 +259,8 @@ type Backend struct {
 	Observed Observed
 	Consoles Consoles
 	Images   Images
+	Billing  Billing
+	Bills    Bills
 	Kernels  Kernels
 	Auditor  Auditor
 	Usages   Usages

@@ -112,6 +112,7 @@ has its own kernel, disk, address and ports.`,
 		a.eventsCmd(), a.applyCmd(), a.diffCmd(), a.exportCmd(), a.doctorCmd())
 	addGroup(root, groupOther, a.versionCmd(), a.completionCmd())
 	addGroup(root, groupGuests, a.cpCmd(), a.fsckCmd(), a.resetPasswordCmd(), a.addKeyCmd(), a.rescueCmd(), a.reinstallCmd())
+	addGroup(root, groupHost, a.priceCmd(), a.billCmd())
 	addGroup(root, groupHost, a.noticeCmd())
 	root.SetHelpCommandGroupID(groupOther)
 	flagsBeforeVerbs(root)

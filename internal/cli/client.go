@@ -145,6 +145,14 @@ type PageLinks interface {
 	RevokePageLink(ctx context.Context, id int64) error
 }
 
+// Billing keeps the price of the host, and makes bills.
+type Billing interface {
+	SetPrice(ctx context.Context, p api.SetPrice, dryRun bool) (api.Change, error)
+	RemovePrice(ctx context.Context, dryRun bool) (api.Change, error)
+	Bill(ctx context.Context, q api.BillQuery) (vps.Bill, error)
+	CorrectBill(ctx context.Context, month vps.Month, c api.CorrectBill) (vps.Bill, error)
+}
+
 // Client is everything that the verbs ask of a daemon. Errors carry a
 // vps.Code; a daemon that does not answer is vps.CodeUnavailable.
 type Client interface { //nolint:interfacebloat // of parts, each small
@@ -152,6 +160,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Editor
 	Filer
 	Consoles
+	Billing
 	Images
 	Kernels
 	ImageFiles

@@ -30,6 +30,7 @@ type guestFlags struct {
 	passwordFile                                string
 	wall                                        wallFlags
 	machine                                     machineFlags
+	weight                                      int
 }
 
 func (f *guestFlags) add(a *app, cmd *cobra.Command) {
@@ -52,9 +53,11 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.passwordFile, "root-password-file", "", "take the root password from the first line of a `file`, - for standard input")
 	f.wall.add(cmd)
 	f.machine.add(cmd)
+	fs.Var((*number)(&f.weight), "billing-weight", "the guest's share of the host's fixed price, beside everybody else's 100, where it is shared by weights")
+	fs.Lookup("billing-weight").DefValue = ""
 	fixedCompletion(cmd, "restart", string(vps.RestartAlways), string(vps.RestartOnFailure), string(vps.RestartNever))
 	a.tenantCompletion(cmd, "tenant")
-	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "stop-timeout"} {
+	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "stop-timeout", "billing-weight"} {
 		fixedCompletion(cmd, name)
 	}
 }
@@ -72,15 +75,16 @@ func given[T any](cmd *cobra.Command, name string, value T) *T {
 // asked for here, so that nothing is sent when one of them is wrong.
 func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 	u := api.UpdateGuest{
-		Tenant:      given(cmd, "tenant", f.tenant),
-		Memory:      given(cmd, "memory", f.memory),
-		Disk:        given(cmd, "disk", f.disk),
-		Hostname:    given(cmd, "hostname", f.hostname),
-		Locale:      given(cmd, "locale", f.locale),
-		Timezone:    given(cmd, "timezone", f.timezone),
-		Restart:     given(cmd, "restart", vps.RestartPolicy(f.restart)),
-		Autostart:   given(cmd, "autostart", f.autostart),
-		StopTimeout: given(cmd, "stop-timeout", vps.Duration(f.stopTimeout)),
+		Tenant:        given(cmd, "tenant", f.tenant),
+		Memory:        given(cmd, "memory", f.memory),
+		Disk:          given(cmd, "disk", f.disk),
+		Hostname:      given(cmd, "hostname", f.hostname),
+		Locale:        given(cmd, "locale", f.locale),
+		Timezone:      given(cmd, "timezone", f.timezone),
+		Restart:       given(cmd, "restart", vps.RestartPolicy(f.restart)),
+		Autostart:     given(cmd, "autostart", f.autostart),
+		StopTimeout:   given(cmd, "stop-timeout", vps.Duration(f.stopTimeout)),
+		BillingWeight: given(cmd, "billing-weight", f.weight),
 	}
 	if cmd.Flags().Changed("restart") {
 		if _, err := restartPolicy(f.restart); err != nil {
@@ -208,7 +212,7 @@ func createRequest(cmd *cobra.Command, a *app, f *guestFlags, name string) (api.
 		Hostname: u.Hostname, Locale: u.Locale, Timezone: u.Timezone,
 		RootPasswordHash: u.RootPasswordHash, Restart: u.Restart, Autostart: u.Autostart, StopTimeout: u.StopTimeout,
 		Swap: u.Swap, Kernel: u.Kernel, Isolation: u.Isolation, CPUs: u.CPUs,
-		IPv6: u.IPv6, NetworkPeer: u.NetworkPeer, SMTP: u.SMTP, Bandwidth: u.Bandwidth, Limits: u.Limits, Resources: u.Resources,
+		IPv6: u.IPv6, NetworkPeer: u.NetworkPeer, SMTP: u.SMTP, Bandwidth: u.Bandwidth, Limits: u.Limits, Resources: u.Resources, BillingWeight: u.BillingWeight,
 	}
 	if u.SSHKeys != nil {
 		req.SSHKeys = *u.SSHKeys

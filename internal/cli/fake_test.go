@@ -56,11 +56,15 @@ type fake struct {
 	quotas    []vps.Quota
 	traffic   ledger
 	links     []vps.PageLink
+	price     vps.Price
+	bill      vps.Bill
+	asked     api.BillQuery
+	corrected []api.CorrectBill
 }
 
 func newFake() *fake {
 	return &fake{
-		guests: map[string]*api.Guest{}, snapshots: map[string][]vps.Snapshot{},
+		price: vps.DefaultPrice(), guests: map[string]*api.Guest{}, snapshots: map[string][]vps.Snapshot{},
 		tenants: map[string]vps.Tenant{vps.DefaultTenant: {Name: vps.DefaultTenant, Created: now.Add(-24 * time.Hour)}},
 		images: []vps.Image{{
 			Name: "debian/12", ID: "img-1", Distribution: "debian", Release: "12", Architecture: "amd64", Filesystem: "ext4", FilesystemSize: 640 * vps.MiB,
@@ -156,7 +160,7 @@ func (f *fake) CreateGuest(_ context.Context, c api.CreateGuest, dryRun bool) (a
 	g := &api.Guest{Schema: api.SchemaVersion, ID: fmt.Sprintf("g-%d", f.next), ImageID: "img-1", UID: 721300 + uint32(f.next), Created: now}
 	g.Spec = vps.GuestSpec{
 		Name: c.Name, Tenant: vps.DefaultTenant, Driver: vps.DefaultDriver, Image: vps.DefaultImage, Memory: vps.DefaultMemory,
-		Disk: vps.DefaultDisk, Storage: vps.StorageFile, Isolation: vps.IsolationStrict, CPUs: 1, Power: vps.PowerRunning, Hostname: c.Name, Locale: "C.UTF-8", Timezone: "Etc/UTC", SSHKeys: c.SSHKeys,
+		Disk: vps.DefaultDisk, Storage: vps.StorageFile, Isolation: vps.IsolationStrict, CPUs: 1, BillingWeight: vps.DefaultBillingWeight, Power: vps.PowerRunning, Hostname: c.Name, Locale: "C.UTF-8", Timezone: "Etc/UTC", SSHKeys: c.SSHKeys,
 		Address: addr, DNS: c.DNS, Forwards: c.Forwards, Ports: vps.PortBlock{First: 19980 + 20*uint16(f.next), Count: 20},
 		Restart: vps.RestartOnFailure, Autostart: true, StopTimeout: vps.DefaultStopTimeout,
 	}
@@ -482,6 +486,7 @@ func (f *fake) DeleteKernel(context.Context, string) error { return f.failure }
 
 func (f *fake) Host(context.Context) (api.HostInfo, error) {
 	s := vps.DefaultSettings()
+	s.Price = f.price
 	return api.HostInfo{
 		Schema: api.SchemaVersion, Version: "1.2.3", Hostname: "vps1", PublicAddress: netip.MustParseAddr("203.0.113.5"), Uplinks: []string{"eth0"},
 		Memory: 2 * vps.GiB, Promised: 512 * vps.MiB, DiskFree: 30 * vps.GiB, Guests: 2, Running: 1, Settings: s, Pending: []string{"start bob"},

@@ -36,6 +36,9 @@ func flagOf(field string) string {
 	if path, ok := strings.CutPrefix(field, "tenants["); ok {
 		_, field, _ = strings.Cut(path, ".")
 	}
+	if name, ok := strings.CutPrefix(field, "settings.price."); ok {
+		return dashed(name)
+	}
 	key, _, _ := strings.Cut(field, ".")
 	key, _, _ = strings.Cut(key, "[")
 	switch key {
@@ -57,6 +60,8 @@ func flagOf(field string) string {
 		return "rule"
 	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
 		return "root-password"
+	case "billing_weight", "month", "guest", "amount", "reason":
+		return dashed(key)
 	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
 		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "count", "reset_day", "grace", "note", "email", "webhook":
 		return dashed(key)

@@ -153,6 +153,10 @@ func hostPage(h api.HostInfo) []field {
 		field{"first uid", strconv.FormatUint(uint64(s.FirstUID), 10)},
 	)
 	fields = append(fields, wallSettings(s)...)
+	if s.Price.Set() {
+		fields = append(fields, field{value: "Price"})
+		fields = append(fields, priceFields(s.Price)...)
+	}
 	fields = append(fields, noticeSettings(&s.Notices)...)
 	if len(h.Pending) > 0 {
 		fields = append(fields, field{value: "To be done"})

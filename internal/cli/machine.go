@@ -90,6 +90,9 @@ func machineFields(s vps.GuestSpec) []field {
 	if s.Isolation != vps.IsolationStrict {
 		fields = append(fields, field{"isolation", string(s.Isolation)})
 	}
+	if s.BillingWeight != vps.DefaultBillingWeight {
+		fields = append(fields, field{"billing weight", strconv.Itoa(s.BillingWeight)})
+	}
 	if s.CPUs > 1 {
 		fields = append(fields, field{"processors", strconv.Itoa(s.CPUs)})
 	}

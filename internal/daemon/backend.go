@@ -182,6 +182,9 @@ func (b backend) DeleteTenant(ctx context.Context, name string) error {
 }
 
 func (b backend) Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) (api.Change, error) {
+	if err := b.closeBills(ctx, o.DryRun); err != nil { // the file may have a price
+		return api.Change{}, err
+	}
 	e, err := b.state.Apply(ctx, file, o.Prune, o.DryRun)
 	if err != nil {
 		return api.Change{}, err

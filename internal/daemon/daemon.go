@@ -227,7 +227,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	// Before the first guest is started by this daemon.
 	p.startQuotas(ctx)
 	b := backend{p}
-	server := api.NewServer(api.Backend{Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b, Traffics: b, Notices: b}, api.ServerOptions{
+	server := api.NewServer(api.Backend{Billing: b, Bills: b, Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b, Traffics: b, Notices: b}, api.ServerOptions{
 		Log: p.log, Version: Version, Metrics: meter.Handler(Version, p.reading),
 	})
 	work, ctx := errgroup.WithContext(ctx)
@@ -238,6 +238,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work.Go(func() error { return p.quotas.watch(ctx, p.sampleTraffic) })
 	work.Go(func() error { return p.watchUsage(ctx) })
 	work.Go(func() error { return p.notices.Run(ctx) })
+	work.Go(func() error { return p.watchBills(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.
 		if err := p.clearAudit(ctx); err != nil && ctx.Err() == nil {

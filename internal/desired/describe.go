@@ -91,7 +91,7 @@ func fields(what, prefix string, before, after any) []string {
 			lines = append(lines, what+": a new root password")
 		case name == "ssh_keys":
 			lines = append(lines, fmt.Sprintf("%s: %d SSH keys -> %d", what, a.Field(i).Len(), b.Field(i).Len()))
-		case name == "limits" || name == "resources" || name == "notices":
+		case name == "limits" || name == "resources" || name == "notices" || name == "price":
 			lines = append(lines, fields(what, name+".", x, y)...)
 		default:
 			if rules, ok := y.([]vps.Rule); ok {

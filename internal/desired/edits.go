@@ -319,6 +319,15 @@ func (s *State) SetSettings(ctx context.Context, shape func(*vps.Settings), dryR
 	return Edited{Before: before, After: after}, err
 }
 
+// SetPrice changes what guests are billed by. What shape returns is the price.
+func (s *State) SetPrice(ctx context.Context, shape func(vps.Price) vps.Price, dryRun bool) (Edited, error) {
+	before, after, err := s.edit(ctx, dryRun, func(c *contents) error {
+		c.host.Settings.Price = shape(c.host.Settings.Price)
+		return c.host.Settings.Price.Validate("settings.price")
+	})
+	return Edited{Before: before, After: after}, err
+}
+
 // pruneFile removes what the file does not name. A file without a list of
 // guests, of tenants or of quotas says nothing about them, and none is removed.
 // Guests of an audit are the audit's own.

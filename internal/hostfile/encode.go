@@ -110,6 +110,7 @@ func (e *encoder) settings(s *vps.Settings) {
 	e.list(2, "services", services)
 	e.line(2, "limits", limits(s.Limits))
 	e.notices(&s.Notices)
+	e.line(2, "price", price(s.Price))
 }
 
 func (e *encoder) notices(s *vps.NoticeSettings) {
@@ -178,6 +179,7 @@ func (e *encoder) guest(s *vps.GuestSpec) {
 	}
 	e.list(4, "rules", rules)
 	e.line(4, "resources", resources(s.Resources))
+	e.line(4, "billing_weight", strconv.Itoa(s.BillingWeight))
 	e.line(4, "restart", plain(string(s.Restart)))
 	e.line(4, "autostart", strconv.FormatBool(s.Autostart))
 	e.line(4, "stop_timeout", s.StopTimeout.String())
@@ -185,6 +187,11 @@ func (e *encoder) guest(s *vps.GuestSpec) {
 
 func limits(l vps.NetworkLimits) string {
 	return fmt.Sprintf("{packets: %d, new_connections: %d, connections: %d}", l.Packets, l.NewConnections, l.Connections)
+}
+
+func price(p vps.Price) string {
+	return fmt.Sprintf("{currency: %s, month: %s, share: %s, in: %s, out: %s, free_in: %s, free_out: %s, free_per: %s}",
+		plain(p.Currency), p.Month, p.Share, p.In, p.Out, p.FreeIn.Exact(), p.FreeOut.Exact(), p.FreePer)
 }
 
 func resources(r vps.Resources) string {

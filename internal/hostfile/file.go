@@ -58,6 +58,7 @@ type Settings struct {
 	Services         *[]vps.Service
 	Limits           Limits
 	Notices          Notices
+	Price            Price
 }
 
 // Notices are what a file names of where the owner is told; nil means unset.
@@ -65,6 +66,15 @@ type Notices struct {
 	Webhook, To, Server, From, User, PasswordFile *string
 	AllowPrivate                                  *bool
 	TLS                                           *vps.MailTLSMode
+}
+
+// Price is the price that a file names; nil means unset.
+type Price struct {
+	Currency        *string
+	Month, In, Out  *vps.Decimal
+	Share           *vps.ShareRule
+	FreeIn, FreeOut *vps.Bytes
+	FreePer         *vps.QuotaScope
 }
 
 // Limits are the limits that a file names; nil means unset.
@@ -122,9 +132,11 @@ type Guest struct {
 	Limits      Limits
 	Rules       *[]vps.Rule
 	Resources   Resources
-	Restart     *vps.RestartPolicy
-	Autostart   *bool
-	StopTimeout *vps.Duration
+	// BillingWeight is a share of the host's fixed price.
+	BillingWeight *int
+	Restart       *vps.RestartPolicy
+	Autostart     *bool
+	StopTimeout   *vps.Duration
 
 	src  *source
 	path string // "guests[0]"
@@ -151,6 +163,7 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	setList(&s.Services, f.Settings.Services)
 	s.Limits = f.Settings.Limits.merge(s.Limits)
 	s.Notices = f.Settings.Notices.merge(s.Notices)
+	s.Price = f.Settings.Price.merge(s.Price)
 	return s, nil
 }
 
@@ -170,6 +183,18 @@ func (l Limits) merge(old vps.NetworkLimits) vps.NetworkLimits {
 	set(&old.Packets, l.Packets)
 	set(&old.NewConnections, l.NewConnections)
 	set(&old.Connections, l.Connections)
+	return old
+}
+
+func (p Price) merge(old vps.Price) vps.Price {
+	set(&old.Currency, p.Currency)
+	set(&old.Month, p.Month)
+	set(&old.Share, p.Share)
+	set(&old.In, p.In)
+	set(&old.Out, p.Out)
+	set(&old.FreeIn, p.FreeIn)
+	set(&old.FreeOut, p.FreeOut)
+	set(&old.FreePer, p.FreePer)
 	return old
 }
 
@@ -235,6 +260,7 @@ func (g Guest) Merge(s vps.GuestSpec) (vps.GuestSpec, error) {
 	s.Limits = g.Limits.merge(s.Limits)
 	setList(&s.Rules, g.Rules)
 	s.Resources = g.Resources.merge(s.Resources)
+	set(&s.BillingWeight, g.BillingWeight)
 	set(&s.Restart, g.Restart)
 	set(&s.Autostart, g.Autostart)
 	set(&s.StopTimeout, g.StopTimeout)

@@ -57,6 +57,7 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"services":    scalars(d, &s.Services, "a port of the host, such as 53/udp", parseService),
 		"limits":      d.limits(&s.Limits),
 		"notices":     func(n ast.Node, path string) error { return d.mapping(n, path, d.noticeKeys(&s.Notices)) },
+		"price":       func(n ast.Node, path string) error { return d.mapping(n, path, d.priceKeys(&s.Price)) },
 	}
 }
 
@@ -70,6 +71,19 @@ func (d decoder) noticeKeys(to *Notices) map[string]field {
 		"from":               d.text(&to.From),
 		"smtp_user":          d.text(&to.User),
 		"smtp_password_file": d.text(&to.PasswordFile),
+	}
+}
+
+func (d decoder) priceKeys(p *Price) map[string]field {
+	return map[string]field{
+		"currency": d.text(&p.Currency),
+		"month":    scalar(d, &p.Month, "a price", parsePrice),
+		"share":    scalar(d, &p.Share, "equal, memory or weights", oneOf(vps.ShareEqual, vps.ShareMemory, vps.ShareWeights)),
+		"in":       scalar(d, &p.In, "a price", parsePrice),
+		"out":      scalar(d, &p.Out, "a price", parsePrice),
+		"free_in":  scalar(d, &p.FreeIn, "a size", parseSize),
+		"free_out": scalar(d, &p.FreeOut, "a size", parseSize),
+		"free_per": scalar(d, &p.FreePer, "guest, tenant or host", oneOf(vps.QuotaGuest, vps.QuotaTenant, vps.QuotaHost)),
 	}
 }
 
@@ -132,38 +146,39 @@ func (d decoder) unique(n ast.Node, path, what string, name *string, first map[s
 
 func (d decoder) guestKeys(g *Guest, name **string) map[string]field {
 	return map[string]field{
-		"name":         d.text(name),
-		"tenant":       d.text(&g.Tenant),
-		"driver":       d.text(&g.Driver),
-		"image":        d.text(&g.Image),
-		"memory":       scalar(d, &g.Memory, "a size", parseSize),
-		"disk":         scalar(d, &g.Disk, "a size", parseSize),
-		"disks":        scalars(d, &g.Disks, "a disk in quotes, such as \"data=10GiB\"", parseDisk),
-		"storage":      d.text(&g.Storage),
-		"swap":         scalar(d, &g.Swap, "a size", parseSize),
-		"kernel":       d.text(&g.Kernel),
-		"isolation":    scalar(d, &g.Isolation, "strict or fast", oneOf(vps.IsolationStrict, vps.IsolationFast)),
-		"cpus":         scalar(d, &g.CPUs, "a number", parseCount),
-		"power":        scalar(d, &g.Power, "running or stopped", oneOf(vps.PowerRunning, vps.PowerStopped)),
-		"hostname":     d.text(&g.Hostname),
-		"locale":       d.text(&g.Locale),
-		"timezone":     d.text(&g.Timezone),
-		"ssh_keys":     scalars(d, &g.SSHKeys, "a public key", asIs),
-		secretKey:      d.text(&g.RootPassword),
-		"address":      scalar(d, &g.Address, "an address", parseAddress),
-		"dns":          scalars(d, &g.DNS, "an address", parseAddress),
-		"ports":        d.ports(&g.Ports),
-		"forwards":     scalars(d, &g.Forwards, "a forward in quotes, such as \"8443:443/tcp\"", parseForward),
-		"ipv6":         scalar(d, &g.IPv6, "an IPv6 prefix", parseOptionalPrefix),
-		"network_peer": d.boolean(&g.NetworkPeer),
-		"smtp":         d.boolean(&g.SMTP),
-		"bandwidth":    scalar(d, &g.Bandwidth, "a speed", parseRate),
-		"limits":       d.limits(&g.Limits),
-		"rules":        scalars(d, &g.Rules, "a rule in quotes, such as \"deny out 192.0.2.0/24\"", parseRule),
-		"resources":    d.resources(&g.Resources),
-		"restart":      scalar(d, &g.Restart, "a restart policy", oneOf(vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever)),
-		"autostart":    d.boolean(&g.Autostart),
-		"stop_timeout": scalar(d, &g.StopTimeout, "a duration", parseDuration),
+		"name":           d.text(name),
+		"tenant":         d.text(&g.Tenant),
+		"driver":         d.text(&g.Driver),
+		"image":          d.text(&g.Image),
+		"memory":         scalar(d, &g.Memory, "a size", parseSize),
+		"disk":           scalar(d, &g.Disk, "a size", parseSize),
+		"disks":          scalars(d, &g.Disks, "a disk in quotes, such as \"data=10GiB\"", parseDisk),
+		"storage":        d.text(&g.Storage),
+		"swap":           scalar(d, &g.Swap, "a size", parseSize),
+		"kernel":         d.text(&g.Kernel),
+		"isolation":      scalar(d, &g.Isolation, "strict or fast", oneOf(vps.IsolationStrict, vps.IsolationFast)),
+		"cpus":           scalar(d, &g.CPUs, "a number", parseCount),
+		"power":          scalar(d, &g.Power, "running or stopped", oneOf(vps.PowerRunning, vps.PowerStopped)),
+		"hostname":       d.text(&g.Hostname),
+		"locale":         d.text(&g.Locale),
+		"timezone":       d.text(&g.Timezone),
+		"ssh_keys":       scalars(d, &g.SSHKeys, "a public key", asIs),
+		secretKey:        d.text(&g.RootPassword),
+		"address":        scalar(d, &g.Address, "an address", parseAddress),
+		"dns":            scalars(d, &g.DNS, "an address", parseAddress),
+		"ports":          d.ports(&g.Ports),
+		"forwards":       scalars(d, &g.Forwards, "a forward in quotes, such as \"8443:443/tcp\"", parseForward),
+		"ipv6":           scalar(d, &g.IPv6, "an IPv6 prefix", parseOptionalPrefix),
+		"network_peer":   d.boolean(&g.NetworkPeer),
+		"smtp":           d.boolean(&g.SMTP),
+		"bandwidth":      scalar(d, &g.Bandwidth, "a speed", parseRate),
+		"limits":         d.limits(&g.Limits),
+		"rules":          scalars(d, &g.Rules, "a rule in quotes, such as \"deny out 192.0.2.0/24\"", parseRule),
+		"resources":      d.resources(&g.Resources),
+		"billing_weight": scalar(d, &g.BillingWeight, "a number", parseCount),
+		"restart":        scalar(d, &g.Restart, "a restart policy", oneOf(vps.RestartAlways, vps.RestartOnFailure, vps.RestartNever)),
+		"autostart":      d.boolean(&g.Autostart),
+		"stop_timeout":   scalar(d, &g.StopTimeout, "a duration", parseDuration),
 	}
 }
 
@@ -277,6 +292,14 @@ func parseRate(s string) (vps.BitRate, error) {
 	v, err := vps.ParseBitRate(s)
 	if err != nil && len(s) > maxQuoted {
 		return 0, vps.Invalid("", "%s is not a speed; write for example 20Mbit", quote(s))
+	}
+	return v, err
+}
+
+func parsePrice(s string) (vps.Decimal, error) {
+	v, err := vps.ParseDecimal(s)
+	if err != nil && len(s) > maxQuoted {
+		return 0, vps.Invalid("", "%s is not a price; write digits and a point, for example 0.53", quote(s))
 	}
 	return v, err
 }

@@ -102,6 +102,7 @@ func drawHost(t *rapid.T) vps.Host {
 		Services: rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) vps.Service {
 			return vps.Service{Port: rapid.Uint16Range(1, 65535).Draw(t, "port"), Protocol: rapid.SampledFrom([]vps.Protocol{vps.ProtoTCP, vps.ProtoUDP}).Draw(t, "protocol")}
 		}), 0, 20, rapid.ID[vps.Service]).Draw(t, "services"),
+		Price: drawPrice(t),
 	}}
 	if host.Settings.GuestBits6 == 128 && rapid.Bool().Draw(t, "proxy on") {
 		host.Settings.NDPProxy = vps.NDPOn
@@ -228,6 +229,7 @@ func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 		IORead:  rapid.SampledFrom([]vps.Bytes{0, 64 * vps.KiB, 1_000_001}).Draw(t, "read"),
 		IOWrite: rapid.SampledFrom([]vps.Bytes{0, 50 * vps.MiB}).Draw(t, "write"),
 	}
+	s.BillingWeight = rapid.IntRange(1, vps.MaxBillingWeight).Draw(t, "billing weight")
 	s.RootPassword = rapid.SampledFrom([]string{"", "$6$salt$abcdefgh./0", "$y$j9T$abcdefgh"}).Draw(t, "hash")
 	for range rapid.IntRange(0, 3).Draw(t, "keys") {
 		s.SSHKeys = append(s.SSHKeys, drawKey(t))
@@ -243,6 +245,20 @@ func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 		})
 	}
 	return s
+}
+
+func drawPrice(t *rapid.T) vps.Price {
+	p := vps.DefaultPrice()
+	p.Share = rapid.SampledFrom([]vps.ShareRule{vps.ShareEqual, vps.ShareMemory, vps.ShareWeights}).Draw(t, "share")
+	p.FreePer = rapid.SampledFrom([]vps.QuotaScope{vps.QuotaGuest, vps.QuotaTenant, vps.QuotaHost}).Draw(t, "free per")
+	if rapid.Bool().Draw(t, "priced") {
+		p.Currency = rapid.SampledFrom([]string{"CNY", "NOK", "CLF"}).Draw(t, "currency")
+		p.Month = vps.DecimalOne / 100 * vps.Decimal(rapid.Int64Range(0, 100*vps.MaxPrice).Draw(t, "month"))
+		p.In = vps.Decimal(rapid.Int64Range(0, int64(vps.MaxPrice*vps.DecimalOne)).Draw(t, "in"))
+		p.Out = vps.Decimal(rapid.Int64Range(0, 1_000_000).Draw(t, "out"))
+		p.FreeIn, p.FreeOut = vps.Bytes(rapid.Int64().Draw(t, "free in"))&(1<<62-1), 10*vps.GiB
+	}
+	return p
 }
 
 func drawLimits(t *rapid.T, lowest int) vps.NetworkLimits {
