@@ -11,7 +11,7 @@ import (
 	"github.com/grafana/grafana-foundation-sdk/go/cog"
 	"github.com/grafana/grafana-foundation-sdk/go/cog/plugins"
 	"github.com/grafana/grafana-foundation-sdk/go/dashboard"
-	"github.com/prometheus/prometheus/model/labels"
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"sublet/internal/meter"
@@ -80,7 +80,7 @@ func TestDashboardLoads(t *testing.T) {
 }
 
 func load(raw []byte) error {
-	var d dashboard.Dashboard
+	var d dashboard.Dashboard //nolint:staticcheck // of the version of the schema that every Grafana imports
 	err := d.UnmarshalJSONStrict(raw)
 	if faults, ok := err.(cog.BuildErrors); ok && len(faults) == 0 { // none is not nil there
 		err = nil
@@ -167,7 +167,7 @@ func checkQuery(t *testing.T, title string, expr parser.Expr, metrics map[string
 				t.Errorf("%s: the counter %s is used as it is", title, n.Name)
 			}
 			for _, m := range n.LabelMatchers {
-				if m.Name != labels.MetricName && !slices.Contains(metrics[n.Name], m.Name) {
+				if m.Name != model.MetricNameLabel && !slices.Contains(metrics[n.Name], m.Name) {
 					t.Errorf("%s: %s has no label %s", title, n.Name, m.Name)
 				}
 			}

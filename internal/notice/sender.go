@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/big"
 	"strings"
 	"sync"
@@ -88,9 +89,7 @@ func (s *Sender) Counts() map[vps.NoticeChannel]Count {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	all := map[vps.NoticeChannel]Count{vps.ChannelWebhook: {}, vps.ChannelMail: {}}
-	for channel, c := range s.counts {
-		all[channel] = c
-	}
+	maps.Copy(all, s.counts)
 	return all
 }
 

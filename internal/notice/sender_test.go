@@ -228,7 +228,9 @@ func TestRepeated(t *testing.T) {
 		t.Fatal(got)
 	}
 	kill()
-	<-ended
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
 	o.mu.Lock()
 	o.broken = nil
 	o.mu.Unlock()
@@ -299,24 +301,26 @@ func TestAnswers(t *testing.T) {
 		want   string
 		least  time.Duration // until the next try
 	}{
-		"an error": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }, "failed m: the server answered 500 Internal Server Error", firstDelay / 2},
+		"an error": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) }, "failed m: the server answered 500 Internal Server Error", firstDelay / 2},
 		"patience": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "3600")
-			w.WriteHeader(429)
+			w.WriteHeader(http.StatusTooManyRequests)
 		}, "failed m: the server answered 429 Too Many Requests", 59 * time.Minute},
 		"until a date": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", time.Now().Add(2*time.Hour).UTC().Format(http.TimeFormat))
-			w.WriteHeader(503)
+			w.WriteHeader(http.StatusServiceUnavailable)
 		}, "failed m: the server answered 503 Service Unavailable", time.Hour},
 		"for ever": {func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Retry-After", "99999999")
-			w.WriteHeader(503)
+			w.WriteHeader(http.StatusServiceUnavailable)
 		}, "failed m: the server answered 503 Service Unavailable", mostDelay - time.Minute},
-		"gone":          {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(410) }, "given up m", 0},
-		"a redirect":    {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other", 307) }, "failed m: the server answered 307 Temporary Redirect; webhooks do not follow redirects, so name where it leads", 0},
+		"gone": {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusGone) }, "given up m", 0},
+		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "/other", http.StatusTemporaryRedirect)
+		}, "failed m: the server answered 307 Temporary Redirect; webhooks do not follow redirects, so name where it leads", 0},
 		"a long answer": {func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) }, "done m", 0},
 		"broken off":    {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, "failed m: EOF", 0},
-		"created, 201":  {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(201) }, "done m", 0},
+		"created, 201":  {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusCreated) }, "done m", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -425,7 +429,7 @@ func TestDelay(t *testing.T) {
 	seen := map[time.Duration]bool{}
 	for before := range 200 {
 		d := delay(before, errors.New("x"))
-		longest := time.Duration(lastDelay)
+		longest := lastDelay
 		if before < 10 {
 			longest = min(longest, firstDelay<<before)
 		}
