@@ -41,10 +41,16 @@ down: ## undo `make up`
 .PHONY: build
 build: ## build bin/sublet and bin/sublet-init
 	@scripts/install-deps go
+	@scripts/assets --if-possible
 	@[[ -e bin/sublet ]] || echo 'building (takes a minute, the first time)' >&2
 	@mkdir -p bin
 	@$(BUILD) -ldflags '$(LDFLAGS)' -o bin/sublet ./cmd/sublet $(QUIET)
 	@$(BUILD) -ldflags '-s -w' -o bin/sublet-init ./cmd/sublet-init $(QUIET)
+
+.PHONY: assets
+assets: ## bundle what pages load of npm packages (installs npm)
+	@scripts/install-deps assets
+	@scripts/assets
 
 .PHONY: test
 test: ## install what the tests need and run all of them (root)

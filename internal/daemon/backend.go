@@ -171,6 +171,7 @@ func (b backend) isRunning(ctx context.Context, name string) bool {
 func (b backend) PutTenant(ctx context.Context, name string, u api.UpdateTenant) error {
 	_, err := b.state.PutTenant(ctx, name, func(t vps.Tenant) vps.Tenant { return updateTenant(t, u) })
 	b.loop.Kick()
+	b.quotas.touch()
 	return err
 }
 

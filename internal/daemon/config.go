@@ -30,6 +30,8 @@ type Config struct {
 	// callers with a token only; empty for none. See door.Options for the rest.
 	Listen string
 	Door   door.Options
+	// Pages are about traffic, and for those who have a link.
+	Pages PagesConfig
 	// Kernel is the UML kernel, Modules the folder with a folder of modules
 	// for each release, Init the early-boot program. Empty means the usual
 	// places.

@@ -76,7 +76,7 @@ type Door struct {
 	o     Options
 	log   *slog.Logger
 	cert  tls.Certificate
-	fails *limits // by address, of those who had no token
+	fails *Guesses // of those who had no token
 
 	mu     sync.Mutex
 	stamp  time.Time // of the file that hashes are from
@@ -96,7 +96,7 @@ func Open(o Options) (*Door, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the folder %s for the keys of the API cannot be made", o.Dir)
 	}
-	d := &Door{log: o.Log, fails: newLimits(failRate, failBurst)}
+	d := &Door{log: o.Log, fails: NewGuesses()}
 	if o.Cert == "" {
 		o.Cert, o.Key = filepath.Join(o.Dir, certName), filepath.Join(o.Dir, keyName)
 		if err := makeCertificate(o.Cert, o.Key); err != nil {
@@ -148,7 +148,7 @@ func (d *Door) Guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if !d.fails.allow(caller) {
+		if !d.fails.Allow(r.RemoteAddr) {
 			w.Header().Set("Retry-After", "10")
 			problem(w, http.StatusTooManyRequests, vps.CodeDenied, "too many requests without a valid token; wait before the next one")
 			return

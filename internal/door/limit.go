@@ -72,6 +72,17 @@ func (l *limits) forget(now time.Time) {
 	}
 }
 
+// Guesses bounds how often each caller may name a secret that is none. It is
+// safe for concurrent use.
+type Guesses struct{ fails *limits }
+
+// NewGuesses returns a bound that nobody has met yet.
+func NewGuesses() *Guesses { return &Guesses{newLimits(failRate, failBurst)} }
+
+// Allow tells whether the caller at an address (http.Request.RemoteAddr) may be
+// told once more that it was wrong.
+func (g *Guesses) Allow(remote string) bool { return g.fails.allow(address(remote)) }
+
 // Limit answers a caller that asks too often with 429, and lets all others
 // through to next. Callers are told apart by address; those on a unix socket
 // are one.

@@ -1,0 +1,242 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"sublet/internal/api"
+	"sublet/internal/desired"
+	"sublet/internal/reconcile"
+	"sublet/internal/sqlite"
+	"sublet/internal/vps"
+	"sublet/internal/web"
+)
+
+// idleLoop never looked at the host.
+type idleLoop struct{}
+
+func (idleLoop) Kick()                                           {}
+func (idleLoop) Snapshot() (reconcile.Snapshot, <-chan struct{}) { return reconcile.Snapshot{}, nil }
+
+// roomy is a host that any settings fit.
+type roomy struct{ plenty }
+
+func (roomy) Network(context.Context, vps.Settings, vps.Settings) error { return nil }
+
+// pagesWorld is a daemon's part that pages need, without a host.
+func pagesWorld(t testing.TB) (backend, *web.Server) {
+	t.Helper()
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	state := desired.New(db, roomy{})
+	p := &parts{
+		config: Config{Pages: PagesConfig{Listen: "0.0.0.0:8444"}}, log: slog.New(slog.DiscardHandler), db: db, state: state,
+		quotas: &enforcer{state: state, loop: idleLoop{}, edited: make(chan struct{}, 1)},
+	}
+	if _, err := state.Apply(t.Context(), strings.NewReader("version: 1\nsettings: {public_address: 203.0.113.5}\ntenants: [{name: bob}]\nguests: [{name: alice, tenant: bob}, {name: mine}]\n"), false, false); err != nil {
+		t.Fatal(err)
+	}
+	return backend{p}, web.New(pages{
+		DB: db, host: p.quotas.host, uses: backend{p}.QuotaUses, status: func() map[string]vps.GuestStatus { return nil },
+	}, web.Options{})
+}
+
+// open asks for the page at an address.
+func open(t testing.TB, s http.Handler, address, accept string) (int, string) {
+	t.Helper()
+	at := strings.Index(address, vps.PagePath)
+	if at < 0 {
+		t.Fatalf("%q is no address of a page", address)
+	}
+	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, address[at:], nil)
+	r.Header.Set("Accept", accept)
+	w := httptest.NewRecorder()
+	s.ServeHTTP(w, r)
+	return w.Code, w.Body.String()
+}
+
+// TestPageLinksLive follows links from their making to their end.
+func TestPageLinksLive(t *testing.T) {
+	t.Parallel()
+	b, s := pagesWorld(t)
+	make := func(c api.CreatePageLink) api.CreatedPageLink {
+		link, err := b.CreatePageLink(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	bob, all := make(api.CreatePageLink{Tenant: "bob", Note: "by mail"}), make(api.CreatePageLink{All: true})
+	if !strings.HasPrefix(bob.Address, "http://203.0.113.5:8444/t/") || len(bob.Warnings) != 0 {
+		t.Errorf("%+v", bob)
+	}
+	if code, body := open(t, s, bob.Address, "*/*"); code != http.StatusOK || !strings.Contains(body, "alice") || strings.Contains(body, "mine") {
+		t.Errorf("%d\n%s", code, body)
+	}
+	if code, body := open(t, s, all.Address, "*/*"); code != http.StatusOK || !strings.Contains(body, "alice") || !strings.Contains(body, "mine") {
+		t.Errorf("%d\n%s", code, body)
+	}
+	if _, err := b.CreatePageLink(t.Context(), api.CreatePageLink{Tenant: "zoe"}); vps.ErrorCode(err) != vps.CodeNotFound {
+		t.Errorf("a tenant who is not there: %v", err)
+	}
+	gone := func(why string) {
+		t.Helper()
+		if code, _ := open(t, s, bob.Address, "text/html"); code != http.StatusNotFound {
+			t.Errorf("%s: %d", why, code)
+		}
+	}
+	if err := b.RevokePageLink(t.Context(), bob.ID); err != nil {
+		t.Fatal(err)
+	}
+	gone("revoked")
+	bob = make(api.CreatePageLink{Tenant: "bob"})
+	id := b.idOf(t, "alice")
+	if _, err := b.state.Delete(t.Context(), "alice", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.state.Forget(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.state.DeleteTenant(t.Context(), "bob"); err != nil {
+		t.Fatal(err)
+	}
+	gone("the tenant is deleted")
+	if _, err := b.state.PutTenant(t.Context(), "bob", func(t vps.Tenant) vps.Tenant { return t }); err != nil {
+		t.Fatal(err)
+	}
+	gone("another tenant of that name")
+	links, err := b.PageLinks(t.Context())
+	if err != nil || len(links) != 1 || links[0].ID != all.ID {
+		t.Errorf("listed are %+v, %v", links, err)
+	}
+	make(api.CreatePageLink{Tenant: "bob"})
+	if kept, err := b.db.PageLinks(t.Context()); err != nil || len(kept) != 2 {
+		t.Errorf("kept are %+v, %v", kept, err)
+	}
+}
+
+func (b backend) idOf(t *testing.T, name string) string {
+	t.Helper()
+	host, err := b.state.Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return host.Guest(name).ID
+}
+
+func TestPageAddresses(t *testing.T) {
+	t.Parallel()
+	public := netip.MustParseAddr("203.0.113.5")
+	for _, tt := range []struct {
+		config PagesConfig
+		public netip.Addr
+		want   string
+	}{
+		{PagesConfig{Listen: "0.0.0.0:8444"}, public, "http://203.0.113.5:8444"},
+		{PagesConfig{Listen: ":80"}, public, "http://203.0.113.5"},
+		{PagesConfig{Listen: "[::]:443", Cert: "c"}, netip.MustParseAddr("2001:db8::1"), "https://[2001:db8::1]"},
+		{PagesConfig{Listen: "[2001:db8::2]:8444", Cert: "c"}, public, "https://[2001:db8::2]:8444"},
+		{PagesConfig{Listen: "127.0.0.1:8444", URL: "https://usage.example.com/pages/"}, public, "https://usage.example.com/pages"},
+		{PagesConfig{Listen: "0.0.0.0:8444"}, netip.Addr{}, ""},
+		{PagesConfig{}, public, ""},
+	} {
+		if got := tt.config.address(tt.public); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.config, got, tt.want)
+		}
+	}
+	for _, bad := range []PagesConfig{
+		{URL: "usage.example.com"}, {URL: "ftp://x"}, {URL: "https://x/?q"}, {Listen: "127.0.0.1:0", Cert: "c"}, {Listen: "nonsense"}, {Listen: "127.0.0.1:0", Cert: "none", Key: "none"},
+	} {
+		if _, err := bad.listen(t.Context()); vps.ErrorCode(err) != vps.CodeInvalid {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+}
+
+// BenchmarkPages makes pages on a host with 1,000 guests whose ledger is 40
+// days old, as a browser gets them.
+func BenchmarkPages(b *testing.B) {
+	const guests = 1000
+	back, _ := pagesWorld(b)
+	var file strings.Builder
+	file.WriteString("version: 1\nsettings: {subnet: 10.213.0.0/16, port_range: 10000-60000}\ntenants: [{name: bob}, {name: many}]\nguests:\n")
+	for i := range guests {
+		tenant := "many"
+		if i < 5 {
+			tenant = "bob"
+		}
+		fmt.Fprintf(&file, "- {name: g%d, tenant: %s, ports: 0}\n", i, tenant)
+	}
+	if _, err := back.state.Apply(b.Context(), strings.NewReader(file.String()), false, false); err != nil {
+		b.Fatal(err)
+	}
+	host, err := back.state.Host(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	fillLedger(b, back.db, &host)
+	snapshot := host
+	served := web.New(pages{
+		DB: back.db, host: func(context.Context) (vps.Host, error) { return snapshot, nil }, uses: back.QuotaUses, status: func() map[string]vps.GuestStatus { return nil },
+	}, web.Options{})
+	for name, c := range map[string]api.CreatePageLink{"five guests": {Tenant: "bob"}, "995 guests": {Tenant: "many"}, "owner": {All: true}} {
+		link, err := back.CreatePageLink(b.Context(), c)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				if code, body := open(b, served, link.Address, "text/html"); code != http.StatusOK {
+					b.Fatal(code, body)
+				}
+			}
+		})
+	}
+}
+
+// fillLedger samples each guest every six hours for 40 days, and each five
+// minutes of the last day.
+func fillLedger(b *testing.B, db *sqlite.DB, host *vps.Host) {
+	b.Helper()
+	sample := sqlite.TrafficSample{Boot: "boot", Counters: vps.TrafficCounters{Epoch: "1"}}
+	for i := range host.Guests {
+		g := &host.Guests[i]
+		sample.Guests = append(sample.Guests, sqlite.TrafficGuest{ID: g.ID, Name: g.Spec.Name, Tenant: g.Spec.Tenant, Link: g.Link()})
+	}
+	start := time.Now().AddDate(0, 0, -40).Truncate(5 * time.Minute)
+	for at := start; !at.After(time.Now()); {
+		past := int64(at.Sub(start) / time.Second)
+		sample.Uptime = at.Sub(start) + time.Hour
+		sample.Counters.At = at
+		sample.Counters.Links = sample.Counters.Links[:0]
+		for _, g := range sample.Guests {
+			for _, class := range []vps.TrafficClass{vps.TrafficInternet, vps.TrafficHost} {
+				for _, family := range []int{4, 6} {
+					sample.Counters.Links = append(sample.Counters.Links, vps.LinkTraffic{
+						Link: g.Link, TrafficKey: vps.TrafficKey{Class: class, Family: family}, TrafficCount: vps.TrafficCount{InBytes: past * 1000, InPackets: past, OutBytes: past * 3000, OutPackets: past},
+					})
+				}
+			}
+		}
+		sample.Uplinks = []vps.LinkTraffic{{Link: "eth0", TrafficKey: vps.TrafficKey{Class: vps.TrafficUplink}, TrafficCount: vps.TrafficCount{InBytes: past * 1e6, OutBytes: past * 3e6}}}
+		if _, err := db.AddTraffic(b.Context(), sample); err != nil {
+			b.Fatal(err)
+		}
+		if time.Since(at) > 25*time.Hour {
+			at = at.Add(6 * time.Hour)
+		} else {
+			at = at.Add(30 * time.Minute)
+		}
+	}
+}
