@@ -170,7 +170,7 @@ func BenchmarkPages(b *testing.B) {
 	const guests = 1000
 	back, _ := pagesWorld(b)
 	var file strings.Builder
-	file.WriteString("version: 1\nsettings: {subnet: 10.213.0.0/16, port_range: 10000-60000}\ntenants: [{name: bob}, {name: many}]\nguests:\n")
+	file.WriteString("version: 1\nsettings: {subnet: 10.213.0.0/16, ports: 10000-60000}\ntenants: [{name: bob}, {name: many}]\nguests:\n")
 	for i := range guests {
 		tenant := "many"
 		if i < 5 {

@@ -153,8 +153,13 @@ type figures struct {
 	Rows []figureRow
 }
 
-// placedTick is a label at a place along the plot.
-type placedTick struct{ Place, Anchor, Label string }
+// placedTick is a label at a place along the plot, which narrow pages may leave
+// out.
+type placedTick struct {
+	Place string
+	Spare bool
+	Label string
+}
 
 type figureRow struct {
 	When string
@@ -187,22 +192,15 @@ func newFigures(lang *language, of *plot) *figures {
 	return f
 }
 
-// place puts a label below its step, and keeps it within the plot.
+// place puts a label below its step: the hour at its begin, a day or a month
+// below the middle of its bar. Left out on phones is every other month.
 func place(t tick, of *plot) placedTick {
-	const near, far, whole = 4, 95, 100
+	const whole = 100
 	at := float64(t.at)
-	if of.Name != lastDay { // below the middle of its bar
+	if of.Name != lastDay {
 		at += 0.5
 	}
-	at = at / float64(len(of.starts)) * whole
-	anchor := "middle"
-	switch {
-	case at < near:
-		at, anchor = 0, "start"
-	case at > far:
-		at, anchor = whole, "end"
-	}
-	return placedTick{strconv.FormatFloat(at, 'f', 2, 64) + "%", anchor, t.label}
+	return placedTick{strconv.FormatFloat(at/float64(len(of.starts))*whole, 'f', 2, 64) + "%", of.Name == lastYear && t.at%2 == 0, t.label}
 }
 
 // rowsOf lists the steps of a plot, those of five minutes by the hour.

@@ -65,7 +65,9 @@ function readout(words, data) {
 
 function draw(canvas, data, words) {
   const count = data.labels.length;
-  const names = new Map(data.ticks.map((at, i) => [at, data.names[i]]));
+  // On a phone there is no room for each label.
+  const every = canvas.clientWidth / data.ticks.length < 44 ? 2 : 1;
+  const names = new Map(data.ticks.map((at, i) => [at, (data.ticks.length - 1 - i) % every ? "" : data.names[i]]));
   const top = nice(Math.max(1, ...data.in.map((n, i) => n + data.out[i])));
   const bars = uPlot.paths.bars({ size: [0.8, 64] });
   const font = `12px ${getComputedStyle(document.body).fontFamily}`;
@@ -76,7 +78,7 @@ function draw(canvas, data, words) {
     {
       width: canvas.clientWidth,
       height,
-      padding: [10, 8, 0, 0],
+      padding: [10, 22, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
       scales: { x: { time: false, range: [-0.5, count - 0.5] }, y: { range: [0, top] } },
