@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sublet/internal/api"
 	"sublet/internal/desired"
 	"sublet/internal/reconcile"
@@ -70,14 +72,14 @@ func open(t testing.TB, s http.Handler, address, accept string) (int, string) {
 func TestPageLinksLive(t *testing.T) {
 	t.Parallel()
 	b, s := pagesWorld(t)
-	make := func(c api.CreatePageLink) api.CreatedPageLink {
-		link, err := b.CreatePageLink(t.Context(), c)
+	link := func(c api.CreatePageLink) api.CreatedPageLink {
+		made, err := b.CreatePageLink(t.Context(), c)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return link
+		return made
 	}
-	bob, all := make(api.CreatePageLink{Tenant: "bob", Note: "by mail"}), make(api.CreatePageLink{All: true})
+	bob, all := link(api.CreatePageLink{Tenant: "bob", Note: "by mail"}), link(api.CreatePageLink{All: true})
 	if !strings.HasPrefix(bob.Address, "http://203.0.113.5:8444/t/") || len(bob.Warnings) != 0 {
 		t.Errorf("%+v", bob)
 	}
@@ -100,7 +102,7 @@ func TestPageLinksLive(t *testing.T) {
 		t.Fatal(err)
 	}
 	gone("revoked")
-	bob = make(api.CreatePageLink{Tenant: "bob"})
+	bob = link(api.CreatePageLink{Tenant: "bob"})
 	id := b.idOf(t, "alice")
 	if _, err := b.state.Delete(t.Context(), "alice", false); err != nil {
 		t.Fatal(err)
@@ -120,7 +122,7 @@ func TestPageLinksLive(t *testing.T) {
 	if err != nil || len(links) != 1 || links[0].ID != all.ID {
 		t.Errorf("listed are %+v, %v", links, err)
 	}
-	make(api.CreatePageLink{Tenant: "bob"})
+	link(api.CreatePageLink{Tenant: "bob"})
 	if kept, err := b.db.PageLinks(t.Context()); err != nil || len(kept) != 2 {
 		t.Errorf("kept are %+v, %v", kept, err)
 	}
@@ -196,13 +198,25 @@ func BenchmarkPages(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.Run(name, func(b *testing.B) {
+			before := processorTime(b)
 			for b.Loop() {
 				if code, body := open(b, served, link.Address, "text/html"); code != http.StatusOK {
 					b.Fatal(code, body)
 				}
 			}
+			b.ReportMetric(float64((processorTime(b)-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
 		})
 	}
+}
+
+// processorTime is what the process has used of processors.
+func processorTime(b *testing.B) time.Duration {
+	b.Helper()
+	var use unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &use); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
 }
 
 // fillLedger samples each guest every six hours for 40 days, and each five

@@ -98,8 +98,9 @@ func (h *host) Traffic(_ context.Context, q vps.TrafficQuery) ([]vps.TrafficRow,
 		if start.Before(q.Since) {
 			continue
 		}
-		for i, id := range q.GuestIDs {
-			rows = append(rows, made(q.Step, id, i, start)...)
+		for _, id := range q.GuestIDs {
+			at := slices.IndexFunc(h.guests, func(g Guest) bool { return g.ID == id })
+			rows = append(rows, made(q.Step, id, max(at, 0), start)...)
 		}
 	}
 	return rows, nil

@@ -205,11 +205,7 @@ func rank(u *vps.QuotaUse) int {
 // addPlot adds one period: of all together, and of the guests that have plots.
 func (s *Server) addPlot(ctx context.Context, v *view, p period) error {
 	plotted := v.Guests[:min(len(v.Guests), plottedGuests)]
-	asked := v.Guests
-	if v.Uplink {
-		asked = plotted
-	}
-	rows, err := s.traffic(ctx, p.query(ids(asked)))
+	rows, err := s.traffic(ctx, p.query(ids(plotted)))
 	if err != nil {
 		return err
 	}
@@ -222,14 +218,21 @@ func (s *Server) addPlot(ctx context.Context, v *view, p period) error {
 		}
 		g.Plots = append(g.Plots, plot{p, shown})
 	}
-	if v.Uplink {
-		if rows, err = s.traffic(ctx, p.query([]string{""})); err != nil {
-			return err
-		}
-		of = p.byGuest(rows)
+	all := together(len(p.starts), of)
+	switch {
+	case v.Uplink:
+		all, err = s.sum(ctx, p, []string{""})
+	case len(v.Guests) > len(plotted):
+		all, err = s.crowds.sum(v, p, func() (series, error) { return s.sum(ctx, p, ids(v.Guests)) })
 	}
-	v.Plots = append(v.Plots, plot{p, together(len(p.starts), of)})
-	return nil
+	v.Plots = append(v.Plots, plot{p, all})
+	return err
+}
+
+// sum adds up what went of some guests.
+func (s *Server) sum(ctx context.Context, p period, guestIDs []string) (series, error) {
+	rows, err := s.traffic(ctx, p.query(guestIDs))
+	return together(len(p.starts), p.byGuest(rows)), err
 }
 
 // left is what may still be used, never less than nothing.

@@ -77,6 +77,7 @@ type Server struct {
 	o       Options
 	assets  *assets
 	handler http.Handler
+	crowds  crowds
 }
 
 // New returns a server. It starts nothing.

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -194,6 +195,50 @@ func TestManyGuests(t *testing.T) {
 	}
 	if body := bodyOf(t, get(t, s, "GET", "/t/owners?lang=en", browser)); !strings.Contains(body, `href="?lang=en&amp;all=1">and 104 more`) {
 		t.Error("there is no way to the others")
+	}
+}
+
+// TestCrowd sums up many guests once a minute, and never other than they are.
+func TestCrowd(t *testing.T) {
+	t.Parallel()
+	h := newHost()
+	for i := range 2 * plottedGuests {
+		name := fmt.Sprintf("guest-%d", i)
+		h.guests = append(h.guests, Guest{ID: "id-" + name, Name: name, Tenant: "carol"})
+	}
+	s := newServer(t, h)
+	at := now
+	s.o.Now = func() time.Time { return at }
+	page := func() (document, int) {
+		h.asked = nil
+		var d document
+		if err := json.Unmarshal([]byte(bodyOf(t, get(t, s, "GET", "/t/carols", program))), &d); err != nil {
+			t.Fatal(err)
+		}
+		whole := 0
+		for _, q := range h.asked {
+			if len(q.GuestIDs) > plottedGuests && q.Step != vps.StepMonth {
+				whole++
+			}
+		}
+		return d, whole
+	}
+	first, asked := page()
+	again, more := page()
+	if asked != 2 || more != 0 || !reflect.DeepEqual(first.Series, again.Series) {
+		t.Errorf("the ledger is asked %d times, and then %d times", asked, more)
+	}
+	last := first.Series.Year.Points[monthsShown-1]
+	var month int64
+	for _, g := range first.Guests {
+		month += g.InBytes + g.OutBytes
+	}
+	if month != last.In+last.Out {
+		t.Errorf("the guests sum to %d, the plot to %d", month, last.In+last.Out)
+	}
+	at = at.Add(2 * time.Minute)
+	if _, asked := page(); asked != 2 {
+		t.Errorf("after two minutes the ledger is asked %d times", asked)
 	}
 }
 
