@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -80,8 +81,10 @@ func (p *parts) servePages(ctx context.Context) error {
 		p.log.WarnContext(ctx, "pages are served without TLS, so who listens on the way learns their addresses; put them behind a proxy with TLS, or give --pages-tls-cert and --pages-tls-key")
 	}
 	guesses := door.NewGuesses()
+	week := &recent{db: p.db}
 	subjects := pages{
-		DB: p.db, host: p.quotas.host, uses: backend{p}.QuotaUses,
+		DB: p.db, host: p.quotas.host,
+		uses:   func(ctx context.Context) ([]vps.QuotaUse, error) { return backend{p}.quotaUses(ctx, week.traffic) },
 		status: func() map[string]vps.GuestStatus { s, _ := p.loop.Snapshot(); return s.Status },
 	}
 	server := web.New(subjects, web.Options{Log: p.log, Guess: guesses.Allow})
@@ -94,6 +97,28 @@ type pages struct {
 	host   func(context.Context) (vps.Host, error)
 	uses   func(context.Context) ([]vps.QuotaUse, error)
 	status func() map[string]vps.GuestStatus
+}
+
+// recent remembers the ledger's days for a minute: forecasts of pages look back
+// on the days of all guests. It is for one query, whose bounds move along.
+type recent struct {
+	db   *sqlite.DB
+	mu   sync.Mutex
+	at   time.Time
+	rows []vps.TrafficRow
+}
+
+func (r *recent) traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if age := time.Since(r.at); r.at.IsZero() || age < 0 || age >= time.Minute {
+		rows, err := r.db.Traffic(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		r.at, r.rows = time.Now(), rows
+	}
+	return r.rows, nil
 }
 
 // Page implements web.Backend.

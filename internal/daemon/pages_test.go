@@ -50,8 +50,14 @@ func pagesWorld(t testing.TB) (backend, *web.Server) {
 		t.Fatal(err)
 	}
 	return backend{p}, web.New(pages{
-		DB: db, host: p.quotas.host, uses: backend{p}.QuotaUses, status: func() map[string]vps.GuestStatus { return nil },
+		DB: db, host: p.quotas.host, uses: usesOf(backend{p}), status: func() map[string]vps.GuestStatus { return nil },
 	}, web.Options{})
+}
+
+// usesOf shows quotas as pages do.
+func usesOf(b backend) func(context.Context) ([]vps.QuotaUse, error) {
+	week := &recent{db: b.db}
+	return func(ctx context.Context) ([]vps.QuotaUse, error) { return b.quotaUses(ctx, week.traffic) }
 }
 
 // open asks for the page at an address.
@@ -190,7 +196,7 @@ func BenchmarkPages(b *testing.B) {
 	fillLedger(b, back.db, &host)
 	snapshot := host
 	served := web.New(pages{
-		DB: back.db, host: func(context.Context) (vps.Host, error) { return snapshot, nil }, uses: back.QuotaUses, status: func() map[string]vps.GuestStatus { return nil },
+		DB: back.db, host: func(context.Context) (vps.Host, error) { return snapshot, nil }, uses: usesOf(back), status: func() map[string]vps.GuestStatus { return nil },
 	}, web.Options{})
 	for name, c := range map[string]api.CreatePageLink{"five guests": {Tenant: "bob"}, "995 guests": {Tenant: "many"}, "owner": {All: true}} {
 		link, err := back.CreatePageLink(b.Context(), c)

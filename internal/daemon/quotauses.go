@@ -16,6 +16,12 @@ const lookBack = 7 * 24 * time.Hour
 // host's quotas, and when it will be used up.
 func (b backend) QuotaUses(ctx context.Context) ([]vps.QuotaUse, error) {
 	b.sampleTraffic(ctx)
+	return b.quotaUses(ctx, b.db.Traffic)
+}
+
+// quotaUses shows what each quota has used as of the last sample. history is
+// asked for the days that forecasts look back on.
+func (b backend) quotaUses(ctx context.Context, history func(context.Context, vps.TrafficQuery) ([]vps.TrafficRow, error)) ([]vps.QuotaUse, error) {
 	states, now := b.quotas.current(), time.Now()
 	uses := make([]vps.QuotaUse, 0, len(states))
 	if len(states) == 0 {
@@ -25,7 +31,7 @@ func (b backend) QuotaUses(ctx context.Context) ([]vps.QuotaUse, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := b.db.Traffic(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: now.Add(-lookBack)})
+	rows, err := history(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: now.Add(-lookBack)})
 	if err != nil {
 		return nil, err
 	}
