@@ -96,6 +96,7 @@ bench: ## measure what docs/performance.md tells (root; about 8 minutes, on a ma
 	@go test -run '^$$' -bench 'TenGuests|Throughput|Walls' -benchtime 2x ./test/bench
 	@go test -run '^$$' -bench . ./internal/plan ./internal/nft ./internal/hostnet
 	@go test -run '^$$' -bench . -benchtime 10x ./internal/fsusage
+	@go test -run '^$$' -bench Pages -benchtime 20x ./internal/daemon
 
 .PHONY: clean
 clean: ## remove what was built

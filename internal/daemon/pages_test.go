@@ -34,20 +34,20 @@ type roomy struct{ plenty }
 func (roomy) Network(context.Context, vps.Settings, vps.Settings) error { return nil }
 
 // pagesWorld is a daemon's part that pages need, without a host.
-func pagesWorld(t testing.TB) (backend, *web.Server) {
-	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+func pagesWorld(tb testing.TB) (backend, *web.Server) {
+	tb.Helper()
+	db, err := sqlite.Open(tb.Context(), filepath.Join(tb.TempDir(), "state.db"), nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = db.Close() })
+	tb.Cleanup(func() { _ = db.Close() })
 	state := desired.New(db, roomy{})
 	p := &parts{
 		config: Config{Pages: PagesConfig{Listen: "0.0.0.0:8444"}}, log: slog.New(slog.DiscardHandler), db: db, state: state,
 		quotas: &enforcer{state: state, loop: idleLoop{}, edited: make(chan struct{}, 1)},
 	}
-	if _, err := state.Apply(t.Context(), strings.NewReader("version: 1\nsettings: {public_address: 203.0.113.5}\ntenants: [{name: bob}]\nguests: [{name: alice, tenant: bob}, {name: mine}]\n"), false, false); err != nil {
-		t.Fatal(err)
+	if _, err := state.Apply(tb.Context(), strings.NewReader("version: 1\nsettings: {public_address: 203.0.113.5}\ntenants: [{name: bob}]\nguests: [{name: alice, tenant: bob}, {name: mine}]\n"), false, false); err != nil {
+		tb.Fatal(err)
 	}
 	return backend{p}, web.New(pages{
 		DB: db, host: p.quotas.host, uses: usesOf(backend{p}), status: func() map[string]vps.GuestStatus { return nil },
@@ -61,13 +61,13 @@ func usesOf(b backend) func(context.Context) ([]vps.QuotaUse, error) {
 }
 
 // open asks for the page at an address.
-func open(t testing.TB, s http.Handler, address, accept string) (int, string) {
-	t.Helper()
+func open(tb testing.TB, s http.Handler, address, accept string) (int, string) {
+	tb.Helper()
 	at := strings.Index(address, vps.PagePath)
 	if at < 0 {
-		t.Fatalf("%q is no address of a page", address)
+		tb.Fatalf("%q is no address of a page", address)
 	}
-	r := httptest.NewRequestWithContext(t.Context(), http.MethodGet, address[at:], nil)
+	r := httptest.NewRequestWithContext(tb.Context(), http.MethodGet, address[at:], nil)
 	r.Header.Set("Accept", accept)
 	w := httptest.NewRecorder()
 	s.ServeHTTP(w, r)

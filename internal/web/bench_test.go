@@ -2,6 +2,7 @@ package web
 
 import (
 	"fmt"
+	"net/http"
 	"net/http/httptest"
 	"testing"
 
@@ -23,7 +24,7 @@ func BenchmarkPage(b *testing.B) {
 	for _, page := range []string{"bobs", "owners"} {
 		b.Run(page, func(b *testing.B) {
 			for b.Loop() {
-				r := httptest.NewRequest("GET", "/t/"+page, nil)
+				r := httptest.NewRequest(http.MethodGet, "/t/"+page, nil)
 				r.Header.Set("Accept", "text/html")
 				s.ServeHTTP(httptest.NewRecorder(), r)
 			}

@@ -133,8 +133,8 @@ func made(step vps.TrafficStep, id string, at int, start time.Time) []vps.Traffi
 	}
 }
 
-func newServer(t testing.TB, h *host) *Server {
-	t.Helper()
+func newServer(tb testing.TB, h *host) *Server {
+	tb.Helper()
 	return New(h, Options{Now: func() time.Time { return now }})
 }
 

@@ -34,7 +34,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 		err = writeJSON(&out, v)
 	case formText:
 		err = writeText(&out, v, r.URL.Query().Get("color") == "1")
-	default:
+	case formHTML:
 		err = s.writeHTML(&out, v)
 	}
 	if err != nil {
@@ -83,7 +83,7 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, status int, senten
 		err = encodeJSON(&out, failure{Schema: schemaVersion, Status: status, Error: english().text(sentence)})
 	case formText:
 		_, err = out.WriteString(lang.text(sentence) + "\n")
-	default:
+	case formHTML:
 		err = s.writeFailure(&out, lang, sentence)
 	}
 	if err != nil {

@@ -19,7 +19,7 @@ const textGuests = 40
 
 // painter writes the text form. Without colour there are no escape sequences.
 type painter struct {
-	strings.Builder
+	out    strings.Builder
 	lang   *language
 	colour bool
 }
@@ -42,7 +42,7 @@ func (p *painter) paint(sgr, text string) string {
 }
 
 func (p *painter) line(format string, args ...any) {
-	p.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " ") + "\n")
+	p.out.WriteString(strings.TrimRight(fmt.Sprintf(format, args...), " ") + "\n")
 }
 
 // writeText writes the page for a terminal of 80 columns.
@@ -51,16 +51,16 @@ func writeText(w io.Writer, v *view, colour bool) error {
 	title := plain(title(v))
 	at := v.Lang.date("full", v.Now)
 	p.line("%s%s%s", p.paint(sgrBold, title), pad(textWidth-columns(title)-columns(at)), p.paint(sgrDim, at))
-	p.WriteByte('\n')
+	p.out.WriteByte('\n')
 	for i := range v.Quotas {
 		p.quota(v, v.Quotas[i])
 	}
 	for i := range v.Plots {
-		p.plot(v, &v.Plots[i])
+		p.plot(&v.Plots[i])
 	}
 	p.classes(v)
 	p.guests(v)
-	_, err := io.WriteString(w, strings.TrimRight(p.String(), "\n")+"\n")
+	_, err := io.WriteString(w, strings.TrimRight(p.out.String(), "\n")+"\n")
 	return err
 }
 
@@ -85,11 +85,11 @@ func (p *painter) quota(v *view, u *vps.QuotaUse) {
 	if when := forecast(p.lang, v.Now, u); when != "" {
 		p.line("  %s: %s", p.lang.text("quota.forecast"), when)
 	}
-	p.WriteByte('\n')
+	p.out.WriteByte('\n')
 }
 
 // plot writes a column chart, with the time below.
-func (p *painter) plot(v *view, of *plot) {
+func (p *painter) plot(of *plot) {
 	const rows, most = 6, 72
 	s := of.series
 	if len(s) > most { // five-minute steps
@@ -117,7 +117,7 @@ func (p *painter) plot(v *view, of *plot) {
 		p.line(" %s %s", padLeft(label, 6), p.paint(sgrBlue, strings.TrimRight(cells.String(), " ")))
 	}
 	p.line(" %s %s", padLeft("", 6), p.paint(sgrDim, timeAxis(p.lang, of, len(s)*wide)))
-	p.WriteByte('\n')
+	p.out.WriteByte('\n')
 }
 
 // eighths returns what one cell of a column shows: the column is rows cells
@@ -211,7 +211,7 @@ func (p *painter) table(head string, rows int, row func(int) (string, amount, st
 		p.line("  %s%s%s%s  %s %s", name+pad(nameWidth-columns(name)), padLeft(size(a.In), sizeWidth), padLeft(size(a.Out), sizeWidth),
 			padLeft(size(a.Total()), sizeWidth), p.paint(sgrBlue, full), note)
 	}
-	p.WriteByte('\n')
+	p.out.WriteByte('\n')
 }
 
 // gauge returns the full and the empty part of a bar, in eighths of a cell.

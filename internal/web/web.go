@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 
 	"sublet/internal/vps"
@@ -112,8 +113,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.handler.S
 // listener fails. Requests pass through the gates in their order first.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, gates ...func(http.Handler) http.Handler) error {
 	var handler http.Handler = s
-	for i := len(gates) - 1; i >= 0; i-- {
-		handler = gates[i](handler)
+	for _, gate := range slices.Backward(gates) {
+		handler = gate(handler)
 	}
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: replyTimeout,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -19,26 +20,24 @@ import (
 	"sublet/internal/vps"
 )
 
+// answer is what a caller got.
+type answer struct {
+	StatusCode int
+	Header     http.Header
+	body       string
+}
+
 // get asks for a path with headers, as "Accept: text/html".
-func get(t *testing.T, h http.Handler, method, path string, headers ...string) *http.Response {
+func get(t *testing.T, h http.Handler, method, path string, headers ...string) answer {
 	t.Helper()
-	r := httptest.NewRequest(method, path, nil)
+	r := httptest.NewRequestWithContext(t.Context(), method, path, nil)
 	for _, line := range headers {
 		name, value, _ := strings.Cut(line, ": ")
 		r.Header.Set(name, value)
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
-	return w.Result()
-}
-
-func bodyOf(t *testing.T, r *http.Response) string {
-	t.Helper()
-	var b bytes.Buffer
-	if _, err := b.ReadFrom(r.Body); err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
+	return answer{w.Code, w.Header(), w.Body.String()}
 }
 
 const (
@@ -97,7 +96,7 @@ func TestHeaders(t *testing.T) {
 			t.Errorf("%s may be found by search engines", path)
 		}
 	}
-	css := regexp.MustCompile(`\.\./(assets/page-[0-9a-f]{16}\.css)`).FindStringSubmatch(bodyOf(t, get(t, s, "GET", "/t/bobs", browser)))
+	css := regexp.MustCompile(`\.\./(assets/page-[0-9a-f]{16}\.css)`).FindStringSubmatch(get(t, s, "GET", "/t/bobs", browser).body)
 	if css == nil {
 		t.Fatal("the page has no style")
 	}
@@ -125,7 +124,7 @@ func TestHead(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = r.Body.Close() }()
-	if body := bodyOf(t, r); r.StatusCode != http.StatusOK || body != "" || r.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
+	if body, err := io.ReadAll(r.Body); err != nil || r.StatusCode != http.StatusOK || len(body) > 0 || r.Header.Get("Content-Type") != "text/plain; charset=utf-8" {
 		t.Errorf("%d, %v, %q", r.StatusCode, r.Header, body)
 	}
 }
@@ -138,7 +137,7 @@ func TestOwnTenantOnly(t *testing.T) {
 	s := newServer(t, h)
 	for _, accept := range []string{browser, curl, program} {
 		for _, lang := range []string{"en", "zh"} {
-			body := bodyOf(t, get(t, s, "GET", "/t/bobs?lang="+lang, accept))
+			body := get(t, s, "GET", "/t/bobs?lang="+lang, accept).body
 			for _, foreign := range []string{"carol", "secret", "vps-1.example", "Whole host", "整台主机", "uplink"} {
 				if strings.Contains(body, foreign) {
 					t.Errorf("bob's page tells of %s", foreign)
@@ -166,14 +165,14 @@ func TestOwnersPage(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, newHost())
 	for _, accept := range []string{browser, curl, program} {
-		body := bodyOf(t, get(t, s, "GET", "/t/owners", accept))
+		body := get(t, s, "GET", "/t/owners", accept).body
 		for _, part := range []string{"vps-1.example", "alice", "secret", "carol", "bob"} {
 			if !strings.Contains(body, part) {
 				t.Errorf("%s: the owner's page does not tell of %s", accept, part)
 			}
 		}
 	}
-	if r := get(t, s, "GET", "/t/owners?guest=secret", curl); !strings.HasPrefix(bodyOf(t, r), "secret ") {
+	if r := get(t, s, "GET", "/t/owners?guest=secret", curl); !strings.HasPrefix(r.body, "secret ") {
 		t.Error("the owner cannot look at one guest")
 	}
 }
@@ -188,12 +187,12 @@ func TestManyGuests(t *testing.T) {
 	}
 	s := newServer(t, h)
 	rows := func(path string) int {
-		return strings.Count(bodyOf(t, get(t, s, "GET", path, browser)), `scope="row"><a`)
+		return strings.Count(get(t, s, "GET", path, browser).body, `scope="row"><a`)
 	}
 	if few, all := rows("/t/owners"), rows("/t/owners?all=1"); few != listedGuests || all != 204 {
 		t.Errorf("%d are listed, and %d when asked for all", few, all)
 	}
-	if body := bodyOf(t, get(t, s, "GET", "/t/owners?lang=en", browser)); !strings.Contains(body, `href="?lang=en&amp;all=1">and 104 more`) {
+	if body := get(t, s, "GET", "/t/owners?lang=en", browser).body; !strings.Contains(body, `href="?lang=en&amp;all=1">and 104 more`) {
 		t.Error("there is no way to the others")
 	}
 }
@@ -212,7 +211,7 @@ func TestCrowd(t *testing.T) {
 	page := func() (document, int) {
 		h.asked = nil
 		var d document
-		if err := json.Unmarshal([]byte(bodyOf(t, get(t, s, "GET", "/t/carols", program))), &d); err != nil {
+		if err := json.Unmarshal([]byte(get(t, s, "GET", "/t/carols", program).body), &d); err != nil {
 			t.Fatal(err)
 		}
 		whole := 0
@@ -253,7 +252,7 @@ func TestUnknownKeys(t *testing.T) {
 	var bodies []string
 	for _, path := range []string{"/t/nobodys", "/t/BOBS", "/t/bobs%00", "/t/again", "/t/bobs"} {
 		r := get(t, s, "GET", path, browser)
-		bodies = append(bodies, bodyOf(t, r))
+		bodies = append(bodies, r.body)
 		want := http.StatusNotFound
 		switch path {
 		case "/t/again":
@@ -270,7 +269,7 @@ func TestUnknownKeys(t *testing.T) {
 	}
 	h.failed = errors.New("disk on fire")
 	r := get(t, s, "GET", "/t/bobs", curl)
-	if body := bodyOf(t, r); r.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "fire") {
+	if body := r.body; r.StatusCode != http.StatusServiceUnavailable || strings.Contains(body, "fire") {
 		t.Errorf("%d, %s", r.StatusCode, body)
 	}
 	if text := log.String(); !strings.Contains(text, "fire") || strings.Contains(text, "bobs") || strings.Contains(text, "nobodys") {
@@ -285,19 +284,19 @@ func TestHostileNames(t *testing.T) {
 	h.links["evil"] = "<script>\x1b[31m"
 	h.guests = []Guest{{ID: "x", Name: "\"><img src=x onerror=alert(1)>\x1b]0;pwned\a", Tenant: "<script>\x1b[31m", State: "<b>"}}
 	s := newServer(t, h)
-	if body := bodyOf(t, get(t, s, "GET", "/t/evil", browser)); strings.Contains(body, "<img") || strings.Contains(body, "<script>\x1b") || strings.Contains(body, "<b>\x1b") {
+	if body := get(t, s, "GET", "/t/evil", browser).body; strings.Contains(body, "<img") || strings.Contains(body, "<script>\x1b") || strings.Contains(body, "<b>\x1b") {
 		t.Error("markup gets through")
 	}
 	for _, path := range []string{"/t/evil", "/t/evil?color=1"} {
-		body := bodyOf(t, get(t, s, "GET", path, curl))
+		body := get(t, s, "GET", path, curl).body
 		if strings.Contains(body, "\x1b]") || strings.Contains(body, "\a") || strings.Contains(body, "\x1b[31mx") {
 			t.Errorf("%s: control characters get through: %q", path, body)
 		}
 	}
-	if body := bodyOf(t, get(t, s, "GET", "/t/evil", curl)); strings.ContainsRune(body, '\x1b') {
+	if body := get(t, s, "GET", "/t/evil", curl).body; strings.ContainsRune(body, '\x1b') {
 		t.Error("there are escape sequences that nobody asked for")
 	}
-	if body := bodyOf(t, get(t, s, "GET", "/t/bobs?color=1", curl)); !strings.Contains(body, "\x1b[1m") {
+	if body := get(t, s, "GET", "/t/bobs?color=1", curl).body; !strings.Contains(body, "\x1b[1m") {
 		t.Error("there is no colour that was asked for")
 	}
 }
@@ -351,7 +350,7 @@ func TestNoWordIsMissing(t *testing.T) {
 	for _, path := range []string{"/t/bobs", "/t/owners", "/t/bobs?guest=mail", "/t/none", "/t/carols"} {
 		for _, lang := range []string{"en", "zh-TW"} {
 			for _, accept := range []string{browser, curl} {
-				if found := key.FindString(bodyOf(t, get(t, s, "GET", path, accept, "Accept-Language: "+lang))); found != "" {
+				if found := key.FindString(get(t, s, "GET", path, accept, "Accept-Language: "+lang).body); found != "" {
 					t.Errorf("%s in %s says %s", path, lang, found)
 				}
 			}
@@ -384,7 +383,7 @@ func TestLanguages(t *testing.T) {
 func TestJSON(t *testing.T) {
 	t.Parallel()
 	var d document
-	if err := json.Unmarshal([]byte(bodyOf(t, get(t, newServer(t, newHost()), "GET", "/t/bobs", program))), &d); err != nil {
+	if err := json.Unmarshal([]byte(get(t, newServer(t, newHost()), "GET", "/t/bobs", program).body), &d); err != nil {
 		t.Fatal(err)
 	}
 	if d.Schema != 1 || d.Scope != "tenant" || d.Tenant != "bob" || d.Timezone != "Asia/Shanghai" || len(d.Guests) != 3 || d.Counted != "guests" {
@@ -421,7 +420,7 @@ func TestText(t *testing.T) {
 	h.uses[3].Quota.Name = h.guests[0].Name
 	s := newServer(t, h)
 	for _, path := range []string{"/t/bobs", "/t/owners", "/t/bobs?lang=zh", "/t/owners?lang=zh", "/t/carols?lang=zh"} {
-		for line := range strings.Lines(bodyOf(t, get(t, s, "GET", path, curl))) {
+		for line := range strings.Lines(get(t, s, "GET", path, curl).body) {
 			if n := columns(strings.TrimSuffix(line, "\n")); n > textWidth {
 				t.Errorf("%s: %d columns: %s", path, n, line)
 			}

@@ -1,7 +1,6 @@
 package web
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -94,9 +93,9 @@ func quotaName(lang *language, v *view, u *vps.QuotaUse) string {
 			return lang.text("quota.all")
 		}
 		return lang.text("quota.tenant", u.Quota.Name)
-	default:
-		return lang.text("quota.guest", u.Quota.Name)
+	case vps.QuotaGuest:
 	}
+	return lang.text("quota.guest", u.Quota.Name)
 }
 
 // resetDate is when a quota's month ends, by the quota's own clock.
@@ -179,6 +178,3 @@ func moment(lang *language, p *plot, at int) string {
 		return lang.date("monthyear", p.starts[at])
 	}
 }
-
-// share writes a part in percent, for people.
-func share(part, whole int64) string { return fmt.Sprintf("%.0f %%", percent(part, whole)) }
