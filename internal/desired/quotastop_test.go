@@ -21,16 +21,19 @@ func TestResume(t *testing.T) {
 		{"nothing", nil, nil, true},
 		{"it is still used up", nil, nil, false},
 		{"stopped", nil, func(t *testing.T, s *desired.State, _ *facts) {
+			t.Helper()
 			if _, err := s.Stop(t.Context(), "a", 0, false, false); err != nil {
 				t.Fatal(err)
 			}
 		}, false},
 		{"started", nil, func(t *testing.T, s *desired.State, _ *facts) {
+			t.Helper()
 			if _, err := s.Start(t.Context(), "a", false, false); err != nil {
 				t.Fatal(err)
 			}
 		}, false},
 		{"deleted", nil, func(t *testing.T, s *desired.State, _ *facts) {
+			t.Helper()
 			if _, err := s.Delete(t.Context(), "a", false); err != nil {
 				t.Fatal(err)
 			}

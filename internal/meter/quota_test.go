@@ -271,8 +271,12 @@ func TestTellAndForecast(t *testing.T) {
 		in, out float64 // MiB a day
 		want    time.Duration
 	}{
-		{vps.CountBoth, 100, 25, 4 * 24 * time.Hour}, {vps.CountIn, 100, 1e9, 5 * 24 * time.Hour},
-		{vps.CountOut, 1e9, 200, 5 * 24 * time.Hour}, {vps.CountMax, 100, 500, 2 * 24 * time.Hour}, {vps.CountIn, 0, 1, 0}, {vps.CountIn, 1, 1, 0},
+		{vps.CountBoth, 100, 25, 4 * 24 * time.Hour},
+		{vps.CountIn, 100, 1e9, 5 * 24 * time.Hour},
+		{vps.CountOut, 1e9, 200, 5 * 24 * time.Hour},
+		{vps.CountMax, 100, 500, 2 * 24 * time.Hour},
+		{vps.CountIn, 0, 1, 0},
+		{vps.CountIn, 1, 1, 0},
 	} {
 		u := vps.QuotaUse{Quota: q, End: noon.Add(10 * 24 * time.Hour), Limit: 1000 * int64(vps.MiB)}
 		u.Quota.Count = tt.count

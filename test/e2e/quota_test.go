@@ -122,13 +122,16 @@ func (q *quotaLab) still() {
 	})
 }
 
-// use is what the daemon says of the guest's quota.
-func (q *quotaLab) use(t *testing.T) (use struct {
+// quotaUse is what the daemon says of a quota.
+type quotaUse struct {
 	Used   int64  `json:"used"`
 	Limit  int64  `json:"limit"`
 	Action string `json:"action"`
-}) {
+}
+
+func (q *quotaLab) use(t *testing.T) quotaUse {
 	t.Helper()
+	var use quotaUse
 	if err := json.Unmarshal([]byte(q.Sublet("quota", "show", "alice", "-o", "json")), &use); err != nil {
 		t.Fatal(err)
 	}
