@@ -35,7 +35,7 @@ page to print or to send.`,
 	cmd.Flags().StringVar(&month, "month", "", "which month, as 2026-10 (default the one that runs)")
 	cmd.Flags().StringVar(&tenant, "tenant", "", "only this tenant's part")
 	fixedCompletion(cmd, "month")
-	a.tenantCompletion(cmd, "tenant")
+	a.tenantCompletion(cmd)
 	out := addOutput(cmd, []string{formatTable, formatCSV, formatJSON, formatHTML})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := out.check(cmd); err != nil {
@@ -89,7 +89,7 @@ is; to take a correction back, add one with the opposite amount.`,
 	for _, name := range []string{"month", "amount", "reason", "guest"} {
 		fixedCompletion(cmd, name)
 	}
-	a.tenantCompletion(cmd, "tenant")
+	a.tenantCompletion(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, name := range []string{"month", "amount", "reason"} {
 			if !cmd.Flags().Changed(name) {
@@ -228,7 +228,7 @@ func billNotes(b vps.Bill) []string {
 func wrapped(text string, width int) string {
 	var b strings.Builder
 	column := 0
-	for _, word := range strings.Fields(clean(text)) {
+	for word := range strings.FieldsSeq(clean(text)) {
 		n := utf8.RuneCountInString(word)
 		switch {
 		case column == 0:

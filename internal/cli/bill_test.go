@@ -27,7 +27,7 @@ func (f *fake) Bill(_ context.Context, q api.BillQuery) (vps.Bill, error) {
 	return b, nil
 }
 
-func (f *fake) CorrectBill(_ context.Context, month vps.Month, c api.CorrectBill) (vps.Bill, error) {
+func (f *fake) CorrectBill(_ context.Context, _ vps.Month, c api.CorrectBill) (vps.Bill, error) {
 	if _, err := vps.ParseMoney(c.Amount, 2); err != nil {
 		return vps.Bill{}, vps.Invalid("amount", "%s", vps.ErrorMessage(err))
 	}

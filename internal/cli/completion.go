@@ -134,9 +134,10 @@ func (a *app) imageCompletion(cmd *cobra.Command, flag string) {
 	})
 }
 
-func (a *app) tenantCompletion(cmd *cobra.Command, flag string) {
+// tenantCompletion offers tenants for the flag --tenant.
+func (a *app) tenantCompletion(cmd *cobra.Command) {
 	complete := a.completeTenants(-1)
-	_ = cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+	_ = cmd.RegisterFlagCompletionFunc("tenant", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
 		return complete(cmd, nil, typed)
 	})
 }

@@ -56,7 +56,7 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.Var((*number)(&f.weight), "billing-weight", "the guest's share of the host's fixed price, beside everybody else's 100, where it is shared by weights")
 	fs.Lookup("billing-weight").DefValue = ""
 	fixedCompletion(cmd, "restart", string(vps.RestartAlways), string(vps.RestartOnFailure), string(vps.RestartNever))
-	a.tenantCompletion(cmd, "tenant")
+	a.tenantCompletion(cmd)
 	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "stop-timeout", "billing-weight"} {
 		fixedCompletion(cmd, name)
 	}

@@ -135,7 +135,7 @@ receiver checks signatures with it; any library of Standard Webhooks takes it.`,
 
 func (a *app) tenantFlag(cmd *cobra.Command, help string) *string {
 	tenant := cmd.Flags().String("tenant", "", help)
-	a.tenantCompletion(cmd, "tenant")
+	a.tenantCompletion(cmd)
 	return tenant
 }
 
