@@ -74,8 +74,10 @@ func trafficLines(h api.TrafficHistory, split trafficSplit) []trafficLine {
 		}
 		l := lines[k]
 		if l == nil {
-			l = &trafficLine{Step: h.Step, Start: r.Start.In(zone), End: h.Step.End(r.Start, zone), Class: k.class,
-				Classes: map[vps.TrafficClass]vps.TrafficCount{}, Families: map[trafficFamily]vps.TrafficCount{}}
+			l = &trafficLine{
+				Step: h.Step, Start: r.Start.In(zone), End: h.Step.End(r.Start, zone), Class: k.class,
+				Classes: map[vps.TrafficClass]vps.TrafficCount{}, Families: map[trafficFamily]vps.TrafficCount{},
+			}
 			if split.guest {
 				l.Guest, l.GuestID = r.Guest, r.GuestID
 			}

@@ -30,6 +30,7 @@ func (w *trafficWorld) ForgetTraffic(context.Context, ...string) error { return 
 func (w *trafficWorld) Uplinks(context.Context, string) ([]string, error) {
 	return []string{"eth0"}, nil
 }
+
 func (w *trafficWorld) Counters(context.Context, []string) ([]vps.LinkTraffic, error) {
 	return append([]vps.LinkTraffic(nil), w.uplinks...), nil
 }
@@ -41,6 +42,7 @@ func (w *trafficWorld) SetQuotas(context.Context, []vps.NetworkQuota, []string, 
 
 // Kick and Snapshot are those of a loop that has not run yet.
 func (w *trafficWorld) Kick() {}
+
 func (w *trafficWorld) Snapshot() (reconcile.Snapshot, <-chan struct{}) {
 	return reconcile.Snapshot{}, nil
 }
