@@ -51,7 +51,7 @@ func loadAssets(from fs.FS, folders ...string) *assets {
 			continue // not built
 		}
 		for _, e := range entries {
-			content, err := fs.ReadFile(from, folder+"/"+e.Name())
+			content, err := fs.ReadFile(from, path.Join(folder, e.Name()))
 			if err != nil || assetType(e.Name()) == "" {
 				continue
 			}
