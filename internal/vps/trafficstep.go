@@ -19,9 +19,11 @@ func (s TrafficStep) Begin(t time.Time, zone *time.Location) time.Time {
 	local := t.In(zone)
 	switch s {
 	case StepFiveMinutes:
-		return clockBegin(local, 5*time.Minute)
+		begin, _ := clockStep(local, 5*time.Minute)
+		return begin
 	case StepHour:
-		return clockBegin(local, time.Hour)
+		begin, _ := clockStep(local, time.Hour)
+		return begin
 	case StepMonth:
 		return dayBegin(local.Year(), local.Month(), 1, zone)
 	case StepDay:
@@ -35,9 +37,11 @@ func (s TrafficStep) End(start time.Time, zone *time.Location) time.Time {
 	local := start.In(zone)
 	switch s {
 	case StepFiveMinutes:
-		return local.Add(5 * time.Minute)
+		_, end := clockStep(local, 5*time.Minute)
+		return end
 	case StepHour:
-		return local.Add(time.Hour)
+		_, end := clockStep(local, time.Hour)
+		return end
 	case StepMonth:
 		return dayBegin(local.Year(), local.Month()+1, 1, zone)
 	case StepDay:
@@ -45,14 +49,25 @@ func (s TrafficStep) End(start time.Time, zone *time.Location) time.Time {
 	return dayBegin(local.Year(), local.Month(), local.Day()+1, zone)
 }
 
-// clockBegin cuts a local time down to a whole part of an hour. It counts by
-// the offset that holds at t, so that the hour that a clock shows twice is two
-// hours.
-func clockBegin(t time.Time, part time.Duration) time.Time {
+// clockStep returns the bounds of the whole part of an hour that holds a local
+// time. It counts by the offset that holds then, so that the hour that a clock
+// shows twice is two hours; where a clock is turned by half an hour, a part ends
+// there and another begins.
+func clockStep(t time.Time, part time.Duration) (begin, end time.Time) {
 	_, offset := t.Zone()
 	seconds, step := t.Unix()+int64(offset), int64(part/time.Second)
 	rest := ((seconds % step) + step) % step
-	return time.Unix(seconds-rest-int64(offset), 0).In(t.Location())
+	begin = time.Unix(seconds-rest-int64(offset), 0).In(t.Location())
+	end = begin.Add(part)
+	// The bounds of a zone's offset are also where its table ends.
+	from, to := t.ZoneBounds()
+	if _, o := begin.Zone(); o != offset {
+		begin = from
+	}
+	if _, o := end.Add(-1).Zone(); o != offset {
+		end = to
+	}
+	return begin, end
 }
 
 // dayBegin returns the first moment of a day. No zone of today turns its clock
