@@ -100,7 +100,7 @@ func (m *maker) line(tenant, id, name string) *line {
 	l := m.lines[key]
 	if l == nil {
 		l = &line{tenant: tenant, share: new(big.Rat)}
-		l.GuestID, l.Guest, l.Spans = id, name, []vps.BillSpan{}
+		l.GuestID, l.Guest, l.Spans, l.Rows = id, name, []vps.BillSpan{}, []vps.BillRow{}
 		m.lines[key] = l
 	}
 	return l

@@ -26,6 +26,8 @@ type Bills interface {
 	// Bill returns a bill as it was made, and its corrections, or
 	// vps.CodeNotFound.
 	Bill(ctx context.Context, month vps.Month) (vps.Bill, []vps.BillCorrection, error)
+	// HasBill tells whether one is kept.
+	HasBill(ctx context.Context, month vps.Month) (bool, error)
 	// KeepBill keeps a bill with the event that tells of it, unless there is
 	// one of the month; it returns the kept one.
 	KeepBill(ctx context.Context, b vps.Bill, ev vps.Event) (kept vps.Bill, first bool, err error)
@@ -95,8 +97,8 @@ func (b *Book) Record(ctx context.Context) error {
 	var days []vps.GuestDay
 	for i := range at.host.Guests {
 		g := &at.host.Guests[i]
-		if g.Spec.Probe != "" {
-			continue
+		if g.Spec.Probe != "" || g.Created.In(at.zone).Format(time.DateOnly) > today {
+			continue // not of anybody, or the clock is behind
 		}
 		d := vps.GuestDay{GuestID: g.ID, Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Memory: g.Spec.Memory, Weight: g.Spec.BillingWeight}
 		for _, d.Day = range missing(g.Created.In(at.zone), seen[g.ID], at.now) {
@@ -114,8 +116,8 @@ func missing(created time.Time, seen string, now time.Time) []string {
 	const most = 2 * 366
 	today := now.Format(time.DateOnly)
 	first := created.Format(time.DateOnly)
-	if seen != "" {
-		first = nextDay(seen)
+	if seen != "" { // by a clock that was behind it may have been before it was made
+		first = max(first, nextDay(seen))
 	}
 	if created.IsZero() || first >= today {
 		return nil
@@ -143,11 +145,12 @@ func (b *Book) Close(ctx context.Context) error {
 		return err
 	}
 	for m := since; m.Compare(at.month) < 0; m = m.Next() {
-		_, _, err := b.Bills.Bill(ctx, m)
-		if vps.ErrorCode(err) == vps.CodeNotFound {
+		there, err := b.Bills.HasBill(ctx, m)
+		if err == nil && !there {
 			_, err = b.keep(ctx, at, m)
 		}
-		if err != nil {
+		// Of a month in which the host was off there may be nothing to bill.
+		if err != nil && vps.ErrorCode(err) != vps.CodeNotFound {
 			return err
 		}
 	}

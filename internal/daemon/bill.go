@@ -41,13 +41,16 @@ func (p *parts) watchBills(ctx context.Context) error {
 	book := p.book()
 	timer := time.NewTicker(billEvery)
 	defer timer.Stop()
+	began, clock := time.Now(), clockWatch{}
 	for {
 		// The first edit after the last look is not missed: it is in the look, or
 		// ends the wait.
 		_, edited := p.loop.Snapshot()
-		err := book.Record(ctx)
-		if err == nil {
-			err = book.Close(ctx)
+		var err error
+		if clock.steady(time.Now(), time.Since(began)) {
+			if err = book.Record(ctx); err == nil {
+				err = book.Close(ctx)
+			}
 		}
 		if err != nil && ctx.Err() == nil {
 			p.log.WarnContext(ctx, "days or bills could not be kept; it is tried again", "error", err)
@@ -59,6 +62,29 @@ func (p *parts) watchBills(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// clockWatch sees that somebody set the clock. Its zero value has seen nothing.
+type clockWatch struct {
+	wall   time.Time
+	up     time.Duration
+	jumped bool
+	since  time.Duration // up, when it jumped
+}
+
+// steady tells whether the clock, which shows wall, goes as time does, of which
+// up has passed: it is so unless the clock jumped in the last six hours. Bills
+// and days are kept for good, so nothing is made of a time that may be wrong;
+// who asks for a bill gets it.
+func (c *clockWatch) steady(wall time.Time, up time.Duration) bool {
+	const most, patience = time.Minute, 6 * time.Hour
+	if !c.wall.IsZero() {
+		if off := wall.Round(0).Sub(c.wall) - (up - c.up); off.Abs() > most {
+			c.jumped, c.since = true, up
+		}
+	}
+	c.wall, c.up = wall.Round(0), up
+	return !c.jumped || up-c.since > patience
 }
 
 // closeBills makes the bills of months that are over before something changes

@@ -115,6 +115,12 @@ func (db *DB) Bill(ctx context.Context, month vps.Month) (vps.Bill, []vps.BillCo
 	return b, corrections, err
 }
 
+// HasBill tells whether the bill of a month is kept.
+func (db *DB) HasBill(ctx context.Context, month vps.Month) (there bool, err error) {
+	err = db.read.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM bill WHERE month = ?)", month.String()).Scan(&there)
+	return there, db.explain(err)
+}
+
 func (db *DB) corrections(ctx context.Context, month vps.Month) ([]vps.BillCorrection, error) {
 	rows, err := db.read.QueryContext(ctx, "SELECT id, made, guest, tenant, amount, reason FROM bill_correction WHERE month = ? ORDER BY id", month.String())
 	if err != nil {

@@ -72,7 +72,7 @@ type BillLine struct {
 	Total Money     `json:"total"`
 	// Rows are the rows of the ledger that In and Out are the sums of, by time.
 	// They are left out where nobody asked for them.
-	Rows []BillRow `json:"rows,omitempty"`
+	Rows []BillRow `json:"rows,omitzero"`
 }
 
 // BillSpan is a run of days on which a guest had the same share of each day's
