@@ -49,12 +49,21 @@ func (t *tally) since(earlier *tally) tally {
 }
 
 // restart sets to nothing what counters that now stand at now have begun anew
-// since they stood at t: those that fell. It tells whether there were any.
+// since they stood at t: those that fell, each direction by itself, as the
+// kernel has them. What was dropped is a sum of many, of which another may have
+// fallen: it goes on from where it is. It tells whether there were any.
 func (t *tally) restart(now *tally) (fell bool) {
 	for i := range t {
-		n, c := &now[i], &t[i]
-		if n.InBytes < c.InBytes || n.InPackets < c.InPackets || n.OutBytes < c.OutBytes || n.OutPackets < c.OutPackets {
-			*c, fell = vps.TrafficCount{}, true
+		n, c := now[i], &t[i]
+		from := vps.TrafficCount{}
+		if keyOf(i).Class == vps.TrafficDropped {
+			from = n
+		}
+		if n.InBytes < c.InBytes || n.InPackets < c.InPackets {
+			c.InBytes, c.InPackets, fell = from.InBytes, from.InPackets, true
+		}
+		if n.OutBytes < c.OutBytes || n.OutPackets < c.OutPackets {
+			c.OutBytes, c.OutPackets, fell = from.OutBytes, from.OutPackets, true
 		}
 	}
 	return fell

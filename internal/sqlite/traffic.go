@@ -31,7 +31,7 @@ const (
 	drift = time.Minute
 	// What came since a sample not longer ago counts as of the middle between
 	// the two; of more it is not known when it came, and it counts as of now.
-	near = 5 * time.Minute
+	near = time.Duration(vps.MaxTrafficSample) + time.Minute
 )
 
 // TrafficGuest is who owns a link at the time of a sample.
@@ -175,7 +175,9 @@ func (e *entry) beginEpochs() {
 func (e *entry) closeSteps(ctx context.Context) (closed bool, err error) {
 	for i, step := range vps.TrafficSteps() {
 		begin := step.Begin(e.moment, e.sample.Zone).Unix()
-		if begin == e.open[i] {
+		// After a change of zone the step that holds the moment may begin before
+		// the one that runs. What was billed until then is not added to.
+		if begin == e.open[i] || begin < e.open[i] && e.moment.Unix() >= e.open[i] {
 			continue
 		}
 		if err := e.flush(ctx, i, e.links); err != nil {

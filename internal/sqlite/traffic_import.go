@@ -60,6 +60,9 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 		if err != nil {
 			return err
 		}
+		if i.Guest.ID == "" {
+			delete(accounts, (&vps.Quota{Scope: vps.QuotaHost}).ID())
+		}
 		delete(accounts, (&vps.Quota{Scope: vps.QuotaGuest, Name: i.Guest.Name}).ID())
 		delete(accounts, (&vps.Quota{Scope: vps.QuotaTenant, Name: i.Guest.Tenant}).ID())
 		return saveAccounts(ctx, tx, accounts)
