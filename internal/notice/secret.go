@@ -38,7 +38,11 @@ func makeKey(path string) (Key, error) {
 	var key Key
 	_, _ = rand.Read(key[:]) // never fails
 	temporary := path + ".new"
-	err := os.WriteFile(temporary, []byte(hex.EncodeToString(key[:])+"\n"), 0o600)
+	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err == nil {
+		_, err = f.WriteString(hex.EncodeToString(key[:]) + "\n")
+		err = errors.Join(err, f.Sync(), f.Close())
+	}
 	if err == nil {
 		err = os.Rename(temporary, path)
 	}

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -409,10 +410,19 @@ func TestPrivate(t *testing.T) {
 	}
 }
 
-// TestOwnAddress: the host's own addresses count as private, public or not.
+// TestOwnAddress: addresses of the host and of its guests count as private,
+// public or not.
 func TestOwnAddress(t *testing.T) {
 	t.Parallel()
-	control := publicDialer().ControlContext
+	host := vps.Host{Settings: vps.DefaultSettings(), Guests: []vps.Guest{{Spec: vps.NewGuestSpec("alice")}}}
+	host.Settings.Subnet6 = netip.MustParsePrefix("2a01:4f8:1:2::/64")
+	host.Guests[0].Spec.IPv6 = netip.MustParsePrefix("2a01:4f8:7:7::/64")
+	control := publicDialer(&host).ControlContext
+	for _, guest := range []string{"[2a01:4f8:1:2::9]:443", "[2a01:4f8:7:7::2]:443", "168.63.129.16:80"} {
+		if err := control(t.Context(), "tcp", guest, nil); vps.ErrorCode(err) != vps.CodeDenied {
+			t.Errorf("%s: %v", guest, err)
+		}
+	}
 	if err := control(t.Context(), "tcp4", "9.9.9.9:443", nil); err != nil {
 		t.Error(err)
 	}

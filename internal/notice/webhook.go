@@ -72,7 +72,7 @@ func (s *Sender) post(ctx context.Context, host *vps.Host, address string, w vps
 	r.Header.Set("Webhook-Id", w.UID)
 	r.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	r.Header.Set("Webhook-Signature", sign(s.key.secret(w.Recipient, created), w.UID, now, content))
-	client, transport := s.client(host.Settings.Notices.AllowPrivate)
+	client, transport := s.client(host)
 	defer transport.CloseIdleConnections()
 	response, err := client.Do(r)
 	if err != nil {
@@ -91,9 +91,9 @@ func (s *Sender) post(ctx context.Context, host *vps.Host, address string, w vps
 
 // client makes a client for one call. Proxies of the environment are not used:
 // they would be asked for addresses in our place.
-func (s *Sender) client(allowPrivate bool) (*http.Client, *http.Transport) {
-	dialer := publicDialer()
-	if allowPrivate {
+func (s *Sender) client(host *vps.Host) (*http.Client, *http.Transport) {
+	dialer := publicDialer(host)
+	if host.Settings.Notices.AllowPrivate {
 		dialer = &net.Dialer{Timeout: dialTimeout}
 	}
 	transport := &http.Transport{

@@ -180,9 +180,10 @@ func endsInNumber(label string) bool {
 }
 
 // notPublic are the special-purpose blocks (IANA's registries, RFC 6890) that
-// no public server has, among them those where clouds keep their metadata.
+// no public server has, and those where clouds keep their metadata: two of
+// these blocks, and the one address that Azure has for it.
 var notPublic = prefixes(
-	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
+	"0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "168.63.129.16/32", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24", "192.0.2.0/24",
 	"192.88.99.0/24", "192.168.0.0/16", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/3",
 	"2001::/23", "2001:db8::/32", "3fff::/20",
 )
