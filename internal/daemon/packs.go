@@ -161,6 +161,7 @@ func (b backend) adopt(ctx context.Context, id string, u *unpack, o api.UnpackOp
 	name := newGuest(e).Spec.Name
 	b.event(ctx, name, vps.EventCreated, fmt.Sprintf("unpacked: %s as of %s (%s)", m.Name, m.Created.Format(time.RFC3339), m.State))
 	b.loop.Kick()
+	b.quotas.touch()
 	return api.Unpacked{Schema: api.SchemaVersion, Guest: name, Notes: told}, nil
 }
 

@@ -62,6 +62,7 @@ func packHost(t *testing.T, volumes string) backend {
 		t.Fatal(err)
 	}
 	p := &parts{
+		quotas: &enforcer{edited: make(chan struct{}, 1)},
 		config: Config{StateDir: volumes, RunDir: filepath.Join(dir, "guests")},
 		log:    log, lifetime: t.Context(), db: db, state: desired.New(db, h), volumes: disk.New(volumes, log),
 		driver: uml.New(uml.Options{RunRoot: filepath.Join(dir, "guests")}), loop: reconcile.New(reconcile.Options{}),

@@ -192,13 +192,21 @@ func KernelQuotas(states []QuotaState, h *vps.Host, at time.Time, shaped func(li
 			}
 		}
 	}
+	cut := map[string]bool{} // nothing passes there that could be shaped
+	for i := range h.Guests {
+		if g := &h.Guests[i]; g.Restraint.Suspends() {
+			cut[g.Link()] = true
+			suspended = append(suspended, g.Link())
+		}
+	}
+	slices.Sort(suspended)
 	for i := range states {
 		s := &states[i]
 		k := vps.NetworkQuota{
 			ID: s.Use.Quota.ID(), Scope: s.Use.Quota.Scope, Count: s.Use.Quota.Count,
 			At: at, In: s.Use.In, Out: s.Use.Out, Block: s.block, Throttle: s.throttle, Rate: s.rate,
 		}
-		rough := func(link string) bool { return !shaped(link, s.Use.Rate) }
+		rough := func(link string) bool { return !cut[link] && !shaped(link, s.Use.Rate) }
 		if s.Use.Action == vps.ActionThrottle && slices.ContainsFunc(links[whoseOf(&s.Use.Quota)], rough) {
 			k.Throttle, k.Rate = 0, s.Use.Rate
 		}
@@ -211,12 +219,6 @@ func KernelQuotas(states []QuotaState, h *vps.Host, at time.Time, shaped func(li
 		}
 		quotas = append(quotas, k)
 	}
-	for i := range h.Guests {
-		if g := &h.Guests[i]; g.Restraint.Suspends() {
-			suspended = append(suspended, g.Link())
-		}
-	}
-	slices.Sort(suspended)
 	return quotas, suspended
 }
 
