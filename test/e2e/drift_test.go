@@ -98,7 +98,10 @@ func TestDrift(t *testing.T) {
 
 // ourTables are those that carry our mark; others may have the name in other
 // families.
-var ourTables = []string{"table inet sublet", "table netdev sublet", "table bridge sublet"}
+var ourTables = []string{
+	"table inet sublet", "table netdev sublet", "table bridge sublet",
+	"table inet sublet-traffic", "table bridge sublet-traffic", "table inet sublet-quota", "table bridge sublet-quota",
+}
 
 func toldOfDrift(events []event) bool {
 	for _, e := range events {
