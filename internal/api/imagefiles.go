@@ -67,18 +67,12 @@ func (s *Server) imageFiles() (ImageFiles, error) {
 }
 
 func (s *Server) serveImport(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := stream(r.Context())
-	defer cancel()
-	control := http.NewResponseController(w)
-	body := &patient{r: r.Body, control: control}
-	op, err := s.importImage(ctx, r, body)
-	if err != nil {
-		body.drain()
-	}
-	_ = control.SetReadDeadline(time.Time{})
-	if err != nil {
-		w.Header().Set("Connection", "close")
-		s.refuse(w, r, streamError(ctx, err))
+	var op Operation
+	taken := s.receive(w, r, func(ctx context.Context, body io.Reader) (err error) {
+		op, err = s.importImage(ctx, r, body)
+		return err
+	})
+	if !taken {
 		return
 	}
 	w.Header().Set("Content-Type", typeJSON)
@@ -163,6 +157,25 @@ func bytesOf(r *http.Request, key string) (vps.Bytes, error) {
 		return 0, vps.Invalid(key, "%q is not a number of bytes", text)
 	}
 	return vps.Bytes(n), nil
+}
+
+// receive has take read a body for as long as its sender needs. What take
+// refuses is answered; the return value tells whether the answer is still due.
+func (s *Server) receive(w http.ResponseWriter, r *http.Request, take func(ctx context.Context, body io.Reader) error) bool {
+	ctx, cancel := stream(r.Context())
+	defer cancel()
+	control := http.NewResponseController(w)
+	body := &patient{r: r.Body, control: control}
+	err := take(ctx, body)
+	if err != nil {
+		body.drain()
+	}
+	_ = control.SetReadDeadline(time.Time{})
+	if err != nil {
+		w.Header().Set("Connection", "close")
+		s.refuse(w, r, streamError(ctx, err))
+	}
+	return err == nil
 }
 
 // patient reads a body of any size from a sender who has to send something now

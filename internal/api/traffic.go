@@ -178,18 +178,12 @@ func (s *Server) traffics(guest string) (Traffics, error) {
 }
 
 func (s *Server) serveTrafficImport(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := stream(r.Context())
-	defer cancel()
-	control := http.NewResponseController(w)
-	body := &patient{r: r.Body, control: control}
-	done, err := s.importTraffic(ctx, r, body)
-	if err != nil {
-		body.drain()
-	}
-	_ = control.SetReadDeadline(time.Time{})
-	if err != nil {
-		w.Header().Set("Connection", "close")
-		s.refuse(w, r, streamError(ctx, err))
+	var done ImportedTraffic
+	taken := s.receive(w, r, func(ctx context.Context, body io.Reader) (err error) {
+		done, err = s.importTraffic(ctx, r, body)
+		return err
+	})
+	if !taken {
 		return
 	}
 	w.Header().Set("Content-Type", typeJSON)
