@@ -276,6 +276,14 @@ go with them by themselves.`,
 
 // wholeQuota is an edit that takes nothing but whose quota it is.
 func (a *app) wholeQuota(cmd *cobra.Command, args []string, of *quotaOf, out *output, dryRun bool, told func(vps.QuotaUse) string, edit func(context.Context) (api.Change, error)) error {
+	if err := of.alone(cmd, args, out); err != nil {
+		return err
+	}
+	return a.editQuota(cmd, of, out, dryRun, told, edit)
+}
+
+// alone reads whose quota it is, and wants nothing else to be said.
+func (of *quotaOf) alone(cmd *cobra.Command, args []string, out *output) error {
 	if err := out.check(cmd); err != nil {
 		return err
 	}
@@ -283,10 +291,7 @@ func (a *app) wholeQuota(cmd *cobra.Command, args []string, of *quotaOf, out *ou
 	if err != nil {
 		return err
 	}
-	if err := noMore(cmd, rest, 0); err != nil {
-		return err
-	}
-	return a.editQuota(cmd, of, out, dryRun, told, edit)
+	return noMore(cmd, rest, 0)
 }
 
 // editQuota makes an edit and says what it did, and what told makes of the

@@ -137,14 +137,7 @@ func (a *app) quotaShowCmd() *cobra.Command {
 	of := a.addQuotaOf(cmd)
 	out := addOutput(cmd, textFormats)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := out.check(cmd); err != nil {
-			return err
-		}
-		rest, err := of.read(cmd, args)
-		if err != nil {
-			return err
-		}
-		if err := noMore(cmd, rest, 0); err != nil {
+		if err := of.alone(cmd, args, out); err != nil {
 			return err
 		}
 		ctx, cancel := request(cmd)
