@@ -50,7 +50,7 @@ var (
 // before Start.
 func (h *Host) UseKernel(s Source) string {
 	h.t.Helper()
-	dir := builtKernel(h.t, s)
+	dir := Kernel(h.t, s)
 	var b kernel.Built
 	text, err := os.ReadFile(filepath.Join(dir, "built.json"))
 	if err == nil {
@@ -70,7 +70,9 @@ func (h *Host) UseKernel(s Source) string {
 	return k.Name
 }
 
-func builtKernel(t testing.TB, s Source) string {
+// Kernel returns the folder of a kernel of our own, linux in it with built.json
+// beside. It is built once, and kept.
+func Kernel(t testing.TB, s Source) string {
 	t.Helper()
 	kernelLock.Lock()
 	defer kernelLock.Unlock()

@@ -1,7 +1,8 @@
 //go:build linux
 
 // Package vm tests what needs another kernel than that of the machine that the
-// tests run on: it boots Debian's in QEMU, emulated, with a program for a first
+// tests run on: it boots Debian's in QEMU, emulated, or where that suffices a
+// guest's as a process, which is many times faster, with a program for a first
 // process. Nothing of the machine is touched.
 package vm
 
@@ -33,8 +34,8 @@ type machine struct {
 	tests     []string
 	// variable is one that they have in their environment.
 	variable string
-	// modules are those that the machine needs beside its disk; what they need
-	// themselves is found.
+	// modules are those that Debian's kernel needs beside its disk's; what they
+	// need themselves is found.
 	modules []string
 	// programs are those of this machine that it has too, with their libraries,
 	// and files more, by their path there.
@@ -43,8 +44,9 @@ type machine struct {
 	disk     int64 // bytes
 }
 
-// patience is how long a machine may take: it is emulated.
-const patience = 15 * time.Minute
+// patience is how long a machine may take: it is emulated, and a kernel may be
+// built beside it.
+const patience = 40 * time.Minute
 
 // TestCgroupVersion2 runs the tests of control groups where they are of
 // version 2, and the disk is one.
@@ -55,7 +57,7 @@ func TestCgroupVersion2(t *testing.T) {
 		pkg: "./internal/keeper/cgroup", tests: tests, variable: "CGROUP_DISK=/dev/vda",
 		// A scheduler for the disk that knows weights.
 		modules: []string{"bfq"}, disk: 64 << 20,
-	}.run(t)
+	}.run(t, emulated)
 }
 
 // lvmConf is for a machine without udev, where LVM makes its devices itself.
@@ -70,18 +72,35 @@ backup { backup = 0 archive = 0 }
 func TestLVM(t *testing.T) {
 	t.Parallel()
 	machine{
-		pkg: "./internal/disk", tags: "lvm", tests: []string{"TestConformanceThick", "TestConformanceThin", "TestLVMFaults"}, variable: "DISK_LVM=/dev/vda",
-		modules:  []string{"dm_mod", "dm_snapshot", "dm_thin_pool"},
+		pkg: "./internal/disk", tags: "lvm", tests: []string{"TestConformanceThick", "TestConformanceThin", "TestLVMFaults"}, variable: "DISK_LVM=/dev/ubda",
 		programs: []string{"/usr/sbin/lvm", "/usr/sbin/mke2fs", "/usr/sbin/thin_check", "/usr/sbin/thin_repair", "/usr/sbin/thin_dump"},
 		files:    map[string]string{"/etc/lvm/lvm.conf": lvmConf, "/etc/mke2fs.conf": "[defaults]\nbase_features = has_journal,extent\n"},
 		disk:     448 << 20,
-	}.run(t)
+	}.run(t, userMode)
 }
 
-// run fails unless all tests pass.
-func (m machine) run(t *testing.T) {
+// files are what a machine boots from, and its kernel's command line.
+type files struct {
+	dir, initrd, disk, cmdline string
+}
+
+// run fails unless all tests pass in a machine that start starts.
+func (m machine) run(t *testing.T, start func(*testing.T, machine, files) *exec.Cmd) {
 	t.Helper()
-	out := m.boot(t)
+	dir := t.TempDir()
+	f := files{dir: dir, initrd: filepath.Join(dir, "initrd"), disk: filepath.Join(dir, "disk")}
+	if err := errors.Join(os.WriteFile(f.disk, nil, 0o600), os.Truncate(f.disk, m.disk)); err != nil {
+		t.Fatal(err)
+	}
+	// What the kernel does not know itself becomes its first process's
+	// environment, and what is behind the hyphens its arguments.
+	f.cmdline = "quiet panic=-1 " + m.variable + " -- -test.v -test.timeout=" + patience.String() + " -test.run=^(" + strings.Join(m.tests, "|") + ")$"
+	cmd := start(t, m, f)
+	said, err := cmd.CombinedOutput()
+	out := strings.ReplaceAll(string(said), "\r", "")
+	if err != nil {
+		t.Errorf("%s: %v", cmd.Path, err)
+	}
 	for _, name := range m.tests {
 		if !strings.Contains(out, "--- PASS: "+name) {
 			t.Errorf("%s did not pass", name)
@@ -92,42 +111,37 @@ func (m machine) run(t *testing.T) {
 	}
 }
 
-// boot runs the tests and returns what the machine said.
-func (m machine) boot(t *testing.T) string {
+// emulated is the machine in QEMU, with Debian's kernel.
+func emulated(t *testing.T, m machine, f files) *exec.Cmd {
 	t.Helper()
-	root, err := lab.Root()
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	program, first := filepath.Join(dir, "test"), filepath.Join(dir, "boot")
-	run(t, root, "go", "test", "-c", "-tags", m.tags, "-o", program, m.pkg)
-	run(t, root, "go", "build", "-o", first, "./test/vm/boot")
 	k := kernel(t)
-	initrd := filepath.Join(dir, "initrd")
-	m.initramfs(t, initrd, k, map[string]string{"/init": first, "/test": program})
-	disk := filepath.Join(dir, "disk")
-	if err := errors.Join(os.WriteFile(disk, nil, 0o600), os.Truncate(disk, m.disk)); err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
 	images, err := filepath.Glob(filepath.Join(k, "boot", "vmlinuz-*"))
 	if err != nil || len(images) != 1 {
 		t.Fatalf("kernels in %s: %q, %v", k, images, err)
 	}
-	// What the kernel does not know itself becomes its first process's
-	// environment, and what is behind the hyphens its arguments.
-	cmdline := "console=ttyS0 quiet panic=-1 " + m.variable + " -- -test.v -test.timeout=14m -test.run=^(" + strings.Join(m.tests, "|") + ")$"
-	cmd := exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "768",
+	m.initramfs(t, f, k)
+	return exec.CommandContext(limited(t), "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "768",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
-		"-kernel", images[0], "-initrd", initrd, "-append", cmdline,
-		"-drive", "file="+disk+",format=raw,if=virtio,cache=unsafe")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("qemu: %v\n%s", err, out)
-	}
-	return strings.ReplaceAll(string(out), "\r", "")
+		"-kernel", images[0], "-initrd", f.initrd, "-append", "console=ttyS0 "+f.cmdline,
+		"-drive", "file="+f.disk+",format=raw,if=virtio,cache=unsafe")
+}
+
+// userMode is the machine as a process, with the kernel of our guests, which
+// has all in itself.
+func userMode(t *testing.T, m machine, f files) *exec.Cmd {
+	t.Helper()
+	m.initramfs(t, f, "")
+	args := []string{"mem=768M", "initrd=" + f.initrd, "ubd0=" + f.disk, "con=null", "con0=null,fd:1"}
+	cmd := exec.CommandContext(limited(t), filepath.Join(lab.Kernel(t, lab.Newest), "linux"), append(args, strings.Fields(f.cmdline)...)...)
+	cmd.Env = append(os.Environ(), "TMPDIR="+f.dir)
+	return cmd
+}
+
+func limited(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 func run(t *testing.T, dir, name string, args ...string) string {
@@ -190,11 +204,18 @@ func kernel(t *testing.T) string {
 	return dir
 }
 
-// initramfs makes the machine's first files: those given, by their path there,
-// and the modules with the order to load them in.
-func (m machine) initramfs(t *testing.T, path, tree string, programs map[string]string) {
+// initramfs makes the machine's first files: the tests, what starts them, and
+// the modules of a kernel's tree, if any, with the order to load them in.
+func (m machine) initramfs(t *testing.T, to files, tree string) {
 	t.Helper()
-	f, err := os.Create(path)
+	root, err := lab.Root()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, first := filepath.Join(to.dir, "test"), filepath.Join(to.dir, "boot")
+	run(t, root, "go", "test", "-c", "-tags", m.tags, "-o", program, m.pkg)
+	run(t, root, "go", "build", "-o", first, "./test/vm/boot")
+	f, err := os.Create(to.initrd)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,9 +249,8 @@ func (m machine) initramfs(t *testing.T, path, tree string, programs map[string]
 	}
 	const console = 5<<8 | 1
 	add(cpio.Directory("dev", 0o755), cpio.CharDev("dev/console", 0o600, console>>8, console&0xff), cpio.Directory("modules", 0o755))
-	for name, from := range programs {
-		file(name, from)
-	}
+	file("/init", first)
+	file("/test", program)
 	for name, text := range m.files {
 		content(name, text)
 	}
@@ -240,8 +260,11 @@ func (m machine) initramfs(t *testing.T, path, tree string, programs map[string]
 			file(library, library)
 		}
 	}
-	var order []string
-	for _, module := range append([]string{"virtio_pci", "virtio_blk"}, m.modules...) {
+	var modules, order []string
+	if tree != "" {
+		modules = append([]string{"virtio_pci", "virtio_blk"}, m.modules...)
+	}
+	for _, module := range modules {
 		release := strings.TrimPrefix(filepath.Base(tree), "linux-image-")
 		needs := run(t, tree, "/sbin/modprobe", "-d", tree, "-S", release, "--show-depends", module)
 		for line := range strings.Lines(needs) {
@@ -252,7 +275,7 @@ func (m machine) initramfs(t *testing.T, path, tree string, programs map[string]
 			}
 		}
 	}
-	add(cpio.StaticFile("modules/order", strings.Join(order, "\n")+"\n", 0o644))
+	add(cpio.StaticFile("modules/order", strings.Join(order, "\n"), 0o644))
 	if err := errors.Join(cpio.WriteTrailer(w), f.Close()); err != nil {
 		t.Fatal(err)
 	}
