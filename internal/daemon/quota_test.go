@@ -41,6 +41,7 @@ func (plenty) Image(context.Context, string) (vps.Image, error)          { retur
 func (plenty) Kernel(context.Context, vps.Settings, vps.GuestSpec) error { return nil }
 func (plenty) Room(context.Context) (memory, disk vps.Bytes, err error)  { return vps.TiB, vps.TiB, nil }
 func (plenty) Listeners(context.Context) ([]desired.Listener, error)     { return nil, nil }
+func (plenty) Network(context.Context, vps.Settings, vps.Settings) error { return nil }
 func (plenty) HostBoot() string                                          { return "boot" }
 func (w *quotaWorld) Kick()                                              { w.kicks++ }
 func (w *quotaWorld) Snapshot() (reconcile.Snapshot, <-chan struct{})    { return w.snapshot, nil }

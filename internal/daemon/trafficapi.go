@@ -81,7 +81,7 @@ func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHi
 		// All guests have too many rows to look at those of long ago for this.
 		query.Since = stepsAgo(q.Step, q.Last, h.At)
 	}
-	rows, err := b.db.Traffic(ctx, query)
+	rows, err := b.namedTraffic(ctx, query, h.At)
 	if err != nil {
 		return h, err
 	}
@@ -92,10 +92,19 @@ func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHi
 		rows = meter.SumTraffic(rows)
 	}
 	h.Rows = meter.TopTraffic(meter.NewestTraffic(rows, q.Last), q.Top)
-	for i := range h.Rows {
-		h.Rows[i].Start = h.Rows[i].Start.In(zone)
-	}
 	return h, nil
+}
+
+// namedTraffic returns the rows whose steps have names within the query's
+// bounds, by the clock and the zone of now.
+func (b backend) namedTraffic(ctx context.Context, q vps.TrafficQuery, now time.Time) ([]vps.TrafficRow, error) {
+	since, until := q.Since, q.Until
+	q.Since, q.Until = q.Step.Around(since, until)
+	rows, err := b.db.Traffic(ctx, q)
+	rows = meter.NameTraffic(rows, now.Location(), now)
+	return slices.DeleteFunc(rows, func(r vps.TrafficRow) bool {
+		return r.Start.Before(since) || !until.IsZero() && !r.Start.Before(until)
+	}), err
 }
 
 // stepsAgo is the begin of the first of n steps, of which the last holds now.

@@ -148,6 +148,63 @@ func TestTrafficOfDeletedGuests(t *testing.T) {
 	w.want(w.history(api.TrafficQuery{Guest: "alice"}))
 }
 
+// TestTrafficKeepsItsDays changes the zone of the host to the west, and back:
+// days and months are called what they were when they were counted.
+func TestTrafficKeepsItsDays(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	east := zoneOf(t, "Asia/Shanghai")
+	host, err := w.state.Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	imported := sqlite.TrafficImport{Guest: sqlite.TrafficGuest{ID: host.Guests[0].ID, Name: "alice"}, Zone: east, Now: time.Now()}
+	for day := 1; day <= 3; day++ {
+		at := time.Date(2025, 1, day, 0, 0, 0, 0, east)
+		imported.Rows = append(imported.Rows, vps.TrafficRow{Step: vps.StepDay, Start: at, TrafficCount: vps.TrafficCount{InBytes: int64(day)}})
+	}
+	imported.Rows = append(imported.Rows, vps.TrafficRow{Step: vps.StepMonth, Start: imported.Rows[0].Start, TrafficCount: vps.TrafficCount{InBytes: 6}})
+	if _, err := w.db.ImportTraffic(t.Context(), imported); err != nil {
+		t.Fatal(err)
+	}
+	for _, zone := range []string{"Asia/Shanghai", "America/New_York", "Pacific/Auckland", "Asia/Shanghai"} {
+		if _, err := w.state.SetSettings(t.Context(), func(s *vps.Settings) { s.Timezone = zone }, false); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			q    api.TrafficQuery
+			want string
+		}{
+			{api.TrafficQuery{Step: vps.StepDay}, "2025-01-01 1, 2025-01-02 2, 2025-01-03 3, "},
+			{api.TrafficQuery{Step: vps.StepDay, Sum: true, Since: "2025-01-02", Until: "2025-01-03"}, "2025-01-02 2, "},
+			{api.TrafficQuery{Step: vps.StepDay, Since: "2025-01-03"}, "2025-01-03 3, "},
+			{api.TrafficQuery{Step: vps.StepMonth, Guest: "alice", Since: "2025-01"}, "2025-01-01 6, "},
+			{api.TrafficQuery{Step: vps.StepMonth, Until: "2025-01"}, ""},
+		} {
+			h, err := w.backend.Traffic(t.Context(), c.q)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := ""
+			for _, r := range h.Rows {
+				got += fmt.Sprintf("%s %d, ", r.Start.Format(time.DateOnly), r.InBytes)
+			}
+			if got != c.want {
+				t.Errorf("%s %+v: got %q, want %q", zone, c.q, got, c.want)
+			}
+		}
+	}
+}
+
+func zoneOf(t *testing.T, name string) *time.Location {
+	t.Helper()
+	zone, err := time.LoadLocation(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return zone
+}
+
 func TestTrafficNow(t *testing.T) {
 	t.Parallel()
 	w := newTrafficWorld(t)

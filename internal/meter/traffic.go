@@ -9,6 +9,47 @@ import (
 	"sublet/internal/vps"
 )
 
+// NameTraffic begins each row where the step of its name does in zone
+// (vps.TrafficStep.Named), and adds up those of one guest that then agree: the
+// host has had another zone since. Rows that all begin there are returned as
+// they are; others are sorted by begin, then guest, class and family. It works in
+// rows itself.
+func NameTraffic(rows []vps.TrafficRow, zone *time.Location, now time.Time) []vps.TrafficRow {
+	type key struct {
+		guest string
+		start int64
+		vps.TrafficKey
+	}
+	var was, start time.Time
+	moved := false
+	for i := range rows {
+		r := &rows[i]
+		if i == 0 || !r.Start.Equal(was) { // many have the same
+			was, start = r.Start, r.Step.Named(r.Start, zone, now)
+		}
+		moved = moved || !start.Equal(r.Start)
+		r.Start = start
+	}
+	if !moved {
+		return rows
+	}
+	at := map[key]int{}
+	sums := rows[:0]
+	for _, r := range rows {
+		k := key{r.GuestID, r.Start.Unix(), r.TrafficKey}
+		if i, there := at[k]; there {
+			sums[i].TrafficCount = sums[i].Add(r.TrafficCount)
+			continue
+		}
+		at[k] = len(sums)
+		sums = append(sums, r)
+	}
+	slices.SortStableFunc(sums, func(a, b vps.TrafficRow) int {
+		return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.GuestID, b.GuestID), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Family, b.Family))
+	})
+	return sums
+}
+
 // SumTraffic adds up the rows of all guests that agree in begin, class and
 // family. The result is sorted by these, and has no guest.
 func SumTraffic(rows []vps.TrafficRow) []vps.TrafficRow {

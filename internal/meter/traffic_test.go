@@ -1,6 +1,8 @@
 package meter
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"testing/quick"
 	"time"
@@ -13,6 +15,51 @@ func trafficRow(guest string, day int, class vps.TrafficClass, in, out int64) vp
 		GuestID: guest, Guest: guest, Step: vps.StepDay, Start: time.Date(2026, 10, day, 0, 0, 0, 0, time.UTC),
 		TrafficKey:   vps.TrafficKey{Class: class, Family: 4},
 		TrafficCount: vps.TrafficCount{InBytes: in, InPackets: in / 1000, OutBytes: out, OutPackets: out / 1000},
+	}
+}
+
+// TestNameTraffic goes from Shanghai to New York, in the middle of a day, and
+// back.
+func TestNameTraffic(t *testing.T) {
+	t.Parallel()
+	zone := func(name string) *time.Location {
+		z, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return z
+	}
+	east, west := zone("Asia/Shanghai"), zone("America/New_York")
+	began := func(step vps.TrafficStep, day int, zone *time.Location) vps.TrafficRow {
+		r := trafficRow("a", 1, vps.TrafficInternet, 1, 1)
+		r.Step, r.Start = step, step.Begin(time.Date(2026, 11, day, 12, 0, 0, 0, zone), zone).UTC()
+		return r
+	}
+	other := began(vps.StepDay, 2, west)
+	other.GuestID, other.Guest = "b", "b"
+	days := []vps.TrafficRow{began(vps.StepDay, 1, east), began(vps.StepDay, 2, east), began(vps.StepDay, 2, west), other, began(vps.StepDay, 3, west), began(vps.StepDay, 4, east)}
+	months := []vps.TrafficRow{began(vps.StepMonth, 1, east), began(vps.StepMonth, 1, west)}
+	now := time.Date(2026, 11, 20, 0, 0, 0, 0, time.UTC)
+	for _, zone := range []*time.Location{east, west} {
+		for _, c := range []struct {
+			rows []vps.TrafficRow
+			want string
+		}{
+			{days, "11-01 a 1; 11-02 a 2; 11-02 b 1; 11-03 a 1; 11-04 a 1; "},
+			{months, "11-01 a 2; "},
+			{[]vps.TrafficRow{began(vps.StepDay, 1, zone), began(vps.StepDay, 2, zone)}, "11-01 a 1; 11-02 a 1; "},
+		} {
+			got := ""
+			for _, r := range NameTraffic(slices.Clone(c.rows), zone, now) {
+				if !r.Step.Begin(r.Start, zone).Equal(r.Start) {
+					t.Errorf("%s: %s begins at %s", zone, r.Step, r.Start)
+				}
+				got += fmt.Sprintf("%s %s %d; ", r.Start.Format("01-02"), r.Guest, r.InBytes)
+			}
+			if got != c.want {
+				t.Errorf("%s: got %s, want %s", zone, got, c.want)
+			}
+		}
 	}
 }
 

@@ -49,6 +49,45 @@ func (s TrafficStep) End(start time.Time, zone *time.Location) time.Time {
 	return dayBegin(local.Year(), local.Month(), local.Day()+1, zone)
 }
 
+// Named returns the begin, in zone, of the step that has the name of the one
+// which began at start: days and months that began at midnight in a zone that
+// the host had before keep the date that was shown there, and hours stay where
+// they are. Of a step that has begun by now the name is not one of the future.
+func (s TrafficStep) Named(start time.Time, zone *time.Location, now time.Time) time.Time {
+	if s == StepFiveMinutes || s == StepHour || s.Begin(start, zone).Equal(start) {
+		return start.In(zone)
+	}
+	// What begins less than this before midnight in UTC is the next day's, in a
+	// zone to the east: Chatham in summer is ahead by 13:45. Hawaii, behind by
+	// 10:00, is the last one to the west but for some small islands.
+	const east = 13*time.Hour + 50*time.Minute
+	name := start.UTC().Add(east)
+	begin := s.Begin(dayBegin(name.Year(), name.Month(), name.Day(), zone), zone)
+	if begin.After(now) && !start.After(now) {
+		return s.Begin(now, zone)
+	}
+	return begin
+}
+
+// Around widens the bounds of a query to the begins of all steps whose names
+// begin within them, wherever the host was. Zero stays zero, for no bound.
+func (s TrafficStep) Around(since, until time.Time) (time.Time, time.Time) {
+	if s == StepFiveMinutes || s == StepHour {
+		return since, until
+	}
+	if !since.IsZero() {
+		since = since.Add(-zonesApart)
+	}
+	if !until.IsZero() {
+		until = until.Add(zonesApart)
+	}
+	return since, until
+}
+
+// zonesApart is how long a day begins earlier in one place than in another: its
+// midnight passes from UTC+14 to UTC-12.
+const zonesApart = 26 * time.Hour
+
 // clockStep returns the bounds of the whole part of an hour that holds a local
 // time. It counts by the offset that holds then, so that the hour that a clock
 // shows twice is two hours; where a clock is turned by half an hour, a part ends

@@ -84,6 +84,59 @@ func TestStepsWhereClocksTurn(t *testing.T) {
 	}
 }
 
+// A day or month that began in one zone keeps its name in every other.
+func TestStepsKeepTheirNames(t *testing.T) {
+	t.Parallel()
+	zones := testZones(t)
+	for _, name := range []string{"America/New_York", "Asia/Tokyo", "Europe/London", "Pacific/Auckland", "Pacific/Honolulu", "Pacific/Tongatapu"} {
+		zone, err := time.LoadLocation(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		zones = append(zones, zone)
+	}
+	later := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	for _, was := range zones {
+		for _, is := range zones {
+			for at := time.Date(2025, 12, 1, 12, 0, 0, 0, was); at.Year() < 2027; at = at.AddDate(0, 0, 1) {
+				for step, layout := range map[TrafficStep]string{StepDay: time.DateOnly, StepMonth: "2006-01"} {
+					start := step.Begin(at, was)
+					got := step.Named(start, is, later)
+					if got.Format(layout) != start.Format(layout) || !step.Begin(got, is).Equal(got) {
+						t.Fatalf("the %s of %s is %s in %s", step, start, got, is)
+					}
+					if since, until := step.Around(got, got); start.Before(since) || start.After(until) {
+						t.Fatalf("the %s of %s is not found by its name in %s", step, start, is)
+					}
+				}
+				if hour := StepHour.Begin(at, was); !StepHour.Named(hour, is, later).Equal(hour) {
+					t.Fatalf("the hour of %s has moved", hour)
+				}
+			}
+		}
+	}
+}
+
+// What runs is today's, also where today is the day before.
+func TestStepsAreNotOfTomorrow(t *testing.T) {
+	t.Parallel()
+	zones := testZones(t)
+	utc, shanghai := zones[0], zones[1]
+	now := time.Date(2026, 10, 19, 20, 0, 0, 0, utc)
+	running := StepDay.Begin(now, shanghai) // the 20th
+	if got := StepDay.Named(running, utc, now); got.Format(time.DateOnly) != "2026-10-19" {
+		t.Errorf("the day that runs is %s", got)
+	}
+	if got := StepDay.Named(running, utc, now.Add(4*time.Hour)); got.Format(time.DateOnly) != "2026-10-20" {
+		t.Errorf("after midnight it is %s", got)
+	}
+	// What a clock counted that was ahead stays there.
+	ahead := StepDay.Begin(now.AddDate(1, 0, 0), shanghai)
+	if got := StepDay.Named(ahead, utc, now); got.Format(time.DateOnly) != "2027-10-20" {
+		t.Errorf("the day of next year is %s", got)
+	}
+}
+
 func TestParseSince(t *testing.T) {
 	t.Parallel()
 	zone, err := time.LoadLocation("Asia/Shanghai")

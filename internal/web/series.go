@@ -40,6 +40,16 @@ type period struct {
 	// when that one ends.
 	starts []time.Time
 	end    time.Time
+	now    time.Time
+	placed placed
+}
+
+// placed is where the last row was: those of many guests begin alike, and follow
+// each other.
+type placed struct {
+	start time.Time
+	at    int
+	ok    bool
 }
 
 // periodsTo returns the last day, month and year. The day is in steps of five
@@ -54,7 +64,7 @@ func periodsTo(now time.Time, zone *time.Location, fine bool) []period {
 
 func newPeriod(name string, step vps.TrafficStep, count int, now time.Time, zone *time.Location) period {
 	start := step.Begin(now, zone)
-	p := period{Name: name, step: step, end: step.End(start, zone)}
+	p := period{Name: name, step: step, end: step.End(start, zone), now: now}
 	for range count {
 		p.starts = append(p.starts, start)
 		start = step.Begin(start.Add(-time.Second), zone)
@@ -63,18 +73,24 @@ func newPeriod(name string, step vps.TrafficStep, count int, now time.Time, zone
 	return p
 }
 
-// query asks for the rows of the period.
+// query asks for the rows of the period, and for some that may be named as they
+// are.
 func (p *period) query(guestIDs []string) vps.TrafficQuery {
-	return vps.TrafficQuery{Step: p.step, GuestIDs: guestIDs, Since: p.starts[0]}
+	since, _ := p.step.Around(p.starts[0], time.Time{})
+	return vps.TrafficQuery{Step: p.step, GuestIDs: guestIDs, Since: since}
 }
 
-// place tells in which step of the period a row is, or that it is in none.
-// Rows of a time when the host had another zone begin within a step.
+// place tells in which step of the period a row is, or that it is in none. Rows
+// of a time when the host had another zone are where their names are.
 func (p *period) place(start time.Time) (int, bool) {
-	if start.Before(p.starts[0]) || !start.Before(p.end) {
-		return 0, false
+	if !p.placed.start.Equal(start) {
+		name := p.step.Named(start, p.now.Location(), p.now)
+		p.placed = placed{start: start}
+		if p.placed.ok = !name.Before(p.starts[0]) && name.Before(p.end); p.placed.ok {
+			p.placed.at = sort.Search(len(p.starts), func(i int) bool { return p.starts[i].After(name) }) - 1
+		}
 	}
-	return sort.Search(len(p.starts), func(i int) bool { return p.starts[i].After(start) }) - 1, true
+	return p.placed.at, p.placed.ok
 }
 
 // series is what went in each step of a period.

@@ -116,12 +116,16 @@ func ids(guests []guestView) []string {
 
 // addMonth adds the calendar month, by guest and class.
 func (s *Server) addMonth(ctx context.Context, v *view) error {
-	rows, err := s.traffic(ctx, vps.TrafficQuery{Step: vps.StepMonth, GuestIDs: ids(v.Guests), Since: v.MonthStart})
+	month := newPeriod("", vps.StepMonth, 1, v.Now, v.Now.Location())
+	rows, err := s.traffic(ctx, month.query(ids(v.Guests)))
 	if err != nil {
 		return err
 	}
 	counts := make(map[string]map[vps.TrafficClass]vps.TrafficCount, len(v.Guests))
 	for i := range rows {
+		if _, ok := month.place(rows[i].Start); !ok {
+			continue
+		}
 		of := counts[rows[i].GuestID]
 		if of == nil {
 			of = map[vps.TrafficClass]vps.TrafficCount{}

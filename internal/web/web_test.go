@@ -335,6 +335,40 @@ func TestCatalogues(t *testing.T) {
 	}
 }
 
+// TestAnotherZone has the host's zone changed after all was counted: days and
+// months have what they had.
+func TestAnotherZone(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, newHost())
+	look := func(zone string) *view {
+		t.Helper()
+		about, err := s.backend.Page(t.Context(), "bobs")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if about.Zone, err = time.LoadLocation(zone); err != nil {
+			t.Fatal(err)
+		}
+		v, err := s.look(t.Context(), about, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	want := look("Asia/Shanghai")
+	for _, zone := range []string{"America/New_York", "Asia/Tokyo"} {
+		got := look(zone)
+		for i := range want.Plots {
+			if p := &want.Plots[i]; p.Name != lastDay && !slices.Equal(got.Plots[i].series, p.series) {
+				t.Errorf("%s: the last %s is %v, want %v", zone, p.Name, got.Plots[i].series, p.series)
+			}
+		}
+		if !slices.Equal(got.Classes, want.Classes) {
+			t.Errorf("%s: this month is %v, want %v", zone, got.Classes, want.Classes)
+		}
+	}
+}
+
 // TestNoWordIsMissing looks for keys in place of what they stand for.
 func TestNoWordIsMissing(t *testing.T) {
 	t.Parallel()
