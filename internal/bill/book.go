@@ -32,9 +32,10 @@ type Bills interface {
 	// one of the month; it returns the kept one.
 	KeepBill(ctx context.Context, b vps.Bill, ev vps.Event) (kept vps.Bill, first bool, err error)
 	AddCorrection(ctx context.Context, month vps.Month, c vps.BillCorrection) error
-	// BeginBills returns the first month whose bill is made unasked, which is
-	// the given one if none is kept; EndBills forgets it.
-	BeginBills(ctx context.Context, month vps.Month) (vps.Month, error)
+	// Begun returns the first month whose bill is made unasked, or
+	// vps.CodeNotFound. BeginBills keeps another one, and EndBills none.
+	Begun(ctx context.Context) (vps.Month, error)
+	BeginBills(ctx context.Context, month vps.Month) error
 	EndBills(ctx context.Context) error
 }
 
@@ -54,6 +55,9 @@ type Book struct {
 	Host func(ctx context.Context) (vps.Host, error)
 	// Now tells the time.
 	Now func() time.Time
+	// Sure tells whether that may be believed. While it may not, nothing is kept
+	// and nothing dropped: neither days nor bills. Nil means always.
+	Sure func(ctx context.Context) bool
 }
 
 // moment is what a call goes by.
@@ -62,6 +66,7 @@ type moment struct {
 	zone  *time.Location
 	now   time.Time // in zone
 	month vps.Month
+	sure  bool
 }
 
 func (b *Book) moment(ctx context.Context) (moment, error) {
@@ -73,27 +78,36 @@ func (b *Book) moment(ctx context.Context) (moment, error) {
 	if err != nil {
 		zone = time.UTC
 	}
+	sure := b.Sure == nil || b.Sure(ctx) // asked first: the clock may be set in between
 	now := b.Now().In(zone)
-	return moment{host: host, zone: zone, now: now, month: vps.MonthOf(now)}, nil
+	return moment{host: host, zone: zone, now: now, month: vps.MonthOf(now), sure: sure}, nil
 }
 
 // Record keeps that the guests of this moment are there today, and on the days
 // since each was last seen or made: while no daemon ran, nothing changed. It is
-// idempotent. Guests of an audit are nobody's.
+// idempotent, and writes only what is new. Guests of an audit are nobody's.
 func (b *Book) Record(ctx context.Context) error {
 	at, err := b.moment(ctx)
 	if err != nil {
 		return err
 	}
+	_, err = b.record(ctx, at)
+	return err
+}
+
+// record is Record at a moment. It returns the days that are not kept because
+// the clock is not sure.
+func (b *Book) record(ctx context.Context, at moment) ([]vps.GuestDay, error) {
 	last, err := b.Days.LastGuestDays(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	seen := map[string]string{}
+	seen := map[string]vps.GuestDay{}
+	today, future := at.now.Format(time.DateOnly), false
 	for _, d := range last {
-		seen[d.GuestID] = d.Day
+		seen[d.GuestID] = d
+		future = future || d.Day > today
 	}
-	today := at.now.Format(time.DateOnly)
 	var days []vps.GuestDay
 	for i := range at.host.Guests {
 		g := &at.host.Guests[i]
@@ -101,13 +115,17 @@ func (b *Book) Record(ctx context.Context) error {
 			continue // not of anybody, or the clock is behind
 		}
 		d := vps.GuestDay{GuestID: g.ID, Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Memory: g.Spec.Memory, Weight: g.Spec.BillingWeight}
-		for _, d.Day = range missing(g.Created.In(at.zone), seen[g.ID], at.now) {
+		for _, d.Day = range missing(g.Created.In(at.zone), seen[g.ID].Day, at.now) {
 			days = append(days, d)
 		}
-		d.Day = today
-		days = append(days, d)
+		if d.Day = today; seen[g.ID] != d {
+			days = append(days, d)
+		}
 	}
-	return b.Days.KeepGuestDays(ctx, today, days)
+	if !at.sure || len(days) == 0 && !future {
+		return days, nil
+	}
+	return nil, b.Days.KeepGuestDays(ctx, today, days)
 }
 
 // missing are the days before today that are not kept of a guest, at most two
@@ -131,36 +149,76 @@ func missing(created time.Time, seen string, now time.Time) []string {
 }
 
 // Close makes and keeps the bills of all months that are over, since there is a
-// price. It is idempotent.
+// price. It is idempotent, and does nothing while the clock is not sure.
 func (b *Book) Close(ctx context.Context) error {
+	at, err := b.moment(ctx)
+	switch {
+	case err != nil || !at.sure:
+		return err
+	case !at.host.Settings.Price.Set():
+		return b.Bills.EndBills(ctx)
+	}
+	begun, err := b.Bills.Begun(ctx)
+	if vps.ErrorCode(err) == vps.CodeNotFound || err == nil && begun.Compare(at.month) > 0 {
+		begun, err = at.month, b.Bills.BeginBills(ctx, at.month)
+	}
+	if err != nil {
+		return err
+	}
+	return b.eachDue(ctx, at, begun, b.keep)
+}
+
+// Settle is Close before something changes that bills go by. It fails with
+// vps.CodeConflict when there seem to be bills to make, and the clock is not
+// sure: they are made by what is so until then.
+func (b *Book) Settle(ctx context.Context) error {
 	at, err := b.moment(ctx)
 	if err != nil {
 		return err
 	}
-	if !at.host.Settings.Price.Set() {
-		return b.Bills.EndBills(ctx)
+	if at.sure || !at.host.Settings.Price.Set() {
+		return b.Close(ctx)
 	}
-	since, err := b.Bills.BeginBills(ctx, at.month)
+	begun, err := b.Bills.Begun(ctx)
 	if err != nil {
-		return err
+		return ignoreNotFound(err)
 	}
-	for m := since; m.Compare(at.month) < 0; m = m.Next() {
+	return b.eachDue(ctx, at, begun, func(ctx context.Context, at moment, m vps.Month) (vps.Bill, error) {
+		made, err := b.make(ctx, at, m)
+		if err == nil {
+			err = vps.Errorf(vps.CodeConflict, "the bill of %s has to be made first, and that waits because the host booted or its clock was set less than 6 hours ago; look at the clock with `date`, and try again later", m.Title())
+		}
+		return made, err
+	})
+}
+
+// eachDue lets do make the bills of the months that are over and have none, from
+// begun on. Of a month in which the host was off there may be nothing to bill.
+func (b *Book) eachDue(ctx context.Context, at moment, begun vps.Month, do func(context.Context, moment, vps.Month) (vps.Bill, error)) error {
+	for m := begun; m.Compare(at.month) < 0; m = m.Next() {
 		there, err := b.Bills.HasBill(ctx, m)
 		if err == nil && !there {
-			_, err = b.keep(ctx, at, m)
+			_, err = do(ctx, at, m)
 		}
-		// Of a month in which the host was off there may be nothing to bill.
-		if err != nil && vps.ErrorCode(err) != vps.CodeNotFound {
+		if ignoreNotFound(err) != nil {
 			return err
 		}
 	}
 	return nil
 }
 
+func ignoreNotFound(err error) error {
+	if vps.ErrorCode(err) == vps.CodeNotFound {
+		return nil
+	}
+	return err
+}
+
 // Bill returns the bill of a month, nil for the one that runs. That of a month
-// that is over is kept when it is made; it then never changes. A month in the
-// future is vps.CodeInvalid, and one of which there is nothing to bill, or no
-// price to bill by, vps.CodeNotFound.
+// that is over is kept when it is made; it then never changes. While it is not
+// sure that it is over, the bill is an open one. A month in the future is
+// vps.CodeInvalid, and one of which there is nothing to bill, or no price to
+// bill by, vps.CodeNotFound.
 func (b *Book) Bill(ctx context.Context, month *vps.Month) (vps.Bill, error) {
 	at, err := b.moment(ctx)
 	if err != nil {
@@ -170,28 +228,25 @@ func (b *Book) Bill(ctx context.Context, month *vps.Month) (vps.Bill, error) {
 	if month != nil {
 		m = *month
 	}
-	if m.Compare(at.month) > 0 {
-		return vps.Bill{}, vps.Invalid("month", "%s is in the future; it is %s now, and a bill is made of what was", m, at.month)
-	}
 	kept, corrections, err := b.Bills.Bill(ctx, m)
-	if err == nil {
+	switch {
+	case err == nil:
 		return Correct(kept, corrections)
-	}
-	if vps.ErrorCode(err) != vps.CodeNotFound {
+	case vps.ErrorCode(err) != vps.CodeNotFound:
 		return vps.Bill{}, err
-	}
-	if !at.host.Settings.Price.Set() {
+	case m.Compare(at.month) > 0:
+		return vps.Bill{}, vps.Invalid("month", "%s is in the future; it is %s now, and a bill is made of what was", m, at.month)
+	case !at.host.Settings.Price.Set():
 		return vps.Bill{}, vps.Errorf(vps.CodeNotFound, "no price is set, so there is no bill; set one with `sublet price set --currency CNY --month 94`")
-	}
-	if m == at.month {
-		return b.make(ctx, at, m, vps.BillOpen)
+	case m == at.month || !at.sure:
+		return b.make(ctx, at, m)
 	}
 	return b.keep(ctx, at, m)
 }
 
 // keep makes the final bill of a month and keeps it.
 func (b *Book) keep(ctx context.Context, at moment, m vps.Month) (vps.Bill, error) {
-	made, err := b.make(ctx, at, m, vps.BillFinal)
+	made, err := b.make(ctx, at, m)
 	if err != nil {
 		return vps.Bill{}, err
 	}
@@ -202,10 +257,28 @@ func (b *Book) keep(ctx context.Context, at moment, m vps.Month) (vps.Bill, erro
 	return kept, err
 }
 
-// make gathers what a bill is made from, and makes it.
-func (b *Book) make(ctx context.Context, at moment, m vps.Month, state vps.BillState) (vps.Bill, error) {
+// make gathers what a bill is made from, and makes it: a final one of a month
+// that is over for sure, or else an open one with an estimate.
+func (b *Book) make(ctx context.Context, at moment, m vps.Month) (vps.Bill, error) {
+	in, err := b.gather(ctx, at, m)
+	if err != nil {
+		return vps.Bill{}, err
+	}
+	if m.Compare(at.month) < 0 && at.sure {
+		in.State = vps.BillFinal
+		return Make(in)
+	}
+	in.State = vps.BillOpen
+	made, err := Make(in)
+	if err == nil {
+		estimate(&made, in, at.now)
+	}
+	return made, err
+}
+
+func (b *Book) gather(ctx context.Context, at moment, m vps.Month) (Input, error) {
 	in := Input{
-		Month: m, Price: at.host.Settings.Price, Zone: at.zone, State: state, Made: at.now.Truncate(time.Second).UTC(),
+		Month: m, Price: at.host.Settings.Price, Zone: at.zone, Made: at.now.Truncate(time.Second).UTC(),
 		Passed: m.Days(), Tenants: map[string]string{},
 	}
 	if m == at.month {
@@ -213,28 +286,46 @@ func (b *Book) make(ctx context.Context, at moment, m vps.Month, state vps.BillS
 	}
 	var err error
 	if in.Start, in.End, err = b.span(ctx, at, m); err != nil {
-		return vps.Bill{}, err
+		return in, err
 	}
-	if err := b.Record(ctx); err != nil {
-		return vps.Bill{}, err
+	unkept, err := b.record(ctx, at)
+	if err != nil {
+		return in, err
 	}
 	if in.Lived, err = b.Days.GuestDays(ctx, m); err != nil {
-		return vps.Bill{}, err
+		return in, err
 	}
+	in.Lived = within(m, in.Lived, unkept)
 	if in.Rows, err = b.Ledger.Traffic(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: in.Start, Until: in.End}); err != nil {
-		return vps.Bill{}, err
+		return in, err
 	}
 	last, err := b.Days.LastGuestDays(ctx)
 	if err != nil {
-		return vps.Bill{}, err
+		return in, err
 	}
 	for _, d := range last {
 		in.Tenants[d.GuestID] = d.Tenant
 	}
-	if err := b.known(ctx, at, in); err != nil {
-		return vps.Bill{}, err
+	return in, b.known(ctx, at, in)
+}
+
+// within lays days of a month over those that are kept of it.
+func within(m vps.Month, kept, more []vps.GuestDay) []vps.GuestDay {
+	type key struct{ day, guest string }
+	there := map[key]int{}
+	for i, d := range kept {
+		there[key{d.Day, d.GuestID}] = i
 	}
-	return Make(in)
+	for _, d := range more {
+		i, found := there[key{d.Day, d.GuestID}]
+		switch {
+		case found:
+			kept[i] = d
+		case d.Day >= m.Day(1) && d.Day <= m.Day(m.Days()):
+			kept = append(kept, d)
+		}
+	}
+	return kept
 }
 
 // span are the bounds of a month's traffic. They are those of the calendar,

@@ -21,6 +21,8 @@ type world struct {
 	host vps.Host
 	now  time.Time
 	rows []vps.TrafficRow
+	// wrong says that the clock may not be believed.
+	wrong bool
 }
 
 func newWorld(t *testing.T) *world {
@@ -36,6 +38,7 @@ func newWorld(t *testing.T) *world {
 		Days: db, Bills: db, Ledger: w,
 		Host: func(context.Context) (vps.Host, error) { return w.host, nil },
 		Now:  func() time.Time { return w.now },
+		Sure: func(context.Context) bool { return !w.wrong },
 	}
 	return w
 }
@@ -128,6 +131,201 @@ func TestWrongClock(t *testing.T) {
 	w.record(t)
 	if days, err := w.db.LastGuestDays(t.Context()); err != nil || len(days) != 1 || days[0].Day != "2026-10-02" {
 		t.Errorf("%+v, %v", days, err)
+	}
+}
+
+// TestUnsure: while the clock may be wrong nothing is kept and nothing dropped,
+// whoever asks; and prices stay as long as they are to make bills by.
+func TestUnsure(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.add("alice", "owner")
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.record(t)
+	w.now = day(2026, 10, 20)
+	w.record(t)
+	kept := func() (days []vps.GuestDay) {
+		days, err := w.db.GuestDays(t.Context(), october)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return days
+	}
+	before := kept()
+	for _, now := range []time.Time{day(1970, 1, 1), day(2026, 9, 30), day(2026, 11, 2), day(2038, 1, 1)} {
+		w.now, w.wrong = now, true
+		w.record(t)
+		if err := w.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ahead := now.After(day(2026, 10, 31))
+		b, err := w.Bill(t.Context(), &october)
+		if ahead && (err != nil || b.State != vps.BillOpen || b.Total != 9400) || !ahead && vps.ErrorCode(err) != vps.CodeInvalid {
+			t.Errorf("%s: %+v, %v", now, b, err)
+		}
+		if _, err := w.Bill(t.Context(), nil); err != nil {
+			t.Error(err)
+		}
+		if _, err := w.Correct(t.Context(), october, bill.Correction{Guest: "alice", Amount: "1", Reason: "x"}); err == nil {
+			t.Error("what is not final was corrected")
+		}
+		err = w.Settle(t.Context())
+		if ahead != (vps.ErrorCode(err) == vps.CodeConflict) || ahead && !strings.Contains(err.Error(), "the bill of October 2026 has to be made first") {
+			t.Errorf("%s: the price may change: %v", now, err)
+		}
+		if _, _, err := w.db.Bill(t.Context(), october); vps.ErrorCode(err) != vps.CodeNotFound {
+			t.Errorf("%s: a bill is kept: %v", now, err)
+		}
+		if diff := cmp.Diff(before, kept()); diff != "" {
+			t.Errorf("%s: %s", now, diff)
+		}
+	}
+	w.now, w.wrong = day(2026, 11, 2), false
+	if err := w.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first := w.bill(t, "2026-10")
+	if first.State != vps.BillFinal {
+		t.Errorf("%+v", first)
+	}
+	w.now, w.wrong = day(1970, 1, 1), true
+	if diff := cmp.Diff(first, w.bill(t, "2026-10")); diff != "" {
+		t.Errorf("a clock that is behind hides a bill: %s", diff)
+	}
+	w.host.Settings.Price = vps.DefaultPrice()
+	if err := w.Settle(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestBeganAhead: bills are made from the month that runs on, also when they
+// began under a clock that was far ahead.
+func TestBeganAhead(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.add("alice", "owner")
+	for _, now := range []time.Time{day(2038, 1, 1), day(2026, 10, 5), day(2026, 11, 2)} {
+		w.now = now
+		if err := w.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if there, err := w.db.HasBill(t.Context(), october); err != nil || !there {
+		t.Errorf("October has no bill: %v", err)
+	}
+}
+
+// TestNothingOnRecord: a month in which there was nothing to bill is no reason
+// not to make the bills that follow.
+func TestNothingOnRecord(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.now = day(2026, 8, 31)
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.now = day(2026, 10, 15) // nothing in August and September
+	w.add("alice", "owner")
+	w.record(t)
+	w.now = day(2026, 11, 1)
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for month, want := range map[vps.Month]bool{{Year: 2026, Month: 8}: false, {Year: 2026, Month: 9}: false, october: true} {
+		if there, err := w.db.HasBill(t.Context(), month); err != nil || there != want {
+			t.Errorf("%s: a bill is %v, %v", month, there, err)
+		}
+	}
+}
+
+// TestClockBehind: a guest that by the clock is not made yet is not there, and
+// is there on all its days once the clock is right.
+func TestClockBehind(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.now = day(2026, 10, 20)
+	w.add("alice", "owner")
+	w.now = day(2026, 10, 18)
+	w.record(t)
+	if days, err := w.db.LastGuestDays(t.Context()); err != nil || len(days) != 0 {
+		t.Errorf("before it was made there are %+v, %v", days, err)
+	}
+	w.now = day(2026, 10, 22)
+	w.record(t)
+	w.now = day(2026, 10, 21) // the days after are taken back
+	w.record(t)
+	days, err := w.db.GuestDays(t.Context(), october)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range days {
+		got = append(got, d.Day)
+	}
+	if diff := cmp.Diff([]string{"2026-10-20", "2026-10-21"}, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestRecordWrites: what is on record is not written again.
+func TestRecordWrites(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	alice := w.add("alice", "owner")
+	days := &countedDays{Days: w.db}
+	w.Days = days
+	for range 3 {
+		w.record(t)
+	}
+	alice.Spec.BillingWeight = 7
+	w.record(t)
+	w.record(t)
+	if days.writes != 2 {
+		t.Errorf("%d writes of 2 facts", days.writes)
+	}
+}
+
+type countedDays struct {
+	bill.Days
+	writes int
+}
+
+func (d *countedDays) KeepGuestDays(ctx context.Context, today string, days []vps.GuestDay) error {
+	d.writes++
+	return d.Days.KeepGuestDays(ctx, today, days)
+}
+
+// TestEstimate: the guests of today stay, and traffic goes on as so far.
+func TestEstimate(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.host.Settings.Price.FreeOut = 5 * vps.GiB
+	w.add("alice", "alice")
+	w.add("gone", "bob")
+	w.record(t)
+	w.host.Guests = w.host.Guests[:1]
+	w.now = time.Date(2026, 10, 1, 5, 0, 0, 0, time.UTC)
+	if b := w.bill(t, "2026-10"); b.Estimate != nil {
+		t.Errorf("before a hundredth has passed: %d", *b.Estimate)
+	}
+	in := input(october, yuan())
+	send(&in, "alice", 3, vps.TrafficInternet, int64(vps.GiB), int64(2*vps.GiB))
+	w.rows = in.Rows
+	w.now = time.Date(2026, 10, 16, 12, 0, 0, 0, time.UTC) // half of it
+	b := w.bill(t, "2026-10")
+	// Bob has half of the first day; of 4 GiB sent none costs anything.
+	const bob, alice = 152, 9400 - 152 + 106
+	if b.Estimate == nil || *b.Estimate != alice+bob || *b.Tenants[0].Estimate != alice || *b.Tenants[1].Estimate != bob {
+		t.Errorf("%+v", b)
+	}
+	if part := b.For("bob"); *part.Estimate != bob {
+		t.Errorf("bob's part is estimated at %d", *part.Estimate)
+	}
+	w.now = day(2026, 11, 1)
+	if b := w.bill(t, "2026-10"); b.Estimate != nil || b.Tenants[0].Estimate != nil {
+		t.Error("a final bill has an estimate")
 	}
 }
 

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"net"
@@ -183,10 +184,13 @@ func (b backend) DeleteTenant(ctx context.Context, name string) error {
 }
 
 func (b backend) Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) (api.Change, error) {
-	if err := b.closeBills(ctx, o.DryRun); err != nil { // the file may have a price
-		return api.Change{}, err
+	var content bytes.Buffer
+	e, err := b.state.Apply(ctx, io.TeeReader(file, &content), o.Prune, true)
+	if err == nil && !o.DryRun {
+		if err = b.settleBills(ctx, e); err == nil {
+			e, err = b.state.Apply(ctx, &content, o.Prune, false)
+		}
 	}
-	e, err := b.state.Apply(ctx, file, o.Prune, o.DryRun)
 	if err != nil {
 		return api.Change{}, err
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sublet/internal/api"
 	"sublet/internal/bill"
+	"sublet/internal/desired"
 	"sublet/internal/vps"
 )
 
@@ -14,7 +17,7 @@ const billEvery = time.Minute
 
 // book keeps who was there on which day, and the bills.
 func (p *parts) book() *bill.Book {
-	return &bill.Book{Days: p.db, Bills: p.db, Ledger: settledLedger{p}, Host: p.state.Host, Now: time.Now}
+	return &bill.Book{Days: p.db, Bills: p.db, Ledger: settledLedger{p}, Host: p.state.Host, Now: time.Now, Sure: p.clockSure}
 }
 
 // settledLedger is the ledger with all that the kernel counted until now. Of
@@ -22,11 +25,7 @@ func (p *parts) book() *bill.Book {
 type settledLedger struct{ *parts }
 
 func (l settledLedger) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
-	host, err := l.quotas.host(ctx)
-	if err == nil {
-		_, _, err = l.traffic.sample(ctx, &host)
-	}
-	if err != nil {
+	if err := l.settle(ctx); err != nil {
 		if q.Until.Before(time.Now()) {
 			return nil, err
 		}
@@ -35,22 +34,55 @@ func (l settledLedger) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.T
 	return l.db.Traffic(ctx, q)
 }
 
+// settle keeps all that the kernel counted until now.
+func (p *parts) settle(ctx context.Context) error {
+	host, err := p.quotas.host(ctx)
+	if err == nil {
+		_, _, err = p.traffic.sample(ctx, &host)
+	}
+	return err
+}
+
+// clockSure tells whether the clock may be believed for what is kept for good:
+// the ledger has seen nobody set it for long, or the kernel keeps it in step
+// with others, which ends when somebody sets it. A host that booted has a clock
+// that nobody has seen.
+func (p *parts) clockSure(ctx context.Context) bool {
+	if p.synced() {
+		return true
+	}
+	err := p.settle(ctx) // it sees what the clock shows now
+	var steady bool
+	if err == nil {
+		steady, err = p.db.ClockSteady(ctx)
+	}
+	if err != nil && ctx.Err() == nil {
+		p.log.WarnContext(ctx, "it cannot be told whether the clock was set, so no bill is made; it is tried again", "error", err)
+	}
+	return err == nil && steady
+}
+
+// clockSynced tells whether a program keeps the clock in step with others by the
+// kernel's own means (adjtimex(2)).
+func clockSynced() bool {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	return err == nil && state != unix.TIME_ERROR && t.Status&unix.STA_UNSYNC == 0
+}
+
 // watchBills keeps who is there, after each edit and at the begin of each day,
 // and makes the bills of months that are over, until ctx ends.
 func (p *parts) watchBills(ctx context.Context) error {
 	book := p.book()
 	timer := time.NewTicker(billEvery)
 	defer timer.Stop()
-	began, clock := time.Now(), clockWatch{}
 	for {
 		// The first edit after the last look is not missed: it is in the look, or
 		// ends the wait.
 		_, edited := p.loop.Snapshot()
-		var err error
-		if clock.steady(time.Now(), time.Since(began)) {
-			if err = book.Record(ctx); err == nil {
-				err = book.Close(ctx)
-			}
+		err := book.Record(ctx)
+		if err == nil {
+			err = book.Close(ctx)
 		}
 		if err != nil && ctx.Err() == nil {
 			p.log.WarnContext(ctx, "days or bills could not be kept; it is tried again", "error", err)
@@ -64,36 +96,14 @@ func (p *parts) watchBills(ctx context.Context) error {
 	}
 }
 
-// clockWatch sees that somebody set the clock. Its zero value has seen nothing.
-type clockWatch struct {
-	wall   time.Time
-	up     time.Duration
-	jumped bool
-	since  time.Duration // up, when it jumped
-}
-
-// steady tells whether the clock, which shows wall, goes as time does, of which
-// up has passed: it is so unless the clock jumped in the last six hours. Bills
-// and days are kept for good, so nothing is made of a time that may be wrong;
-// who asks for a bill gets it.
-func (c *clockWatch) steady(wall time.Time, up time.Duration) bool {
-	const most, patience = time.Minute, 6 * time.Hour
-	if !c.wall.IsZero() {
-		if off := wall.Round(0).Sub(c.wall) - (up - c.up); off.Abs() > most {
-			c.jumped, c.since = true, up
-		}
-	}
-	c.wall, c.up = wall.Round(0), up
-	return !c.jumped || up-c.since > patience
-}
-
-// closeBills makes the bills of months that are over before something changes
-// that they go by.
-func (b backend) closeBills(ctx context.Context, dryRun bool) error {
-	if dryRun {
+// settleBills makes the bills of months that are over before an edit of what
+// they go by: the price, and where days begin.
+func (b backend) settleBills(ctx context.Context, e desired.Edited) error {
+	before, after := e.Before.Settings, e.After.Settings
+	if before.Price == after.Price && before.Timezone == after.Timezone {
 		return nil
 	}
-	return b.book().Close(ctx)
+	return b.book().Settle(ctx)
 }
 
 // SetPrice changes what guests are billed by, from this month on.
@@ -107,12 +117,17 @@ func (b backend) RemovePrice(ctx context.Context, dryRun bool) (api.Change, erro
 }
 
 func (b backend) reprice(ctx context.Context, shape func(vps.Price) vps.Price, dryRun bool) (api.Change, error) {
-	if err := b.closeBills(ctx, dryRun); err != nil {
-		return api.Change{}, err
-	}
-	e, err := b.state.SetPrice(ctx, shape, dryRun)
+	e, err := b.state.SetPrice(ctx, shape, true)
 	if err != nil {
 		return api.Change{}, err
+	}
+	if !dryRun {
+		if err := b.settleBills(ctx, e); err != nil {
+			return api.Change{}, err
+		}
+		if e, err = b.state.SetPrice(ctx, shape, false); err != nil {
+			return api.Change{}, err
+		}
 	}
 	c, err := b.change(ctx, e, dryRun)
 	if err != nil || dryRun {

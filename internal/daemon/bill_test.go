@@ -1,41 +1,99 @@
 package daemon
 
 import (
+	"strings"
 	"testing"
 	"time"
+
+	"sublet/internal/api"
+	"sublet/internal/vps"
 )
 
-func TestClockWatch(t *testing.T) {
+const aDay = 24 * time.Hour
+
+// TestClockSure: a clock that is not the one that the ledger knows is not
+// believed, also when no daemon saw somebody set it.
+func TestClockSure(t *testing.T) {
 	t.Parallel()
-	noon := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
-	at := func(wall, up time.Duration, steady bool) struct {
-		wall, up time.Duration
-		steady   bool
-	} {
-		return struct {
-			wall, up time.Duration
-			steady   bool
-		}{wall, up, steady}
+	for name, skew := range map[string]time.Duration{"ahead": 40 * aDay, "behind": -40 * aDay, "two minutes": 2 * time.Minute} {
+		w := newTrafficWorld(t)
+		if !w.clockSure(t.Context()) {
+			t.Fatal("the first clock contradicts nothing")
+		}
+		w.skew = skew // while no daemon ran
+		if w.clockSure(t.Context()) || w.clockSure(t.Context()) {
+			t.Errorf("%s: the clock is believed", name)
+		}
+		w.synced = func() bool { return true }
+		if !w.clockSure(t.Context()) {
+			t.Errorf("%s: the clock is kept in step with others, and not believed", name)
+		}
 	}
-	const year = 365 * 24 * time.Hour
-	for name, looks := range map[string][]struct {
-		wall, up time.Duration
-		steady   bool
-	}{
-		"as time goes":        {at(0, 0, true), at(time.Minute, time.Minute, true), at(12*time.Hour, 12*time.Hour, true)},
-		"it is kept in step":  {at(0, 0, true), at(61*time.Second, time.Minute, true)},
-		"ahead for a minute":  {at(0, 0, true), at(12*year, time.Minute, false), at(2*time.Minute, 2*time.Minute, false), at(3*time.Hour, 3*time.Hour, false), at(7*time.Hour, 7*time.Hour, true)},
-		"behind for a minute": {at(0, 0, true), at(-year, time.Minute, false), at(2*time.Minute, 2*time.Minute, false)},
-		"set for good":        {at(0, 0, true), at(year, time.Minute, false), at(year+7*time.Hour, 7*time.Hour, true)},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var c clockWatch
-			for i, l := range looks {
-				if got := c.steady(noon.Add(l.wall), l.up); got != l.steady {
-					t.Errorf("look %d: steady is %t", i+1, got)
-				}
-			}
-		})
+	w := newTrafficWorld(t)
+	w.traffic.boot = "another boot"
+	if w.clockSure(t.Context()) {
+		t.Error("a clock that nobody has seen since the boot is believed")
+	}
+}
+
+// TestPriceWaits: while the clock may be wrong, what bills of months that seem to
+// be over go by stays as it is.
+func TestPriceWaits(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	price := func(p vps.Price) vps.Price {
+		p.Currency, p.Month = "CNY", 94*vps.DecimalOne
+		return p
+	}
+	if _, err := w.state.SetPrice(t.Context(), price, false); err != nil {
+		t.Fatal(err)
+	}
+	past := vps.MonthOf(time.Now().UTC().AddDate(0, 0, -32))
+	if err := w.db.BeginBills(t.Context(), past); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.db.KeepGuestDays(t.Context(), past.Day(1), []vps.GuestDay{{Day: past.Day(1), GuestID: "1", Guest: "alice", Tenant: "owner", Memory: vps.GiB, Weight: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	w.skew = aDay
+	refused := func(what string, err error) {
+		t.Helper()
+		if vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(err.Error(), "look at the clock with `date`") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	more := vps.Decimal(100 * vps.DecimalOne)
+	_, err := w.SetPrice(t.Context(), api.SetPrice{Month: &more}, false)
+	refused("a price is set", err)
+	_, err = w.RemovePrice(t.Context(), false)
+	refused("the price is removed", err)
+	_, err = w.Apply(t.Context(), strings.NewReader("settings: {price: {month: 100}}"), api.ApplyOptions{})
+	refused("a file has a price", err)
+	_, err = w.Apply(t.Context(), strings.NewReader("settings: {timezone: Asia/Shanghai}"), api.ApplyOptions{})
+	refused("a file has a time zone", err)
+	host, err := w.state.Host(t.Context())
+	if err != nil || host.Settings.Price != price(vps.DefaultPrice()) || host.Settings.Timezone == "Asia/Shanghai" {
+		t.Errorf("%+v, %v", host.Settings, err)
+	}
+	e, err := w.state.Apply(t.Context(), strings.NewReader("settings: {traffic_sample: 20s}"), false, true)
+	if err == nil {
+		err = w.settleBills(t.Context(), e)
+	}
+	if err != nil {
+		t.Errorf("what bills do not go by may not be set: %v", err)
+	}
+	w.skew = 0
+	if there, err := w.db.HasBill(t.Context(), past); err != nil || there {
+		t.Errorf("a bill is made: %v", err)
+	}
+	w.synced = func() bool { return true }
+	if e, err = w.state.SetPrice(t.Context(), api.SetPrice{Month: &more}.Apply, true); err == nil {
+		err = w.settleBills(t.Context(), e)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, _, err := w.db.Bill(t.Context(), past); err != nil || b.Price.Month != 94*vps.DecimalOne {
+		t.Errorf("%+v, %v", b, err)
 	}
 }

@@ -70,6 +70,8 @@ type parts struct {
 	quotas           *enforcer
 	traffic          *sampler
 	operations       operations
+	// synced tells whether the kernel holds the clock for right.
+	synced func() bool
 }
 
 // Run is the daemon: it serves the API and reconciles until ctx ends. Guests
@@ -155,7 +157,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the host's boot id: %w", err)
 	}
-	p := &parts{config: c, log: log, hostBoot: strings.TrimSpace(string(boot)), lifetime: ctx}
+	p := &parts{config: c, log: log, hostBoot: strings.TrimSpace(string(boot)), lifetime: ctx, synced: clockSynced}
 	if p.db, err = sqlite.Open(ctx, c.statePath("state.db"), log); err != nil {
 		return nil, err
 	}

@@ -21,10 +21,11 @@ type trafficWorld struct {
 	t *testing.T
 	backend
 	links, uplinks []vps.LinkTraffic
+	skew           time.Duration // of the host's clock
 }
 
 func (w *trafficWorld) Traffic(context.Context) (vps.TrafficCounters, error) {
-	return vps.TrafficCounters{At: time.Now(), Epoch: "e", Links: append([]vps.LinkTraffic(nil), w.links...)}, nil
+	return vps.TrafficCounters{At: time.Now().Add(w.skew), Epoch: "e", Links: append([]vps.LinkTraffic(nil), w.links...)}, nil
 }
 func (w *trafficWorld) ForgetTraffic(context.Context, ...string) error { return nil }
 func (w *trafficWorld) Uplinks(context.Context, string) ([]string, error) {
@@ -58,7 +59,7 @@ func newTrafficWorld(t *testing.T) *trafficWorld {
 	t.Cleanup(func() { _ = db.Close() })
 	log := slog.New(slog.DiscardHandler)
 	w := &trafficWorld{t: t}
-	p := &parts{db: db, log: log, state: desired.New(db, plenty{}), hostBoot: "boot"}
+	p := &parts{db: db, log: log, state: desired.New(db, plenty{}), hostBoot: "boot", synced: func() bool { return false }}
 	p.quotas = &enforcer{state: p.state, db: db, kernel: w, uplinks: w.Uplinks, loop: w, log: log, now: time.Now, edited: make(chan struct{}, 1)}
 	p.traffic = &sampler{kernel: w, uplinks: w, db: db, boot: "boot", log: log}
 	w.backend = backend{p}

@@ -38,10 +38,19 @@ func (db *DB) GuestDays(ctx context.Context, month vps.Month) ([]vps.GuestDay, e
 		month.Day(1), month.Day(month.Days()))
 }
 
-// LastGuestDays returns the last day of each guest that was ever there.
+// LastGuestDays returns the last day of each guest that was ever there. It goes
+// from guest to guest in the index, so that the length of the record is no
+// matter.
 func (db *DB) LastGuestDays(ctx context.Context) ([]vps.GuestDay, error) {
-	return db.guestDays(ctx, "SELECT max(day), guest, name, tenant, memory, weight FROM guest_day GROUP BY guest ORDER BY guest")
+	return db.guestDays(ctx, lastGuestDays)
 }
+
+const lastGuestDays = `WITH RECURSIVE one(id) AS (
+		SELECT min(guest) FROM guest_day
+		UNION ALL
+		SELECT (SELECT min(guest) FROM guest_day WHERE guest > id) FROM one WHERE id IS NOT NULL
+	) SELECT day, guest, name, tenant, memory, weight FROM one CROSS JOIN guest_day
+		WHERE guest = id AND day = (SELECT max(day) FROM guest_day WHERE guest = id) ORDER BY guest`
 
 func (db *DB) guestDays(ctx context.Context, query string, args ...any) ([]vps.GuestDay, error) {
 	rows, err := db.read.QueryContext(ctx, query, args...)
@@ -164,20 +173,26 @@ func (db *DB) AddCorrection(ctx context.Context, month vps.Month, c vps.BillCorr
 	})
 }
 
-// BeginBills says that bills are made from this month on, unless they are
-// already, and returns the first month for which they are.
-func (db *DB) BeginBills(ctx context.Context, month vps.Month) (vps.Month, error) {
-	var since string
-	err := db.read.QueryRowContext(ctx, "SELECT month FROM bill_since").Scan(&since)
+// Begun returns the first month whose bill is made without being asked for.
+// While bills are not made it is vps.CodeNotFound.
+func (db *DB) Begun(ctx context.Context) (vps.Month, error) {
+	var month string
+	err := db.read.QueryRowContext(ctx, "SELECT month FROM bill_since").Scan(&month)
 	if errors.Is(err, sql.ErrNoRows) {
-		err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-			return tx.QueryRowContext(ctx, "INSERT INTO bill_since (one, month) VALUES (1, ?) ON CONFLICT DO UPDATE SET month = month RETURNING month", month.String()).Scan(&since)
-		})
+		return vps.Month{}, vps.Errorf(vps.CodeNotFound, "no bills are made without a price")
 	}
 	if err != nil {
 		return vps.Month{}, db.explain(err)
 	}
-	return vps.ParseMonth(since)
+	return vps.ParseMonth(month)
+}
+
+// BeginBills says that bills are made from this month on.
+func (db *DB) BeginBills(ctx context.Context, month vps.Month) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO bill_since (one, month) VALUES (1, ?)", month.String())
+		return err
+	})
 }
 
 // EndBills says that no bills are made any more. It is idempotent.

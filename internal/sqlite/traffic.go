@@ -24,8 +24,9 @@ const (
 )
 
 const (
-	// Nothing is dropped for its age until the wall clock and the time since
-	// the boot have agreed for so long: a clock that is wrong costs no history.
+	// Nothing is dropped for its age, and no bill made, until the wall clock and
+	// the time since the boot have agreed for so long: a clock that is wrong
+	// costs no history.
 	steadyFor = 6 * time.Hour
 	// The two agree when they drift apart by less between two samples.
 	drift = time.Minute
@@ -102,6 +103,14 @@ func (db *DB) AddTraffic(ctx context.Context, s TrafficSample) ([]vps.QuotaAccou
 	return accounts, nil
 }
 
+// ClockSteady tells whether by the last sample the wall clock has gone as fast
+// as time itself for long enough to be believed. It was read before a daemon
+// started, too: one that starts under another clock than was on record is told.
+func (db *DB) ClockSteady(ctx context.Context) (steady bool, err error) {
+	err = db.read.QueryRowContext(ctx, "SELECT uptime - steady >= ? FROM traffic_state", int64(steadyFor)).Scan(&steady)
+	return steady, db.explain(err)
+}
+
 // entry is one sample on its way into the book and the history.
 type entry struct {
 	*book
@@ -134,6 +143,9 @@ func (b *book) agrees(s *TrafficSample) bool {
 func (e *entry) enter(ctx context.Context) error {
 	if !e.agrees(e.sample) {
 		e.steady = e.sample.Uptime
+		if e.boot == "" {
+			e.steady -= steadyFor // nothing is on record that the clock could contradict
+		}
 	}
 	e.beginEpochs()
 	closed, err := e.closeSteps(ctx)

@@ -7,8 +7,9 @@ type BillState string
 
 // The states.
 const (
-	// BillOpen is the bill of a month that is not over, up to now. It is made
-	// anew each time.
+	// BillOpen is the bill of a month that is not over, or of which that is not
+	// sure because the host's clock was set, up to now. It is made anew each
+	// time.
 	BillOpen BillState = "open"
 	// BillFinal is the bill of a month that is over. It never changes;
 	// corrections stand beside it.
@@ -42,6 +43,9 @@ type Bill struct {
 	// Fixed is the fixed price of the days that passed.
 	Fixed Money `json:"fixed"`
 	Total Money `json:"total"`
+	// Estimate is what an open bill comes to by the end of the month if it goes
+	// on as so far; nil for a final one, and while it is too early to tell.
+	Estimate *Money `json:"estimate,omitempty"`
 }
 
 // BillTenant is the part of a bill that one tenant owes.
@@ -52,6 +56,8 @@ type BillTenant struct {
 	// Corrections were added to a final bill, the oldest first.
 	Corrections []BillCorrection `json:"corrections"`
 	Total       Money            `json:"total"`
+	// Estimate is as that of the bill.
+	Estimate *Money `json:"estimate,omitempty"`
 }
 
 // BillLine is what one guest costs its tenant. A guest that changed its tenant
@@ -119,12 +125,12 @@ type BillCorrection struct {
 // what it owes. A tenant that owes nothing has none.
 func (b Bill) For(tenant string) Bill {
 	all := b.Tenants
-	b.Tenants, b.Fixed, b.Total = []BillTenant{}, 0, 0
+	b.Tenants, b.Fixed, b.Total, b.Estimate = []BillTenant{}, 0, 0, nil
 	for _, t := range all {
 		if t.Tenant != tenant {
 			continue
 		}
-		b.Tenants, b.Total = []BillTenant{t}, t.Total
+		b.Tenants, b.Total, b.Estimate = []BillTenant{t}, t.Total, t.Estimate
 		for _, l := range t.Lines {
 			b.Fixed += l.Fixed
 		}
