@@ -28,6 +28,9 @@ type CorrectBill struct {
 
 // Bills makes bills and corrects them.
 type Bills interface {
+	// Bills lists all bills, the oldest month first: those that are kept, and
+	// while there is a price the open one of the month that runs.
+	Bills(ctx context.Context) ([]vps.BillSummary, error)
 	// Bill returns a bill. That of a month that is over is kept when it is
 	// made, and never changes.
 	Bill(ctx context.Context, q BillQuery) (vps.Bill, error)
@@ -51,6 +54,14 @@ type (
 
 func (s *Server) registerBills() {
 	const tag = "billing"
+	all := operation("list-bills", http.MethodGet, "/v1/bills", tag, "List all bills")
+	all.Description = "Those that are kept, and while there is a price the open one of the month that runs. Totals have the corrections in them."
+	addList(s, all, func(ctx context.Context) ([]vps.BillSummary, error) {
+		if s.backend.Bills == nil {
+			return nil, missing("bills")
+		}
+		return s.backend.Bills.Bills(ctx)
+	})
 	show := operation("show-bill", http.MethodGet, "/v1/bills/{month}", tag, "Show what each tenant owes for a month")
 	show.Description = "Amounts are integers in the currency's minor unit, which has digits behind the point: 9400 is 94.00 for 2. " +
 		"The bill of the month that runs is up to now. That of a month that is over is kept when it is first made, and never changes; corrections are lines beside it."
@@ -93,6 +104,11 @@ func parseMonth(text string) (vps.Month, error) {
 		return month, vps.Invalid("month", "%s", vps.ErrorMessage(err))
 	}
 	return month, nil
+}
+
+// Bills lists all bills, the oldest month first.
+func (c *Client) Bills(ctx context.Context) ([]vps.BillSummary, error) {
+	return getList[vps.BillSummary](ctx, c, "/v1/bills", nil)
 }
 
 // Bill returns the bill of a month.

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"sublet/internal/vps"
@@ -26,6 +27,8 @@ type Bills interface {
 	// Bill returns a bill as it was made, and its corrections, or
 	// vps.CodeNotFound.
 	Bill(ctx context.Context, month vps.Month) (vps.Bill, []vps.BillCorrection, error)
+	// Bills lists those that are kept, the oldest month first.
+	Bills(ctx context.Context) ([]vps.BillSummary, error)
 	// HasBill tells whether one is kept.
 	HasBill(ctx context.Context, month vps.Month) (bool, error)
 	// KeepBill keeps a bill with the event that tells of it, unless there is
@@ -242,6 +245,37 @@ func (b *Book) Bill(ctx context.Context, month *vps.Month) (vps.Bill, error) {
 		return b.make(ctx, at, m)
 	}
 	return b.keep(ctx, at, m)
+}
+
+// List tells of all bills, the oldest month first: those that are kept, and while
+// there is a price the open ones since bills are made, which the month that runs
+// is the last of.
+func (b *Book) List(ctx context.Context) ([]vps.BillSummary, error) {
+	at, err := b.moment(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all, err := b.Bills.Bills(ctx)
+	if err != nil || !at.host.Settings.Price.Set() {
+		return all, err
+	}
+	begun, err := b.Bills.Begun(ctx)
+	if vps.ErrorCode(err) == vps.CodeNotFound {
+		begun, err = at.month, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	at.month = at.month.Next() // so that the one that runs is due, too
+	err = b.eachDue(ctx, at, begun, func(ctx context.Context, _ moment, m vps.Month) (vps.Bill, error) {
+		made, err := b.Bill(ctx, &m)
+		if err == nil {
+			all = append(all, made.Summary())
+		}
+		return made, err
+	})
+	slices.SortFunc(all, func(a, b vps.BillSummary) int { return a.Month.Compare(b.Month) })
+	return all, err
 }
 
 // keep makes the final bill of a month and keeps it.

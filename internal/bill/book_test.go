@@ -448,6 +448,61 @@ func TestZoneChanged(t *testing.T) {
 	}
 }
 
+// TestList: the list tells of each bill what the bill does, also of one from
+// before the list was.
+func TestList(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.host.Settings.Price = vps.DefaultPrice()
+	w.add("alice", "bob")
+	w.record(t)
+	list := func() (all []vps.BillSummary) {
+		t.Helper()
+		all, err := w.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return all
+	}
+	if all := list(); len(all) != 0 {
+		t.Errorf("without a price: %+v", all)
+	}
+	w.host.Settings.Price = yuan()
+	if all := list(); len(all) != 1 || all[0].State != vps.BillOpen {
+		t.Errorf("before bills began: %+v", all)
+	}
+	if err := w.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.now = day(2026, 12, 5)
+	for _, amount := range []string{"-1.50", "1.50", "-2"} { // the second takes the first back
+		if _, err := w.Correct(t.Context(), october, bill.Correction{Guest: "alice", Amount: amount, Reason: "x"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var want []vps.BillSummary
+	for _, month := range []string{"2026-10", "2026-11", "2026-12"} {
+		want = append(want, w.bill(t, month).Summary())
+	}
+	all := list()
+	if diff := cmp.Diff(want, all); diff != "" {
+		t.Error(diff)
+	}
+	if all[0].Total != 9400-200 || all[0].Corrections != 3 || all[0].Corrected != -200 || all[1].State != vps.BillFinal || all[2].State != vps.BillOpen || all[2].Estimate == nil {
+		t.Errorf("%+v", all)
+	}
+	w.host.Settings.Price = vps.DefaultPrice()
+	if diff := cmp.Diff(all[:2], list()); diff != "" {
+		t.Errorf("the price is gone: %s", diff)
+	}
+	w.wrong = true
+	w.host.Settings.Price = yuan()
+	w.now = day(2027, 2, 1)
+	if all := list(); len(all) != 5 || all[3].State != vps.BillOpen {
+		t.Errorf("under a clock that may be wrong: %+v", all)
+	}
+}
+
 func TestCorrect(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

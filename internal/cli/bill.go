@@ -16,6 +16,9 @@ import (
 
 const formatHTML = "html"
 
+// pageWidth is how wide texts on a bill's page are, in characters.
+const pageWidth = 80
+
 func (a *app) billCmd() *cobra.Command {
 	var month, tenant string
 	cmd := &cobra.Command{
@@ -29,12 +32,13 @@ JSON has, for every figure, the rows of the ledger that it comes from. HTML is o
 page to print or to send.`,
 		Example: `  sublet bill
   sublet bill --month 2026-10 --tenant bob -o html > bob-2026-10.html
+  sublet bill list
   sublet bill correct --month 2026-10 --guest alice --amount -1.50 --reason "down for a day"`,
 		Args: knownVerb,
 	}
 	cmd.Flags().StringVar(&month, "month", "", "which month, as 2026-10 (default the one that runs)")
 	cmd.Flags().StringVar(&tenant, "tenant", "", "only this tenant's part")
-	fixedCompletion(cmd, "month")
+	a.monthCompletion(cmd)
 	a.tenantCompletion(cmd)
 	out := addOutput(cmd, []string{formatTable, formatCSV, formatJSON, formatHTML})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -57,7 +61,7 @@ page to print or to send.`,
 		}
 		return a.printBill(out.format, bill)
 	}
-	cmd.AddCommand(a.billCorrectCmd())
+	cmd.AddCommand(a.billListCmd(), a.billCorrectCmd())
 	return cmd
 }
 
@@ -86,10 +90,15 @@ is; to take a correction back, add one with the opposite amount.`,
 	fs.StringVar(&c.Tenant, "tenant", "", "who gets it (default whose the guest was)")
 	fs.StringVar(&c.Amount, "amount", "", "how much more, or with a minus less: -1.50")
 	fs.StringVar(&c.Reason, "reason", "", "stands on the bill")
-	for _, name := range []string{"month", "amount", "reason", "guest"} {
+	for _, name := range []string{"amount", "reason"} {
 		fixedCompletion(cmd, name)
 	}
+	a.monthCompletion(cmd)
 	a.tenantCompletion(cmd)
+	guests := a.completeGuests(-1)
+	_ = cmd.RegisterFlagCompletionFunc("guest", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return guests(cmd, nil, typed)
+	})
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		for _, name := range []string{"month", "amount", "reason"} {
 			if !cmd.Flags().Changed(name) {
@@ -129,7 +138,7 @@ func (a *app) printBill(format string, b vps.Bill) error {
 func billTable(w io.Writer, b vps.Bill) error {
 	var out strings.Builder
 	fmt.Fprintf(&out, "Bill of %s in %s: %s\n\n", b.Month.Title(), b.Price.Currency, billState(b))
-	rows := [][]string{{"TENANT", "GUEST", "DAYS", "FIXED", "RECEIVED", "PRICE", "SENT", "PRICE", "TOTAL"}}
+	rows := [][]string{{"TENANT", "GUEST", "DAYS", "FIXED", "GIB IN", "PRICE", "GIB OUT", "PRICE", "TOTAL"}}
 	for _, t := range b.Tenants {
 		for _, l := range t.Lines {
 			rows = append(rows, []string{
@@ -150,11 +159,11 @@ func billTable(w io.Writer, b vps.Bill) error {
 	out.WriteByte('\n')
 	for _, t := range b.Tenants {
 		for _, c := range t.Corrections {
-			out.WriteString(wrapped(fmt.Sprintf("Correction %d, %s: %s", c.ID, c.Made.Format("2006-01-02"), joined(c.Guest+":", c.Reason)), 90))
+			out.WriteString(wrapped(fmt.Sprintf("Correction %d, %s: %s", c.ID, c.Made.Format("2006-01-02"), joined(c.Guest+":", c.Reason)), pageWidth))
 		}
 	}
 	for _, text := range billNotes(b) {
-		out.WriteString(wrapped(text, 90))
+		out.WriteString(wrapped(text, pageWidth))
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
@@ -183,7 +192,7 @@ func billState(b vps.Bill) string {
 	if b.State == vps.BillFinal {
 		return "final, made " + b.Made.Format("2006-01-02")
 	}
-	return fmt.Sprintf("so far, %d of %d days", b.Passed, b.Days)
+	return fmt.Sprintf("provisional, %d of %d days", b.Passed, b.Days)
 }
 
 func lineName(l vps.BillLine) string {
@@ -199,9 +208,9 @@ func gib(n int64) string {
 		return "0"
 	}
 	if n < int64(vps.GiB)/1000 {
-		return "<0.001 GiB"
+		return "<0.001"
 	}
-	return strconv.FormatFloat(float64(n)/float64(vps.GiB), 'f', 3, 64) + " GiB"
+	return strconv.FormatFloat(float64(n)/float64(vps.GiB), 'f', 3, 64)
 }
 
 // billNotes say what a bill's figures come from.
@@ -219,9 +228,13 @@ func billNotes(b vps.Bill) []string {
 	if b.State == vps.BillFinal {
 		when += "This bill is final: it never changes, and corrections are lines of their own."
 	} else {
-		when += "The month is not over: this is up to now, and changes."
+		when += "This bill is provisional: it is up to now, and changes until the month is over for sure."
 	}
-	return append(notes, when)
+	notes = append(notes, when)
+	if b.Estimate != nil {
+		notes = append(notes, fmt.Sprintf("If it goes on as so far, the month comes to about %s %s.", b.Estimate.Text(b.Digits), p.Currency))
+	}
+	return notes
 }
 
 // wrapped breaks a text into lines of so many characters, and ends it.

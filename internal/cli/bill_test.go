@@ -27,6 +27,12 @@ func (f *fake) Bill(_ context.Context, q api.BillQuery) (vps.Bill, error) {
 	return b, nil
 }
 
+func (f *fake) Bills(context.Context) ([]vps.BillSummary, error) {
+	now := october()
+	now.Month, now.State, now.Estimate = now.Month.Next(), vps.BillOpen, new(vps.Money(94_00))
+	return []vps.BillSummary{october().Summary(), now.WithoutRows().Summary()}, f.failure
+}
+
 func (f *fake) CorrectBill(_ context.Context, _ vps.Month, c api.CorrectBill) (vps.Bill, error) {
 	if _, err := vps.ParseMoney(c.Amount, 2); err != nil {
 		return vps.Bill{}, vps.Invalid("amount", "%s", vps.ErrorMessage(err))
@@ -64,6 +70,7 @@ func TestBillGolden(t *testing.T) {
 	w.fake.bill = october()
 	for name, args := range map[string]string{
 		"bill": "bill --month 2026-10", "bill.tenant": "bill --tenant carol", "bill.csv": "bill -o csv", "bill.html": "bill -o html", "bill.json": "bill -o json --tenant bob",
+		"bill.list": "bill list", "bill.list.csv": "bill ls -o csv", "bill.list.json": "bill list -o json",
 	} {
 		w.mustRun(t, strings.Fields(args)...)
 		golden(t, "testdata/golden/"+name, w.out.String())
@@ -76,7 +83,7 @@ func TestBillFits(t *testing.T) {
 	w.fake.bill = october()
 	w.mustRun(t, "bill")
 	for line := range strings.Lines(w.out.String()) {
-		if n := len([]rune(line)) - 1; n > 100 {
+		if n := len([]rune(line)) - 1; n > 80 {
 			t.Errorf("%d columns: %s", n, line)
 		}
 	}

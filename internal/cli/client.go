@@ -149,6 +149,7 @@ type PageLinks interface {
 type Billing interface {
 	SetPrice(ctx context.Context, p api.SetPrice, dryRun bool) (api.Change, error)
 	RemovePrice(ctx context.Context, dryRun bool) (api.Change, error)
+	Bills(ctx context.Context) ([]vps.BillSummary, error)
 	Bill(ctx context.Context, q api.BillQuery) (vps.Bill, error)
 	CorrectBill(ctx context.Context, month vps.Month, c api.CorrectBill) (vps.Bill, error)
 }

@@ -136,6 +136,9 @@ func (b backend) reprice(ctx context.Context, shape func(vps.Price) vps.Price, d
 	return c, b.book().Close(ctx) // bills begin with this month
 }
 
+// Bills lists all bills.
+func (b backend) Bills(ctx context.Context) ([]vps.BillSummary, error) { return b.book().List(ctx) }
+
 // Bill makes a bill, or returns the one that is kept.
 func (b backend) Bill(ctx context.Context, q api.BillQuery) (vps.Bill, error) {
 	made, err := b.book().Bill(ctx, q.Month)

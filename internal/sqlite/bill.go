@@ -84,11 +84,12 @@ func (db *DB) FirstGuestDay(ctx context.Context) (string, error) {
 // this one.
 func (db *DB) KeepBill(ctx context.Context, b vps.Bill, ev vps.Event) (kept vps.Bill, first bool, err error) {
 	content, err := packBill(b)
-	if err != nil {
+	summary, unwritten := json.Marshal(b.Summary())
+	if err = errors.Join(err, unwritten); err != nil {
 		return vps.Bill{}, false, vps.Wrap(vps.CodeInternal, err, "the bill of %s cannot be written", b.Month)
 	}
 	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		done, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO bill (month, content) VALUES (?, ?)", b.Month.String(), content)
+		done, err := tx.ExecContext(ctx, "INSERT OR IGNORE INTO bill (month, content, summary) VALUES (?, ?, ?)", b.Month.String(), content, string(summary))
 		if err != nil {
 			return err
 		}
@@ -122,6 +123,44 @@ func (db *DB) Bill(ctx context.Context, month vps.Month) (vps.Bill, []vps.BillCo
 	}
 	corrections, err := db.corrections(ctx, month)
 	return b, corrections, err
+}
+
+// Bills returns what there is to tell of each bill that is kept, with its
+// corrections, the oldest month first.
+func (db *DB) Bills(ctx context.Context) (all []vps.BillSummary, err error) {
+	err = db.view(ctx, func(tx *sql.Tx) error {
+		return each(ctx, tx, func(rows *sql.Rows) error {
+			var month, summary string
+			var content []byte
+			var n int
+			var corrected vps.Money
+			if err := rows.Scan(&month, &summary, &content, &n, &corrected); err != nil {
+				return err
+			}
+			s, err := readSummary(summary, content)
+			if err != nil {
+				return vps.Wrap(vps.CodeInternal, err, "the bill that is kept of %s cannot be read; the state database may be damaged", month)
+			}
+			s.Corrections, s.Corrected, s.Total = n, corrected, s.Total+corrected
+			all = append(all, s)
+			return nil
+		}, `SELECT month, summary, CASE summary WHEN '' THEN content END,
+			(SELECT count(*) FROM bill_correction AS c WHERE c.month = bill.month),
+			(SELECT coalesce(sum(amount), 0) FROM bill_correction AS c WHERE c.month = bill.month)
+			FROM bill ORDER BY month`)
+	})
+	return all, err
+}
+
+// readSummary reads the summary of a bill, or for one from before there were
+// any the bill.
+func readSummary(summary string, content []byte) (s vps.BillSummary, err error) {
+	if summary == "" {
+		b, err := unpackBill(content)
+		return b.Summary(), err
+	}
+	err = json.Unmarshal([]byte(summary), &s)
+	return s, err
 }
 
 // HasBill tells whether the bill of a month is kept.

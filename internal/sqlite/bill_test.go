@@ -46,6 +46,35 @@ func TestClockSteady(t *testing.T) {
 	}
 }
 
+// TestBillsFromBefore: a bill that was kept before there were summaries is listed
+// all the same.
+func TestBillsFromBefore(t *testing.T) {
+	t.Parallel()
+	db := openNew(t)
+	b := vps.Bill{Month: vps.Month{Year: 2026, Month: 10}, State: vps.BillFinal, Made: time.Unix(1e9, 0).UTC(), Price: vps.Price{Currency: "JPY"}, Total: 94, Tenants: []vps.BillTenant{}}
+	if _, first, err := db.KeepBill(t.Context(), b, vps.Event{}); err != nil || !first {
+		t.Fatal(first, err)
+	}
+	for _, statement := range []string{"UPDATE bill SET summary = summary", "UPDATE bill SET summary = ''"} {
+		if _, err := db.write.ExecContext(t.Context(), statement); err != nil {
+			t.Fatal(err)
+		}
+		all, err := db.Bills(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]vps.BillSummary{b.Summary()}, all); diff != "" {
+			t.Errorf("%s: %s", statement, diff)
+		}
+	}
+	if _, err := db.write.ExecContext(t.Context(), "UPDATE bill SET content = x'00'"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.Bills(t.Context()); err == nil || !strings.Contains(err.Error(), "2026-10 cannot be read") {
+		t.Error(err)
+	}
+}
+
 // TestLastGuestDays has three guests over years, and looks only at three places.
 func TestLastGuestDays(t *testing.T) {
 	t.Parallel()

@@ -48,6 +48,36 @@ type Bill struct {
 	Estimate *Money `json:"estimate,omitempty"`
 }
 
+// BillSummary is what a list tells of a bill.
+type BillSummary struct {
+	Month Month     `json:"month"`
+	State BillState `json:"state"`
+	Made  time.Time `json:"made"`
+	// Currency is what Total is in, as an integer of the minor unit, which has
+	// Digits behind the point.
+	Currency string `json:"currency"`
+	Digits   int    `json:"digits"`
+	// Total has the corrections in it, of which there are so many, and which come
+	// to Corrected.
+	Total       Money `json:"total"`
+	Corrections int   `json:"corrections"`
+	Corrected   Money `json:"corrected"`
+	// Estimate is as that of the bill.
+	Estimate *Money `json:"estimate,omitempty"`
+}
+
+// Summary returns what a list tells of the bill.
+func (b Bill) Summary() BillSummary {
+	s := BillSummary{Month: b.Month, State: b.State, Made: b.Made, Currency: b.Price.Currency, Digits: b.Digits, Total: b.Total, Estimate: b.Estimate}
+	for _, t := range b.Tenants {
+		s.Corrections += len(t.Corrections)
+		for _, c := range t.Corrections {
+			s.Corrected += c.Amount
+		}
+	}
+	return s
+}
+
 // BillTenant is the part of a bill that one tenant owes.
 type BillTenant struct {
 	Tenant string `json:"tenant"`
