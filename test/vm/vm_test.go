@@ -94,7 +94,8 @@ func (m machine) run(t *testing.T, start func(*testing.T, machine, files) *exec.
 	}
 	// What the kernel does not know itself becomes its first process's
 	// environment, and what is behind the hyphens its arguments.
-	f.cmdline = "quiet panic=-1 " + m.variable + " -- -test.v -test.timeout=" + patience.String() + " -test.run=^(" + strings.Join(m.tests, "|") + ")$"
+	// Warnings of the kernel are shown: they may say what a test waits for.
+	f.cmdline = "loglevel=5 panic=-1 " + m.variable + " -- -test.v -test.timeout=" + patience.String() + " -test.run=^(" + strings.Join(m.tests, "|") + ")$"
 	cmd := start(t, m, f)
 	said, err := cmd.CombinedOutput()
 	out := strings.ReplaceAll(string(said), "\r", "")
@@ -120,7 +121,7 @@ func emulated(t *testing.T, m machine, f files) *exec.Cmd {
 		t.Fatalf("kernels in %s: %q, %v", k, images, err)
 	}
 	m.initramfs(t, f, k)
-	return exec.CommandContext(limited(t), "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-smp", "2", "-m", "768",
+	return exec.CommandContext(limited(t), "qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "768",
 		"-nodefaults", "-no-user-config", "-display", "none", "-serial", "stdio", "-no-reboot",
 		"-kernel", images[0], "-initrd", f.initrd, "-append", "console=ttyS0 "+f.cmdline,
 		"-drive", "file="+f.disk+",format=raw,if=virtio,cache=unsafe")

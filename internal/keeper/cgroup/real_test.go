@@ -409,7 +409,8 @@ func runDelegated(t *testing.T) {
 			}
 		})
 	}
-	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestDelegated$", "-test.v")
+	// It ends before this test does, so that what it waited for is seen.
+	cmd := exec.CommandContext(t.Context(), self, "-test.run=^TestDelegated$", "-test.v", "-test.timeout=8m")
 	cmd.Env = append(os.Environ(), delegatedVariable+"=1")
 	var out bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &out
