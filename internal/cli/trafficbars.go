@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"sublet/internal/vps"
 )
 
 // barStyle is how bars look: what is received, and what is sent behind it.
@@ -69,7 +71,7 @@ func (t *barTable) write(w io.Writer, style barStyle, width int, noHeaders bool)
 		for i, cell := range r.cells {
 			widths[i] = max(widths[i], utf8.RuneCountInString(clean(cell)))
 		}
-		most = max(most, r.in+r.out)
+		most = max(most, vps.SumBytes(r.in, r.out))
 	}
 	used := -2
 	for _, n := range widths {
@@ -123,11 +125,12 @@ func (s barStyle) legend() string {
 // draw makes a bar of two parts; most of it would fill room. Any traffic at
 // all is seen.
 func (s barStyle) draw(in, out, most int64, room int) string {
-	if most <= 0 || room <= 0 || in+out <= 0 {
+	all := vps.SumBytes(in, out)
+	if most <= 0 || room <= 0 || all <= 0 {
 		return ""
 	}
-	cells := max(int(float64(in+out)/float64(most)*float64(room)+0.5), 1)
-	first := int(float64(in)/float64(in+out)*float64(cells) + 0.5)
+	cells := max(int(float64(all)/float64(most)*float64(room)+0.5), 1)
+	first := min(int(float64(in)/float64(all)*float64(cells)+0.5), cells)
 	return painted(strings.Repeat(s.in, first), s.inPaint) + painted(strings.Repeat(s.out, cells-first), s.outPaint)
 }
 

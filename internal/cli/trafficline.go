@@ -3,6 +3,7 @@ package cli
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"time"
@@ -120,7 +121,7 @@ func (l *trafficLine) add(r vps.TrafficRow, byClass bool) {
 
 // finish works out what follows from the counts.
 func (l *trafficLine) finish(now time.Time) {
-	l.Total = l.InBytes + l.OutBytes
+	l.Total = l.Bytes()
 	elapsed, length := l.End.Sub(l.Start), l.End.Sub(l.Start)
 	if l.Running = now.Before(l.End); l.Running {
 		elapsed = max(now.Sub(l.Start), 0)
@@ -134,11 +135,12 @@ func (l *trafficLine) finish(now time.Time) {
 // passed that would be a guess: nil.
 func estimateTraffic(in, out int64, elapsed, length time.Duration) *trafficEstimate {
 	const least = 100
-	if elapsed < length/least || elapsed <= 0 || in+out == 0 {
+	if elapsed < length/least || elapsed <= 0 || in == 0 && out == 0 {
 		return nil
 	}
 	share := float64(length) / float64(elapsed)
-	e := &trafficEstimate{In: int64(float64(in) * share), Out: int64(float64(out) * share)}
+	grown := func(n int64) int64 { return int64(min(float64(n)*share, math.MaxInt64/2)) }
+	e := &trafficEstimate{In: grown(in), Out: grown(out)}
 	e.Total = e.In + e.Out
 	return e
 }
@@ -160,7 +162,7 @@ func sumLines(lines []trafficLine) trafficLine {
 		}
 		sum.TrafficCount = sum.TrafficCount.Add(l.TrafficCount)
 	}
-	sum.Total = sum.InBytes + sum.OutBytes
+	sum.Total = sum.Bytes()
 	return sum
 }
 

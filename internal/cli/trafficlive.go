@@ -219,7 +219,7 @@ func speedTable(speeds []trafficSpeed, guest string) *barTable {
 	row := func(label string, s trafficSpeed, bar bool) {
 		r := barRow{cells: []string{
 			label, trafficRate(s.In), trafficRate(s.Out), packetRate(s.InPackets), packetRate(s.OutPackets),
-			trafficAmount(s.Since.InBytes + s.Since.OutBytes),
+			trafficAmount(s.Since.Bytes()),
 		}}
 		if bar {
 			r.in, r.out = int64(s.In), int64(s.Out)

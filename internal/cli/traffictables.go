@@ -58,7 +58,7 @@ func wideAmounts(l *trafficLine) []string {
 	var out []string
 	for _, class := range vps.TrafficClasses() {
 		c := l.Classes[class]
-		out = append(out, trafficAmount(c.InBytes+c.OutBytes))
+		out = append(out, trafficAmount(c.Bytes()))
 	}
 	return append(out, strconv.FormatInt(l.InPackets+l.OutPackets, 10))
 }
@@ -186,7 +186,7 @@ func classTable(l *trafficLine) *barTable {
 	t := &barTable{head: []string{"THIS MONTH", "IN", "OUT", "TOTAL"}}
 	for _, class := range vps.TrafficClasses() {
 		c := l.Classes[class]
-		row := barRow{[]string{string(class), trafficAmount(c.InBytes), trafficAmount(c.OutBytes), trafficAmount(c.InBytes + c.OutBytes)}, c.InBytes, c.OutBytes}
+		row := barRow{[]string{string(class), trafficAmount(c.InBytes), trafficAmount(c.OutBytes), trafficAmount(c.Bytes())}, c.InBytes, c.OutBytes}
 		t.rows = append(t.rows, row)
 	}
 	return t

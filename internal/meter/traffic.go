@@ -97,11 +97,11 @@ func ofSteps(rows []vps.TrafficRow, n int, order func(a, b stepTotal) int) []vps
 	}
 	totals := map[int64]int64{}
 	for _, r := range rows {
-		bytes := r.InBytes + r.OutBytes
+		bytes := r.Bytes()
 		if r.Class == vps.TrafficDropped {
 			bytes = 0
 		}
-		totals[r.Start.Unix()] += bytes
+		totals[r.Start.Unix()] = vps.SumBytes(totals[r.Start.Unix()], bytes)
 	}
 	steps := make([]stepTotal, 0, len(totals))
 	for start, bytes := range totals {

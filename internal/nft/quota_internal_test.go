@@ -12,6 +12,28 @@ import (
 	"sublet/internal/vps"
 )
 
+// TestHugeQuotas: one that has counted more than fits, or less than nothing,
+// is held as well as can be, and lets go of no other.
+func TestHugeQuotas(t *testing.T) {
+	t.Parallel()
+	const most = 1<<63 - 1
+	quota := func(name string, in, out int64) vps.NetworkQuota {
+		return vps.NetworkQuota{
+			ID: "guest/" + name, Scope: vps.QuotaGuest, Links: []string{"sl-" + name}, Count: vps.CountBoth,
+			In: in, Out: out, Block: most, Throttle: -1,
+		}
+	}
+	w, err := collectQuotas([]vps.NetworkQuota{quota("a", most, most), quota("b", -5, 7), quota("c", 1, 2)}, nil, nil, nil)
+	if err != nil || len(w.objects) != 3 {
+		t.Fatalf("%v, %v", w, err)
+	}
+	for i, want := range []int64{most, 7, 3} {
+		if got := w.objects[i].used(); got != want {
+			t.Errorf("%s has used %d, want %d", w.objects[i].key, got, want)
+		}
+	}
+}
+
 // FuzzQuotas: whatever it is asked for, what is refused has a reason, and what
 // is not gives a text that nft takes, in which nothing but names of links and
 // our own words stands.

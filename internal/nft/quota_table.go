@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"math"
 	"regexp"
 	"slices"
 	"strings"
@@ -75,9 +74,9 @@ func (o *object) used() int64 {
 	var used int64
 	for _, way := range o.ways {
 		if way == vps.In {
-			used += o.quota.In
+			used = vps.SumBytes(used, o.quota.In)
 		} else {
-			used += o.quota.Out
+			used = vps.SumBytes(used, o.quota.Out)
 		}
 	}
 	return used
@@ -173,11 +172,11 @@ func checkQuota(q *vps.NetworkQuota, taken map[string]string) error {
 		return vps.Invalid("id", "%q is not the name of a quota of the scope %q", q.ID, q.Scope)
 	case taken[q.ID] != "":
 		return vps.Errorf(vps.CodeConflict, "the quota %s is there twice", q.ID)
-	case q.In < 0 || q.Out < 0 || q.In > math.MaxInt64-q.Out:
-		return vps.Invalid("in", "the quota %s counts less than nothing, or 2^63 bytes", q.ID)
 	case q.Throttle >= 0 && q.Rate < vps.MinBandwidth:
 		return vps.Invalid("rate", "the quota %s throttles to %s; use at least %s", q.ID, q.Rate, vps.MinBandwidth)
 	}
+	// One that counts wrong must not let go of the others.
+	q.In, q.Out = max(q.In, 0), max(q.Out, 0)
 	taken[q.ID] = q.ID
 	for _, l := range q.Links {
 		if err := guestLink(l); err != nil {

@@ -73,8 +73,7 @@ func (t *tally) restart(now *tally) (fell bool) {
 func (t *tally) flow(pick func(vps.TrafficClass) bool) (f flow) {
 	for i := range t {
 		if pick(keyOf(i).Class) {
-			f.in += t[i].InBytes
-			f.out += t[i].OutBytes
+			f = f.plus(flow{t[i].InBytes, t[i].OutBytes})
 		}
 	}
 	return f
@@ -83,7 +82,7 @@ func (t *tally) flow(pick func(vps.TrafficClass) bool) (f flow) {
 // flow is bytes in both directions.
 type flow struct{ in, out int64 }
 
-func (f flow) plus(o flow) flow { return flow{f.in + o.in, f.out + o.out} }
+func (f flow) plus(o flow) flow { return flow{vps.SumBytes(f.in, o.in), vps.SumBytes(f.out, o.out)} }
 
 // append writes the slots that are not zero: how many, then of each the slot,
 // bytes and packets in and out, all as uvarints (encoding/binary).

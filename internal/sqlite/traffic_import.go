@@ -76,6 +76,7 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 // before returns the amounts of each step by the begin of their rows, cut off
 // where the ledger begins. A step that is not among the rows has nil.
 func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally, err error) {
+	var sums [steps]vps.TrafficCount
 	for k := range i.Rows {
 		r := &i.Rows[k]
 		step := stepNumber(r.Step) - 1
@@ -88,6 +89,10 @@ func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally
 		}
 		if step < 0 || min(r.InBytes, r.InPackets, r.OutBytes, r.OutPackets) < 0 {
 			return amounts, vps.Errorf(vps.CodeInvalid, "a row of %s at %s is no traffic; the numbers must not be negative", r.Step, r.Start.Format(time.DateTime))
+		}
+		if sums[step] = sums[step].Add(r.TrafficCount); most(r.TrafficCount) > vps.MaxImportedRow || most(sums[step]) > vps.MaxImportedSum {
+			return amounts, vps.Errorf(vps.CodeInvalid, "the rows of step %s up to %s have more than any link passes, at most %s each and %s together are taken over; nothing was changed",
+				r.Step, r.Start.Format(time.DateTime), vps.Bytes(vps.MaxImportedRow), vps.Bytes(vps.MaxImportedSum))
 		}
 		if amounts[step] == nil {
 			amounts[step] = map[int64]*tally{}
@@ -125,6 +130,10 @@ func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally
 		}
 	}
 	return amounts, nil
+}
+
+func most(c vps.TrafficCount) int64 {
+	return max(c.InBytes, c.InPackets, c.OutBytes, c.OutPackets)
 }
 
 // sumWithin adds up the rows that begin within a time.

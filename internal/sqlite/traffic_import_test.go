@@ -1,6 +1,8 @@
 package sqlite
 
 import (
+	"fmt"
+	"math"
 	"testing"
 	"time"
 
@@ -81,13 +83,43 @@ func TestImport(t *testing.T) {
 	}
 
 	t.Log("what is no traffic is refused, and changes nothing")
-	for _, bad := range []vps.TrafficRow{row(vps.StepDay, at(1, 0, 0), -1), row("year", at(1, 0, 0), 1), {Step: vps.StepDay, TrafficKey: vps.TrafficKey{Class: "x"}}} {
+	for _, bad := range []vps.TrafficRow{
+		row(vps.StepDay, at(1, 0, 0), -1), row("year", at(1, 0, 0), 1), {Step: vps.StepDay, TrafficKey: vps.TrafficKey{Class: "x"}},
+		row(vps.StepDay, at(1, 0, 0), vps.MaxImportedRow+1),
+	} {
 		imported.Rows = []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -2, 0), 1), bad}
 		if _, err := c.db.ImportTraffic(t.Context(), imported); err == nil {
 			t.Errorf("%+v is no error", bad)
 		}
 	}
+	imported.Rows = nil
+	for day := 1; day <= 17; day++ {
+		imported.Rows = append(imported.Rows, row(vps.StepDay, at(day, 0, 0).AddDate(0, -3, 0), vps.MaxImportedRow))
+	}
+	if _, err := c.db.ImportTraffic(t.Context(), imported); vps.ErrorCode(err) != vps.CodeInvalid {
+		t.Errorf("rows that come to more than there can be: %v", err)
+	}
 	check("after bad imports", want)
+
+	t.Log("what is as large as it may be of each guest is no more than fits, for tenants too")
+	huge := []vps.TrafficRow{}
+	for day := 1; day <= 16; day++ {
+		huge = append(huge, row(vps.StepDay, at(day, 0, 0), vps.MaxImportedRow))
+	}
+	c.Quotas = []vps.Quota{vps.NewQuota(vps.QuotaTenant, "bob", "Etc/UTC")}
+	for i := range 9 {
+		g := TrafficGuest{ID: fmt.Sprint("huge", i), Name: fmt.Sprint("huge", i), Tenant: "bob", Link: fmt.Sprint("sl-huge", i)}
+		c.Guests = append(c.Guests, g)
+		if _, err := c.db.ImportTraffic(t.Context(), TrafficImport{Guest: g, Now: now, Rows: huge}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if a := c.sample(); len(a) != 1 || a[0].In != math.MaxInt64 || a[0].Out < 9*vps.MaxImportedSum/2 {
+		t.Errorf("the tenant's account is %+v", a)
+	}
+	if a := c.pass(time.Second, "sl-huge1", vps.TrafficInternet, 1000); a[0].In != math.MaxInt64 {
+		t.Errorf("and then %+v", a)
+	}
 }
 
 // TestPrune drops what is too old, but not because the clock is wrong.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"slices"
 	"strings"
 	"time"
@@ -229,6 +228,13 @@ func (p parser) rows(step vps.TrafficStep, in []jsonRow) ([]Row, error) {
 			out = append(out, row)
 		}
 	}
+	var sum vps.TrafficCount
+	for _, row := range out {
+		sum = sum.Add(row.Counts(true))
+	}
+	if max(sum.InBytes, sum.OutBytes) > vps.MaxImportedSum {
+		return nil, vps.Errorf(vps.CodeInvalid, "all rows together have %s, which is more than any link passes, so the file is damaged; at most %s are taken over", vps.Bytes(max(sum.InBytes, sum.OutBytes)), vps.Bytes(vps.MaxImportedSum))
+	}
 	slices.SortFunc(out, func(a, b Row) int { return a.Start.Compare(b.Start) })
 	for i := 1; i < len(out); i++ {
 		if out[i].Start.Equal(out[i-1].Start) {
@@ -247,8 +253,11 @@ func (p parser) row(step vps.TrafficStep, in *jsonRow) (Row, error) {
 		if amount.from == nil {
 			return row, refuse("rx or tx is missing")
 		}
-		if *amount.from < 0 || *amount.from > math.MaxInt64/p.unit {
+		if *amount.from < 0 {
 			return row, refuse("%d is no amount of traffic", *amount.from)
+		}
+		if *amount.from > vps.MaxImportedRow/p.unit {
+			return row, vps.Errorf(vps.CodeInvalid, "%d %s are more than any link passes, so the file is damaged; at most %s are taken over", *amount.from, p.unitName(), vps.Bytes(vps.MaxImportedRow))
 		}
 		*amount.to = *amount.from * p.unit
 	}
@@ -275,6 +284,14 @@ func (p parser) row(step vps.TrafficStep, in *jsonRow) (Row, error) {
 		return row, refuse("%s is in the future", row.Start.Format("2006-01-02 15:04"))
 	}
 	return row, nil
+}
+
+// unitName is that of the file's amounts.
+func (p parser) unitName() string {
+	if p.unit > 1 {
+		return "KiB"
+	}
+	return "bytes"
 }
 
 // sameClock tells whether a clock in the zone shows the same at both moments.

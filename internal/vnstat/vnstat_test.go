@@ -3,6 +3,7 @@ package vnstat
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -134,6 +135,24 @@ func document2(traffic string) string {
 	return `{"vnstatversion":"2.10","jsonversion":"2","interfaces":[{"name":"x","updated":{"date":{"year":2026,"month":10,"day":26},"time":{"hour":0,"minute":5}},"traffic":{` + traffic + `}}]}`
 }
 
+// largeDays are days of 64 PiB each, which is the most that a row may have.
+func largeDays(n int) string {
+	rows := make([]string, n)
+	for i := range rows {
+		rows[i] = fmt.Sprintf(`{"date":{"year":2026,"month":10,"day":%d},"rx":72057594037927936,"tx":1}`, i+1)
+	}
+	return strings.Join(rows, ",")
+}
+
+// TestTheMost is read: the limits themselves are no fault.
+func TestTheMost(t *testing.T) {
+	t.Parallel()
+	file, err := Parse(strings.NewReader(document2(`"day":[`+largeDays(16)+`]`)), time.UTC, now)
+	if err != nil || len(file.Interfaces[0].Rows) != 16 || file.Interfaces[0].Rows[0].Rx != vps.MaxImportedRow {
+		t.Errorf("%+v, %v", file, err)
+	}
+}
+
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	day := func(date, amounts string) string { return document2(`"day":[{"date":` + date + `,` + amounts + `}]`) }
@@ -154,17 +173,20 @@ func TestRefused(t *testing.T) {
 		day(good, `"rx":1`):                     "missing",
 		day(good, `"rx":-1,"tx":1`):             "-1 is no amount",
 		day(good, `"rx":1.5,"tx":1`):            "number 1.5",
-		day(good, `"rx":9223372036854775808,"tx":1`):                                                                            "number 9223372036854775808",
-		day(good, `"rx":"1","tx":1`):                                                                                            "string",
-		day(`{"year":2026,"month":2,"day":30}`, `"rx":1,"tx":1`):                                                                "2026-02-30 is no date",
-		day(`{"year":2026,"month":13,"day":1}`, `"rx":1,"tx":1`):                                                                "no date",
-		day(`{"year":0,"month":1,"day":1}`, `"rx":1,"tx":1`):                                                                    "no date",
-		day(`{"year":2027,"month":1,"day":1}`, `"rx":1,"tx":1`):                                                                 "in the future",
-		document2(`"hour":[{"date":` + good + `,"time":{"hour":24,"minute":0},"rx":1,"tx":1}]`):                                 "no time of a day",
-		document2(`"day":[{"date":` + good + `,"rx":1,"tx":1},{"date":` + good + `,"rx":2,"tx":1}]`):                            "there twice",
-		`{"jsonversion":"2","interfaces":[{"name":"a"},{"name":"a"}]}`:                                                          "there twice",
-		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"days":[{"date":` + good + `,"rx":9007199254740993,"tx":0}]}}]}`: "no amount",
-		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"hours":[{"id":24,"date":` + good + `,"rx":1,"tx":0}]}}]}`:       "24 is no hour",
+		day(good, `"rx":9223372036854775808,"tx":1`):                                                                          "number 9223372036854775808",
+		day(good, `"rx":"1","tx":1`):                                                                                          "string",
+		day(`{"year":2026,"month":2,"day":30}`, `"rx":1,"tx":1`):                                                              "2026-02-30 is no date",
+		day(`{"year":2026,"month":13,"day":1}`, `"rx":1,"tx":1`):                                                              "no date",
+		day(`{"year":0,"month":1,"day":1}`, `"rx":1,"tx":1`):                                                                  "no date",
+		day(`{"year":2027,"month":1,"day":1}`, `"rx":1,"tx":1`):                                                               "in the future",
+		document2(`"hour":[{"date":` + good + `,"time":{"hour":24,"minute":0},"rx":1,"tx":1}]`):                               "no time of a day",
+		document2(`"day":[{"date":` + good + `,"rx":1,"tx":1},{"date":` + good + `,"rx":2,"tx":1}]`):                          "there twice",
+		`{"jsonversion":"2","interfaces":[{"name":"a"},{"name":"a"}]}`:                                                        "there twice",
+		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"days":[{"date":` + good + `,"rx":70368744177665,"tx":0}]}}]}`: "70368744177665 KiB are more than any link passes, so the file is damaged; at most 65536TiB are taken over, in a row of step day of the interface \"a\"",
+		day(good, `"rx":1,"tx":72057594037927937`):                                                                            "72057594037927937 bytes are more than any link passes",
+		day(good, `"rx":1,"tx":9223372036854775807`):                                                                          "more than any link passes",
+		document2(`"day":[` + largeDays(17) + `]`):                                                                            "all rows together have 1114112TiB, which is more than any link passes, so the file is damaged; at most 1048576TiB are taken over, in a row of step day",
+		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"hours":[{"id":24,"date":` + good + `,"rx":1,"tx":0}]}}]}`:     "24 is no hour",
 	} {
 		file, err := Parse(strings.NewReader(text), time.UTC, now)
 		if vps.ErrorCode(err) != vps.CodeInvalid || !strings.Contains(err.Error(), reason) {
@@ -188,7 +210,7 @@ func TestParseProperty(t *testing.T) {
 		for name, step := range map[string]vps.TrafficStep{"fiveminute": vps.StepFiveMinutes, "hour": vps.StepHour, "day": vps.StepDay, "month": vps.StepMonth} {
 			start := step.Begin(time.Date(2021, 1, 1, 0, 0, 0, 0, z).Add(time.Duration(r.Int64N(600*24))*time.Hour), z)
 			for range r.IntN(50) {
-				row := Row{Step: step, Start: start, Rx: 1 + r.Int64N(1<<62), Tx: r.Int64N(1 << 62)}
+				row := Row{Step: step, Start: start, Rx: 1 + r.Int64N(1<<54), Tx: r.Int64N(1 << 54)}
 				local := start.In(z)
 				entry := map[string]any{
 					"id": r.Int(), "rx": row.Rx, "tx": row.Tx, "new": true, "timestamp": start.Unix(),
@@ -240,6 +262,9 @@ func FuzzParse(f *testing.F) {
 		f.Add(text)
 	}
 	f.Add([]byte(document2(`"day":[{"date":{"year":2026,"month":10,"day":1},"rx":1,"tx":1}]`)))
+	f.Add([]byte(document2(`"day":[` + largeDays(16) + `]`)))
+	f.Add([]byte(document2(`"month":[` + largeDays(17) + `]`)))
+	f.Add([]byte(`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"days":[{"date":{"year":2026,"month":10,"day":1},"rx":70368744177664,"tx":70368744177665}]}}]}`))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		file, err := Parse(bytes.NewReader(text), time.UTC, now)
 		if err != nil {
@@ -250,7 +275,7 @@ func FuzzParse(f *testing.F) {
 		}
 		for _, i := range file.Interfaces {
 			for _, r := range i.Rows {
-				if r.Rx < 0 || r.Tx < 0 || r.Start.After(now) || r.Start.Year() < 1970 || i.Updated.After(now) {
+				if r.Rx < 0 || r.Tx < 0 || max(r.Rx, r.Tx) > vps.MaxImportedRow || r.Start.After(now) || r.Start.Year() < 1970 || i.Updated.After(now) {
 					t.Errorf("%+v", r)
 				}
 			}

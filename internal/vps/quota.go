@@ -208,10 +208,7 @@ func (c QuotaCount) Used(in, out int64) int64 {
 		return max(in, out)
 	case CountBoth:
 	}
-	if in > math.MaxInt64-out {
-		return math.MaxInt64
-	}
-	return in + out
+	return SumBytes(in, out)
 }
 
 // At is the use in bytes at which a step of a limit is reached, rounded up, and

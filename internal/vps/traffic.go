@@ -1,6 +1,9 @@
 package vps
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // TrafficClass says between whom traffic went.
 type TrafficClass string
@@ -45,9 +48,33 @@ type TrafficCount struct {
 // addresses and a type.
 const FrameBytes = 14
 
-// Add returns the sum of two amounts.
+// Limits of history that is taken over from other programs, in bytes and
+// packets of each direction: of one row, which is what 200 Gbit/s come to in a
+// month, and of all rows of one step together. There is room to count on from
+// there.
+const (
+	MaxImportedRow = 1 << 56
+	MaxImportedSum = 1 << 60
+)
+
+// Add returns the sum of two amounts, as SumBytes makes it.
 func (c TrafficCount) Add(o TrafficCount) TrafficCount {
-	return TrafficCount{c.InBytes + o.InBytes, c.InPackets + o.InPackets, c.OutBytes + o.OutBytes, c.OutPackets + o.OutPackets}
+	return TrafficCount{SumBytes(c.InBytes, o.InBytes), SumBytes(c.InPackets, o.InPackets), SumBytes(c.OutBytes, o.OutBytes), SumBytes(c.OutPackets, o.OutPackets)}
+}
+
+// Bytes is what went both ways.
+func (c TrafficCount) Bytes() int64 { return SumBytes(c.InBytes, c.OutBytes) }
+
+// SumBytes adds up two amounts. What does not fit is as much as does: an amount
+// that is too large to count is not a small one.
+func SumBytes(a, b int64) int64 {
+	switch {
+	case b > 0 && a > math.MaxInt64-b:
+		return math.MaxInt64
+	case b < 0 && a < math.MinInt64-b:
+		return math.MinInt64
+	}
+	return a + b
 }
 
 // TrafficKey is what a link's traffic is split by.

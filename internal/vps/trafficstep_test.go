@@ -1,6 +1,7 @@
 package vps
 
 import (
+	"math"
 	"testing"
 	"testing/quick"
 	"time"
@@ -180,4 +181,16 @@ func FuzzParseSince(f *testing.F) {
 			t.Errorf("%q is %s, in the future", text, got)
 		}
 	})
+}
+
+func TestSumBytes(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct{ a, b, want int64 }{
+		{1, 2, 3}, {math.MaxInt64, 1, math.MaxInt64}, {1 << 62, 1 << 62, math.MaxInt64}, {math.MaxInt64, math.MinInt64, -1},
+		{math.MinInt64, -1, math.MinInt64}, {-5, 3, -2}, {math.MaxInt64, -1, math.MaxInt64 - 1},
+	} {
+		if got := SumBytes(c.a, c.b); got != c.want {
+			t.Errorf("%d and %d are %d, want %d", c.a, c.b, got, c.want)
+		}
+	}
 }

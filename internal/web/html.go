@@ -77,7 +77,7 @@ func (p htmlPage) Spark(of plot) shape {
 }
 
 func (p htmlPage) Languages() []*language         { return languages() }
-func (p htmlPage) Total(c vps.TrafficCount) int64 { return c.InBytes + c.OutBytes }
+func (p htmlPage) Total(c vps.TrafficCount) int64 { return c.Bytes() }
 func (p htmlPage) State(s vps.State) string       { return p.Lang.text("state." + string(s)) }
 
 // Level is how serious the use of a quota is: ok, high or full.

@@ -12,9 +12,11 @@ import (
 type amount struct{ In, Out int64 }
 
 // Total is what went both ways.
-func (a amount) Total() int64 { return a.In + a.Out }
+func (a amount) Total() int64 { return vps.SumBytes(a.In, a.Out) }
 
-func (a amount) plus(b amount) amount { return amount{a.In + b.In, a.Out + b.Out} }
+func (a amount) plus(b amount) amount {
+	return amount{vps.SumBytes(a.In, b.In), vps.SumBytes(a.Out, b.Out)}
+}
 
 // The periods that pages show.
 const (
