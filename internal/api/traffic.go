@@ -105,8 +105,12 @@ type ImportedInterface struct {
 	Rows    map[vps.TrafficStep]int `json:"rows" doc:"How many rows of each step it has."`
 	Since   time.Time               `json:"since,omitzero" doc:"Begin of the oldest row."`
 	Until   time.Time               `json:"until,omitzero" doc:"When vnStat wrote last."`
-	// Months is the sum of its months.
+	// Months is the sum of its months, Total of the longest step that it has.
 	Months vps.TrafficCount `json:"months" doc:"What its months add up to, as the guest sees it."`
+	Total  vps.TrafficCount `json:"total" doc:"What its rows of the longest step add up to, as the guest sees it."`
+	// Lacks are the steps that the file does not have of it, and that are kept
+	// for ever, when it has others.
+	Lacks []vps.TrafficStep `json:"lacks,omitempty" doc:"Steps of which the file has nothing, so that views of them stay as they were: day, month."`
 }
 
 type (

@@ -179,8 +179,15 @@ func (a *app) printImported(done api.ImportedTraffic) error {
 		for _, n := range i.Rows {
 			rows += n
 		}
+		var lacks []string
+		for _, step := range i.Lacks {
+			lacks = append(lacks, "no "+stepName(step)+"s")
+		}
+		if len(lacks) > 0 {
+			a.say("%s: the file has %s of it, so those stay as they are; `vnstat --json` without more writes all", i.Interface, strings.Join(lacks, " and "))
+		}
 		t.rows = append(t.rows, barRow{cells: []string{
-			i.Interface, guest, trafficAmount(i.Months.InBytes), trafficAmount(i.Months.OutBytes), day(i.Since), day(i.Until), fmt.Sprint(rows),
+			i.Interface, guest, trafficAmount(i.Total.InBytes), trafficAmount(i.Total.OutBytes), day(i.Since), day(i.Until), fmt.Sprint(rows),
 		}})
 	}
 	if len(t.rows) > 0 && !a.quiet {

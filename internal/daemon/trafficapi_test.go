@@ -298,6 +298,44 @@ func TestImportTraffic(t *testing.T) {
 	}
 }
 
+// Files may have parts only of what vnStat knows.
+func TestImportTrafficInParts(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	day := time.Now().AddDate(0, 0, -40).UTC()
+	row := fmt.Sprintf(`[{"date":{"year":%d,"month":%d,"day":%d},"time":{"hour":1,"minute":0},"rx":30,"tx":4}]`, day.Year(), day.Month(), day.Day())
+	file := func(traffic string) string {
+		return `{"vnstatversion":"2.10","jsonversion":"2","interfaces":[{"name":"sl-alice","traffic":{"total":{"rx":1,"tx":1}` + traffic + `}}]}`
+	}
+	for _, c := range []struct {
+		what, file, want string
+	}{
+		{"nothing but the best days", file(`,"top":` + row), "skipped: the file has no traffic of it by 5 minutes, hours, days or months; `vnstat --json` without more writes all of them"},
+		{"only totals", file(""), "skipped: the file has no traffic of it by 5 minutes, hours, days or months; `vnstat --json` without more writes all of them"},
+		{"days", file(`,"day":` + row), "4 30 map[day:1] lacks [month]"},
+		{"months", file(`,"month":` + row), "4 30 map[month:1] lacks [day]"},
+		{"hours", file(`,"hour":` + row), "4 30 map[hour:1] lacks [day month]"},
+		{"5 minutes that are too old", file(`,"fiveminute":` + row), "skipped: it has nothing from before sublet began to count this itself, and that is not too old to be kept"},
+		{"days and months", file(`,"day":` + row + `,"month":` + row), "4 30 map[day:1 month:1] lacks []"},
+		{"days of version 1", strings.NewReplacer(`"2"`, `"1"`, `"name"`, `"id"`, `"minute"`, `"minutes"`).Replace(file(`,"days":` + row)), "4096 30720 map[day:1] lacks [month]"},
+	} {
+		for _, dryRun := range []bool{true, false} {
+			done, err := w.backend.ImportTraffic(t.Context(), api.ImportTraffic{DryRun: dryRun}, strings.NewReader(c.file))
+			if err != nil {
+				t.Fatalf("%s: %v", c.what, err)
+			}
+			i := done.Interfaces[0]
+			got := fmt.Sprintf("%d %d %v lacks %v", i.Total.InBytes, i.Total.OutBytes, i.Rows, i.Lacks)
+			if i.Skipped != "" {
+				got = "skipped: " + i.Skipped
+			}
+			if got != c.want {
+				t.Errorf("%s (dry run %v): got %q, want %q", c.what, dryRun, got, c.want)
+			}
+		}
+	}
+}
+
 func TestImportTrafficRefused(t *testing.T) {
 	t.Parallel()
 	w := newTrafficWorld(t)
@@ -311,6 +349,7 @@ func TestImportTrafficRefused(t *testing.T) {
 		{api.ImportTraffic{Guest: "alice"}, vnStatFile("tap0", "tap1"), "not clear which interface was alice's; name it with --interface: the file has tap0, tap1"},
 		{api.ImportTraffic{Interface: "tap2"}, vnStatFile("tap0"), `no interface "tap2"`},
 		{api.ImportTraffic{Interface: "tap0"}, vnStatFile("tap0", "sl-alice"), "no interface is the link of a guest"},
+		{api.ImportTraffic{}, strings.ReplaceAll(vnStatFile("sl-alice"), `"rx":300`, `"rx":72057594037927937`), "72057594037927937 bytes are more than any link passes, so the file is damaged"},
 		{api.ImportTraffic{Guest: "nobody"}, vnStatFile("tap0"), "no guest nobody"},
 	} {
 		_, err := w.backend.ImportTraffic(t.Context(), c.o, strings.NewReader(c.file))

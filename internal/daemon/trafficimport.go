@@ -125,10 +125,14 @@ func linkOf(host *vps.Host, id string) string {
 }
 
 // importInterface takes over one interface, or with a dry run tells what it
-// has.
+// would.
 func (b backend) importInterface(ctx context.Context, host *vps.Host, c chosenInterface, dryRun bool, now time.Time) (api.ImportedInterface, error) {
 	made := api.ImportedInterface{Interface: c.Name, Guest: c.guest.Name, Skipped: c.skip, Rows: map[vps.TrafficStep]int{}}
 	if c.skip != "" {
+		return made, nil
+	}
+	if len(c.Rows) == 0 {
+		made.Skipped = "the file has no traffic of it by 5 minutes, hours, days or months; `vnstat --json` without more writes all of them"
 		return made, nil
 	}
 	made.Until = c.Updated
@@ -140,22 +144,31 @@ func (b backend) importInterface(ctx context.Context, host *vps.Host, c chosenIn
 	for _, r := range c.Rows {
 		rows = append(rows, vps.TrafficRow{Step: r.Step, Start: r.Start, TrafficKey: key, TrafficCount: r.Counts(c.own)})
 	}
-	if !dryRun {
-		kept, err := b.db.ImportTraffic(ctx, sqlite.TrafficImport{Guest: c.guest, Zone: hostZone(host), Rows: rows, Now: now})
-		if err != nil {
-			return made, err
-		}
-		if rows = kept; len(rows) == 0 {
-			made.Skipped = "it has nothing from before sublet began to count this itself"
-		}
+	rows, err := b.db.ImportTraffic(ctx, sqlite.TrafficImport{Guest: c.guest, Zone: hostZone(host), Rows: rows, Now: now, DryRun: dryRun})
+	if err != nil {
+		return made, err
 	}
+	if len(rows) == 0 {
+		made.Skipped = "it has nothing from before sublet began to count this itself, and that is not too old to be kept"
+		return made, nil
+	}
+	sums := map[vps.TrafficStep]vps.TrafficCount{}
 	for _, r := range rows {
 		made.Rows[r.Step]++
 		if made.Since.IsZero() || r.Start.Before(made.Since) {
 			made.Since = r.Start.In(hostZone(host))
 		}
-		if r.Step == vps.StepMonth {
-			made.Months = made.Months.Add(r.TrafficCount)
+		sums[r.Step] = sums[r.Step].Add(r.TrafficCount)
+	}
+	made.Months = sums[vps.StepMonth]
+	for _, step := range vps.TrafficSteps() {
+		if made.Rows[step] > 0 {
+			made.Total = sums[step]
+		}
+	}
+	for _, step := range []vps.TrafficStep{vps.StepDay, vps.StepMonth} {
+		if !slices.ContainsFunc(c.Rows, func(r vnstat.Row) bool { return r.Step == step }) {
+			made.Lacks = append(made.Lacks, step)
 		}
 	}
 	return made, nil

@@ -36,6 +36,23 @@ func (db *DB) change(ctx context.Context, do func(context.Context, *sql.Tx) erro
 	return db.explain(tx.Commit())
 }
 
+// errRehearsed takes back what a rehearsal did.
+var errRehearsed = errors.New("sqlite: this was a rehearsal")
+
+// rehearse runs do as change does, and then takes back all that it did.
+func (db *DB) rehearse(ctx context.Context, do func(context.Context, *sql.Tx) error) error {
+	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		if err := do(ctx, tx); err != nil {
+			return err
+		}
+		return errRehearsed
+	})
+	if errors.Is(err, errRehearsed) {
+		return nil
+	}
+	return err
+}
+
 // view runs do in one read transaction: a snapshot.
 func (db *DB) view(ctx context.Context, do func(*sql.Tx) error) error {
 	tx, err := db.read.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})

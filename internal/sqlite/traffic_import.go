@@ -21,6 +21,8 @@ type TrafficImport struct {
 	Rows []vps.TrafficRow
 	// Now is what the age of rows is told by.
 	Now time.Time
+	// DryRun changes nothing, and only tells what history would have.
+	DryRun bool
 }
 
 // ImportTraffic keeps history of a guest from before the ledger knew it. Of a
@@ -37,7 +39,11 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 	defer db.ledger.mu.Unlock()
 	// Accounts change; and after an error what is in memory is not trusted.
 	db.ledger.book = nil
-	err = db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+	edit := db.change
+	if i.DryRun {
+		edit = db.rehearse
+	}
+	err = edit(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		var row, since int64
 		err := tx.QueryRowContext(ctx, `INSERT INTO traffic_guest (guest, name, tenant, since) VALUES (?, ?, ?, ?)
 			ON CONFLICT (guest) DO UPDATE SET name = excluded.name RETURNING id, since`, i.Guest.ID, i.Guest.Name, i.Guest.Tenant, i.Now.Unix()).Scan(&row, &since)
