@@ -72,6 +72,7 @@ func (f *Firewall) apply(ctx context.Context, w *wall) error {
 		return vps.Wrap(vps.CodeInternal, err, "the firewall's tables %s could not be loaded; nothing was changed", tables)
 	}
 	f.remember(w, taps, before, genErr)
+	f.traffic.reads = 0
 	f.log.InfoContext(ctx, "firewall replaced", "guests", len(w.taps)+len(w.ports))
 	return nil
 }

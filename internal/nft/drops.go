@@ -49,39 +49,40 @@ func (d *dumper) drops() (map[vps.DropReason]map[string]amount, error) {
 		if err != nil {
 			return nil, err
 		}
-		for key, a := range found {
-			link := key.name().String()
+		for _, e := range found {
+			link := e.key.name().String()
 			if c.reason == vps.DropSocket {
-				link = links[key]
+				link = links[e.key]
 			}
-			if link == "" || a.packets == 0 {
+			if link == "" || e.packets == 0 {
 				continue
 			}
 			if byReason[c.reason] == nil {
 				byReason[c.reason] = map[string]amount{}
 			}
-			byReason[c.reason][link] = byReason[c.reason][link].plus(a)
+			byReason[c.reason][link] = byReason[c.reason][link].plus(e.amount)
 		}
 	}
 	return byReason, nil
 }
 
-// counted returns what a set of drops is at.
-func (d *dumper) counted(c dropCount) (map[counterKey]amount, error) {
-	found := map[counterKey]amount{}
-	err := d.counters(c.family, c.table, c.set, func(key counterKey, a amount) { found[key] = a })
-	return found, err
+// counted returns what a set of drops is at, until the next call.
+func (d *dumper) counted(c dropCount) ([]counter, error) {
+	return d.counters(c.family, c.table, c.set)
 }
 
 // linksOfUIDs returns the comments of the wall's set of user ids.
 func (d *dumper) linksOfUIDs() (map[counterKey]string, error) {
 	links := map[counterKey]string{}
-	err := d.elements(inet, "sublet", "uids", func(key counterKey, element []byte) {
-		// libnftnl's udata: pairs of a type, a length, and as many bytes; the
-		// type 0 is a comment (NFTNL_UDATA_SET_ELEM_COMMENT).
-		if data := attribute(element, unix.NFTA_SET_ELEM_USERDATA); len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
-			links[key] = text(data[2 : 2+int(data[1])])
-		}
+	err := untilWhole(func() (bool, error) {
+		clear(links)
+		return d.elements(inet, "sublet", "uids", func(element []byte) {
+			// libnftnl's udata: pairs of a type, a length, and as many bytes; the
+			// type 0 is a comment (NFTNL_UDATA_SET_ELEM_COMMENT).
+			if data := attribute(element, unix.NFTA_SET_ELEM_USERDATA); len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {
+				links[counterOf(element).key] = text(data[2 : 2+int(data[1])])
+			}
+		})
 	})
 	return links, err
 }
@@ -105,15 +106,20 @@ func (d *dumper) kept(sets []dropCount) (map[string][]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for key, a := range found {
-			who := quote(key.name().String())
+		for _, e := range found {
+			who := quote(e.key.name().String())
 			if c.reason == vps.DropSocket {
-				who = strconv.FormatUint(uint64(binary.NativeEndian.Uint32(key[:])), 10)
+				who = userText(&e.key)
 			}
-			kept[c.family+" "+c.set] = append(kept[c.family+" "+c.set], fmt.Sprintf("%s counter packets %d bytes %d", who, a.packets, a.bytes))
+			kept[c.family+" "+c.set] = append(kept[c.family+" "+c.set], fmt.Sprintf("%s counter packets %d bytes %d", who, e.packets, e.bytes))
 		}
 	}
 	return kept, nil
+}
+
+// userText writes the key of a set of users for nft.
+func userText(key *counterKey) string {
+	return strconv.FormatUint(uint64(binary.NativeEndian.Uint32(key[:])), 10)
 }
 
 // dropKey is what drops are summed by here: who sent or was to get it.
@@ -136,9 +142,9 @@ func readDrops(d *dumper) (dropSums, error) {
 		if err != nil {
 			return nil, err
 		}
-		for key, a := range found {
-			k := dropKey{key.name(), c.way}
-			sums[k] = sums[k].plus(a)
+		for _, e := range found {
+			k := dropKey{e.key.name(), c.way}
+			sums[k] = sums[k].plus(e.amount)
 		}
 	}
 	return sums, nil
@@ -149,9 +155,12 @@ func readDrops(d *dumper) (dropSums, error) {
 func readBefore(d *dumper) (dropSums, error) {
 	sums := dropSums{}
 	for _, way := range directions() {
-		err := d.counters(inet, trafficName, beforeSet(way), func(key counterKey, a amount) { sums[dropKey{key.name(), way}] = a })
+		found, err := d.counters(inet, trafficName, beforeSet(way))
 		if err != nil {
 			return nil, err
+		}
+		for _, e := range found {
+			sums[dropKey{e.key.name(), way}] = e.amount
 		}
 	}
 	return sums, nil

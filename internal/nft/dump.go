@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -27,6 +28,10 @@ var protocols = map[string]byte{inet: unix.NFPROTO_INET, netdev: unix.NFPROTO_NE
 type dumper struct {
 	socket *os.File
 	buffer []byte
+	// found and met are what counters found, kept because they are made again and
+	// again.
+	found []counter
+	met   map[counterKey]struct{}
 }
 
 func newDumper() (*dumper, error) {
@@ -35,7 +40,7 @@ func newDumper() (*dumper, error) {
 		return nil, err
 	}
 	// The kernel fills as much as it is offered, up to 32 KiB.
-	return &dumper{socket, make([]byte, 1<<16)}, nil
+	return &dumper{socket: socket, buffer: make([]byte, 1<<16), met: map[counterKey]struct{}{}}, nil
 }
 
 func (d *dumper) close() { _ = d.socket.Close() }
@@ -47,10 +52,14 @@ var errInterrupted = errors.New("nftables was changed all the time while it was 
 // the attributes of every answer. When the ruleset is changed meanwhile it
 // begins anew.
 func (d *dumper) dump(kind uint16, family string, request []byte, each func(attributes []byte)) error {
+	return untilWhole(func() (bool, error) { return d.once(kind, family, request, each) })
+}
+
+// untilWhole reads until what was read is whole.
+func untilWhole(read func() (whole bool, err error)) error {
 	const tries = 20
 	for range tries {
-		whole, err := d.once(kind, family, request, each)
-		if err != nil || whole {
+		if whole, err := read(); err != nil || whole {
 			return err
 		}
 	}
@@ -101,18 +110,29 @@ func (d *dumper) once(kind uint16, family string, request []byte, each func(attr
 	}
 }
 
+// next cuts the first attribute off those of a netlink message, or of one of its
+// attributes; ok says that there was one.
+func next(b []byte) (kind uint16, value, rest []byte, ok bool) {
+	if len(b) < unix.SizeofNlAttr {
+		return 0, nil, nil, false
+	}
+	size := int(binary.NativeEndian.Uint16(b))
+	if size < unix.SizeofNlAttr || size > len(b) {
+		return 0, nil, nil, false
+	}
+	// Attributes are aligned to 4 bytes (NLA_ALIGNTO).
+	return binary.NativeEndian.Uint16(b[2:]) & attrMask, b[unix.SizeofNlAttr:size], b[min((size+3)&^3, len(b)):], true
+}
+
 // attributes are those of a netlink message, or of one of its attributes.
 func attributes(b []byte) iter.Seq2[uint16, []byte] {
 	return func(yield func(uint16, []byte) bool) {
-		for len(b) >= unix.SizeofNlAttr {
-			size := int(binary.NativeEndian.Uint16(b))
-			if size < unix.SizeofNlAttr || size > len(b) {
+		for {
+			kind, value, rest, ok := next(b)
+			if !ok || !yield(kind, value) {
 				return
 			}
-			if !yield(binary.NativeEndian.Uint16(b[2:])&attrMask, b[unix.SizeofNlAttr:size]) {
-				return
-			}
-			b = b[min((size+3)&^3, len(b)):]
+			b = rest
 		}
 	}
 }
@@ -120,15 +140,17 @@ func attributes(b []byte) iter.Seq2[uint16, []byte] {
 // attribute returns the attribute that is found at the end of a path of kinds;
 // nil when there is none.
 func attribute(b []byte, path ...uint16) []byte {
-next:
 	for _, want := range path {
-		for kind, value := range attributes(b) {
-			if kind == want {
+		for {
+			kind, value, rest, ok := next(b)
+			if !ok {
+				return nil
+			}
+			if b = rest; kind == want {
 				b = value
-				continue next
+				break
 			}
 		}
-		return nil
 	}
 	return b
 }
@@ -174,38 +196,107 @@ type amount struct{ packets, bytes uint64 }
 
 func (a amount) plus(b amount) amount { return amount{a.packets + b.packets, a.bytes + b.bytes} }
 
-// elements calls each with the keys and the attributes of a set's elements;
-// without such a set, with none. An element may come twice, as it is now last;
-// one that was made while the set was read may be missing.
-func (d *dumper) elements(family, table, set string, each func(key counterKey, element []byte)) error {
+// elements calls each with every element of a set, as its attributes; without
+// such a set, with none. It tells whether nobody changed the ruleset meanwhile.
+func (d *dumper) elements(family, table, set string, each func(element []byte)) (whole bool, err error) {
 	request := append(textAttribute(unix.NFTA_SET_ELEM_LIST_TABLE, table), textAttribute(unix.NFTA_SET_ELEM_LIST_SET, set)...)
-	err := d.dump(unix.NFT_MSG_GETSETELEM, family, request, func(message []byte) {
+	whole, err = d.once(unix.NFT_MSG_GETSETELEM, family, request, func(message []byte) {
 		for _, element := range attributes(attribute(message, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
-			var key counterKey
-			copy(key[:], attribute(element, unix.NFTA_SET_ELEM_KEY, unix.NFTA_DATA_VALUE))
-			each(key, element)
+			each(element)
 		}
 	})
-	if err == nil || errors.Is(err, unix.ENOENT) {
-		return nil
+	if errors.Is(err, unix.ENOENT) {
+		return true, nil
 	}
-	return fmt.Errorf("set %s of table %s %s: %w", set, family, table, err)
+	if err != nil {
+		return false, fmt.Errorf("set %s of table %s %s: %w", set, family, table, err)
+	}
+	return whole, nil
 }
 
-// counters is elements of a set that counts.
-func (d *dumper) counters(family, table, set string, each func(key counterKey, a amount)) error {
-	return d.elements(family, table, set, func(key counterKey, element []byte) {
-		var a amount
-		for kind, value := range attributes(attribute(element, unix.NFTA_SET_ELEM_EXPR, unix.NFTA_EXPR_DATA)) {
-			switch kind {
-			case unix.NFTA_COUNTER_BYTES:
-				a.bytes = number(value)
-			case unix.NFTA_COUNTER_PACKETS:
-				a.packets = number(value)
-			}
+// counter is an element of a set that counts.
+type counter struct {
+	key counterKey
+	amount
+}
+
+// counters returns what a set that counts is at: every element that was there
+// all the time, once. The answer is valid until the next call.
+//
+// The kernel answers in many messages, each of which begins with the element
+// whose number follows that of the last one. When packets add elements, it moves
+// them all to a larger table meanwhile, in another order: then some come twice, and
+// others never do. No generation tells of that. But the last message ends with
+// the last element that there is, so that as many come as there are; and if
+// one of them is missing, another has come twice. Then all are read again.
+//
+// Some are there twice indeed, when a packet came while nft put the same element
+// in place: they come in the same order again, and both have counted.
+func (d *dumper) counters(family, table, set string) ([]counter, error) {
+	var order []counterKey
+	err := untilWhole(func() (bool, error) {
+		d.found = d.found[:0]
+		clear(d.met)
+		whole, err := d.elements(family, table, set, func(element []byte) {
+			c := counterOf(element)
+			d.found = append(d.found, c)
+			d.met[c.key] = struct{}{}
+		})
+		if len(d.met) == len(d.found) {
+			return whole, err
 		}
-		each(key, a)
+		before := order
+		order = make([]counterKey, len(d.found))
+		for i := range d.found {
+			order[i] = d.found[i].key
+		}
+		return whole && slices.Equal(order, before), err
 	})
+	if len(d.met) != len(d.found) {
+		d.merge()
+	}
+	return d.found, err
+}
+
+// merge adds up elements that have the same key.
+func (d *dumper) merge() {
+	at := map[counterKey]int{}
+	merged := d.found[:0]
+	for _, c := range d.found {
+		if i, ok := at[c.key]; ok {
+			merged[i].amount = merged[i].plus(c.amount)
+			continue
+		}
+		at[c.key] = len(merged)
+		merged = append(merged, c)
+	}
+	d.found = merged
+}
+
+// counterOf reads an element of a set that counts.
+func counterOf(element []byte) (c counter) {
+	for kind, value, rest, ok := next(element); ok; kind, value, rest, ok = next(rest) {
+		switch kind {
+		case unix.NFTA_SET_ELEM_KEY:
+			copy(c.key[:], attribute(value, unix.NFTA_DATA_VALUE))
+		case unix.NFTA_SET_ELEM_EXPR:
+			c.amount = amountOf(attribute(value, unix.NFTA_EXPR_DATA))
+		}
+	}
+	return c
+}
+
+// amountOf reads a counter.
+func amountOf(data []byte) (a amount) {
+	for kind, value, rest, ok := next(data); ok; kind, value, rest, ok = next(rest) {
+		switch kind {
+		case unix.NFTA_COUNTER_BYTES:
+			a.bytes = number(value)
+		case unix.NFTA_COUNTER_PACKETS:
+			a.packets = number(value)
+		}
+	}
+	return a
 }
 
 // handles returns the numbers of the tables of a family by name. The kernel

@@ -295,6 +295,7 @@ func (f *Firewall) replaceQuotas(ctx context.Context, d *dumper, w *quotaWall, s
 	}
 	// Objects count from zero now, when their quotas were counted.
 	f.quotas.standing, f.quotas.gen, f.quotas.readings = w, gen, nil
+	f.traffic.reads = 0
 	clear(f.quotas.seen)
 	for i, s := range settings {
 		at := w.objects[i].quota.At

@@ -46,8 +46,7 @@ const (
 
 // setSize bounds what packets can put into a set: one element for each link
 // or user id that ever was. When it is full, packets are still dropped, but
-// no longer counted. The kernel makes room for as many at once, and looks at
-// all of that whenever the set is read.
+// no longer counted. See fit for what it costs.
 const setSize = 8192
 
 // dropper writes the sets and chains that count, log and drop.

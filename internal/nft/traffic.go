@@ -52,6 +52,8 @@ type trafficTables struct {
 	before dropSums
 	// canonical is how this host's nft lists them, by family; nil at first.
 	canonical map[string]map[string]*block
+	// reads is how often they were read since some set that counts was made.
+	reads int
 }
 
 func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error) {
@@ -85,15 +87,16 @@ func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error)
 		if gen, err := generation(); err != nil || gen == f.traffic.gen {
 			c.Links = sums.rows()
 			f.quotas.note(c.At, quotas)
+			f.fit(ctx)
 			return c, err
 		}
 	}
 	return vps.TrafficCounters{}, errInterrupted
 }
 
-// ForgetTraffic removes the counters of links: of such as no guest has any
-// more, when their last traffic has been read. Links that have none are passed
-// over.
+// ForgetTraffic removes the counters of links, those of drops too: of such as
+// no guest has any more, when their last traffic has been read. Links that have
+// none are passed over.
 func (f *Firewall) ForgetTraffic(ctx context.Context, links ...string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -106,32 +109,62 @@ func (f *Firewall) ForgetTraffic(ctx context.Context, links ...string) error {
 		copy(name[:], l)
 		gone[name] = true
 	}
+	if err := f.forgetLinks(ctx, gone); err != nil {
+		return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be forgotten")
+	}
+	return nil
+}
+
+// forgetLinks removes the elements of links from all sets that count.
+func (f *Firewall) forgetLinks(ctx context.Context, gone map[linkBytes]bool) error {
 	d, err := newDumper()
 	if err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be read")
+		return err
 	}
 	defer d.close()
+	users, err := d.linksOfUIDs()
+	if err != nil {
+		return err
+	}
 	var text strings.Builder
-	for _, s := range passedSets() {
-		found := map[counterKey]bool{}
-		err := d.counters(s.family, trafficName, s.name(), func(key counterKey, _ amount) {
-			if gone[key.name()] {
-				found[key] = true
+	remove := func(family, table, set string, goes func(key *counterKey) bool, element func(key *counterKey) string) error {
+		found, err := d.counters(family, table, set)
+		for i := range found {
+			if key := &found[i].key; goes(key) {
+				fmt.Fprintf(&text, "delete element %s %s %s { %s }\n", family, table, set, element(key))
 			}
-		})
-		if err != nil {
-			return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be read")
 		}
-		for key := range found {
-			fmt.Fprintf(&text, "delete element %s %s %s { %s . %s }\n", s.family, trafficName, s.name(), quote(key.name().String()), s.protocol(key))
+		return err
+	}
+	ofLink := func(key *counterKey) bool { return gone[key.name()] }
+	link := func(key *counterKey) string { return quote(key.name().String()) }
+	for _, s := range passedSets() {
+		if err := remove(s.family, trafficName, s.name(), ofLink, func(key *counterKey) string { return link(key) + " . " + s.protocol(key) }); err != nil {
+			return err
+		}
+	}
+	for _, c := range dropCounts() {
+		goes, element := ofLink, link
+		if c.reason == vps.DropSocket {
+			// Guests that are gone have left the wall, and their users may come again.
+			goes, element = func(key *counterKey) bool { return users[*key] == "" }, userText
+		}
+		if err := remove(c.family, c.table, c.set, goes, element); err != nil {
+			return err
+		}
+	}
+	for _, way := range directions() {
+		if err := remove(inet, trafficName, beforeSet(way), ofLink, link); err != nil {
+			return err
 		}
 	}
 	if text.Len() == 0 {
 		return nil
 	}
 	if err := f.load(ctx, text.String()); err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the traffic of links that are gone could not be forgotten")
+		return err
 	}
+	maps.DeleteFunc(f.traffic.before, func(k dropKey, _ amount) bool { return gone[k.link] })
 	return nil
 }
 
@@ -269,7 +302,7 @@ func (f *Firewall) makeTraffic(ctx context.Context, d *dumper) error {
 	if err != nil {
 		return err
 	}
-	f.traffic.epoch = ""
+	f.traffic.epoch, f.traffic.reads = "", 0
 	if err := f.load(ctx, removal(trafficName)+trafficText(before)); err != nil {
 		return err
 	}
@@ -346,8 +379,8 @@ type passedSet struct {
 	way    vps.Direction
 }
 
-func passedSets() [12]passedSet {
-	var all [12]passedSet
+func passedSets() [2 * waysPassed]passedSet {
+	var all [2 * waysPassed]passedSet
 	i := 0
 	for _, family := range trafficFamilies() {
 		for _, class := range passing() {
@@ -362,18 +395,19 @@ func passedSets() [12]passedSet {
 
 func (s passedSet) name() string { return string(s.class) + "-" + string(s.way) }
 
-// version returns 4 or 6, by what follows the link's name in a key.
-func (s passedSet) version(key counterKey) int {
+// place returns the place of a key's version of IP in versions, by what follows
+// the link's name.
+func (s passedSet) place(key *counterKey) int {
 	rest := key.rest()
 	if s.family == bridge && binary.BigEndian.Uint16(rest[:]) == unix.ETH_P_IPV6 || s.family == inet && rest[0] == unix.NFPROTO_IPV6 {
-		return 6
+		return 1
 	}
-	return 4
+	return 0
 }
 
 // protocol is what follows the link's name in a key, for nft.
-func (s passedSet) protocol(key counterKey) string {
-	switch v6 := s.version(key) == 6; {
+func (s passedSet) protocol(key *counterKey) string {
+	switch v6 := s.place(key) == 1; {
 	case s.family == bridge && v6:
 		return "ip6"
 	case s.family == bridge:
@@ -385,10 +419,16 @@ func (s passedSet) protocol(key counterKey) string {
 	}
 }
 
-// linkSums is the traffic of a link: what passed by set and version of IP, and
-// what was dropped.
+// waysPassed is how many sets each family has: one for each class and direction.
+const waysPassed = 6
+
+// versions are those of IP in the order in which sums have them.
+var versions = [...]int{4, 6} //nolint:gochecknoglobals // a constant
+
+// linkSums is the traffic of a link: what passed by class and direction, in the
+// order of a family's sets, and by version of IP, and what was dropped.
 type linkSums struct {
-	passed  [12][2]amount // by the sets in their order, and by IPv4 and IPv6
+	passed  [waysPassed][len(versions)]amount
 	dropped vps.TrafficCount
 }
 
@@ -407,13 +447,14 @@ func (sums trafficSums) of(link linkBytes) *linkSums {
 // addPassed adds what passed.
 func (sums trafficSums) addPassed(d *dumper) error {
 	for i, s := range passedSets() {
-		// An element that comes twice was read twice, and one that was read in
-		// vain, because the ruleset changed, is read again.
-		err := d.counters(s.family, trafficName, s.name(), func(key counterKey, a amount) {
-			sums.of(key.name()).passed[i][s.version(key)/6] = a
-		})
+		found, err := d.counters(s.family, trafficName, s.name())
 		if err != nil {
 			return err
+		}
+		for j := range found {
+			key := &found[j].key
+			at := &sums.of(key.name()).passed[i%waysPassed][s.place(key)]
+			*at = at.plus(found[j].amount)
 		}
 	}
 	return nil
@@ -441,7 +482,7 @@ func (a amount) count(way vps.Direction) vps.TrafficCount {
 // rows returns the traffic in order.
 func (sums trafficSums) rows() []vps.LinkTraffic {
 	links := slices.SortedFunc(maps.Keys(sums), func(a, b linkBytes) int { return bytes.Compare(a[:], b[:]) })
-	rows := make([]vps.LinkTraffic, 0, 4*len(links))
+	rows := make([]vps.LinkTraffic, 0, (waysPassed+1)*len(links))
 	for _, link := range links {
 		name, s := link.String(), sums[link]
 		add := func(class vps.TrafficClass, family int, c vps.TrafficCount) {
@@ -449,15 +490,10 @@ func (sums trafficSums) rows() []vps.LinkTraffic {
 				rows = append(rows, vps.LinkTraffic{Link: name, TrafficKey: vps.TrafficKey{Class: class, Family: family}, TrafficCount: c})
 			}
 		}
-		for _, class := range passing() {
-			for version, family := range [...]int{4, 6} {
-				var c vps.TrafficCount
-				for i, set := range passedSets() {
-					if set.class == class {
-						c = c.Add(s.passed[i][version].count(set.way))
-					}
-				}
-				add(class, family, c)
+		for i, class := range passing() {
+			for place, family := range versions {
+				in, out := s.passed[2*i][place], s.passed[2*i+1][place]
+				add(class, family, in.count(vps.In).Add(out.count(vps.Out)))
 			}
 		}
 		add(vps.TrafficDropped, 0, s.dropped)

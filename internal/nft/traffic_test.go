@@ -357,16 +357,38 @@ func TestTrafficEpochs(t *testing.T) {
 func TestForgetTraffic(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.traffic()
-	for _, name := range []string{"alice", "bob"} {
-		w.ask(w.guests[name], "udp", outside+":80", 5*time.Second)
+	silent(w.guests["alice"])
+	dropped := func() {
+		t.Helper()
+		for _, name := range []string{"alice", "bob"} {
+			w.ask(w.guests[name], "udp", outside+":80", 5*time.Second)
+			w.ask(w.guests[name], "udp", gateway+":80", 10*time.Millisecond) // is dropped
+		}
 	}
+	dropped() // which the tables that count traffic are to leave out
+	w.traffic()
+	dropped()
+	w.sendsAs(w.network.Guests[0].UID)
+	w.network.Guests = w.network.Guests[1:]
+	w.apply()
 	if err := w.wall.ForgetTraffic(t.Context(), "sl-alice", "sl-nobody"); err != nil {
 		t.Fatal(err)
 	}
 	l, _ := w.traffic()
-	if sum := l.sum("sl-alice"); sum.InBytes != 0 {
+	if sum := l.sum("sl-alice"); sum != (vps.TrafficCount{}) {
 		t.Errorf("there is still %+v", sum)
+	}
+	w.network.Guests = append(w.network.Guests, guest(1, "alice"))
+	w.apply()
+	if drops := w.drops("sl-alice"); len(drops) > 0 {
+		t.Errorf("there are still the drops %v", drops)
+	}
+	if drops := w.drops("sl-bob"); drops[vps.DropToHost] == 0 {
+		t.Errorf("another link's drops are gone as well; there are %v", drops)
+	}
+	got := w.added(func() { w.ask(w.guests["alice"], "udp", gateway+":80", 10*time.Millisecond) })
+	if n := got["sl-alice dropped/0"]; n.OutPackets == 0 {
+		t.Errorf("what is dropped from now on is not counted; there is %v", got)
 	}
 	if _, ok := l["sl-bob internet/4"]; !ok {
 		t.Error("another link's counters are gone as well")
@@ -398,6 +420,12 @@ func BenchmarkTraffic(b *testing.B) {
 					}
 				}
 				host.ExecInput(fmt.Sprintf("add element inet sublet-traffic %s-%s { %s }\n", class, way, strings.Join(elements, ", ")), "nft", "-f", "-")
+			}
+		}
+		const settled = 10
+		for range settled {
+			if _, err := wall.Traffic(b.Context()); err != nil {
+				b.Fatal(err)
 			}
 		}
 		c, err := wall.Traffic(b.Context())
