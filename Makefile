@@ -22,7 +22,9 @@ ifneq ($(shell awk '/^MemTotal:/ && $$2 < 2097152' /proc/meminfo),)
 BUILD := GOGC=30 GOMEMLIMIT=350MiB $(BUILD) -p 1
 endif
 QUIET   := 2>&1 | { grep --line-buffered -v '^go: downloading .*/' >&2 || true; }
-TOOL    := go tool -modfile=tools/go.mod
+TOOL    := go tool -modfile=$(CURDIR)/tools/go.mod
+# A module of its own, whose dependencies the program does not have.
+GRAFANA := cd packaging/grafana &&
 
 .PHONY: help
 help: ## list the targets
@@ -56,6 +58,7 @@ assets: ## bundle what pages load of npm packages (installs npm)
 test: ## install what the tests need and run all of them (root)
 	@scripts/install-deps test
 	@go vet ./...
+	@$(GRAFANA) go vet ./... && go test -count=1 ./...
 	@go test -count=1 -timeout 45m ./...
 
 .PHONY: test-unit
@@ -71,7 +74,9 @@ race: ## run the tests of pure and concurrent code under the race detector (need
 lint: ## format check, linters, tidy check
 	@scripts/install-deps go
 	@$(TOOL) golangci-lint run ./...
+	@$(GRAFANA) $(TOOL) golangci-lint run ./...
 	@go mod tidy -diff
+	@$(GRAFANA) go mod tidy -diff
 
 .PHONY: vuln
 vuln: ## look for known vulnerabilities (needs the vulnerability database)
