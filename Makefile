@@ -7,6 +7,9 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 # Debian's Go is older than go.mod asks for and fetches the right one by itself.
 export GOTOOLCHAIN := auto
 export CGO_ENABLED := 0
+# As what is built is compiled, so that tests and linters do not compile all of
+# it once more.
+export GOFLAGS += -trimpath
 export PATH := $(PATH):/usr/local/go/bin
 # Where the caller names a locale that was never made here, every program warns.
 export LC_ALL := C.UTF-8
