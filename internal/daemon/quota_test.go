@@ -43,7 +43,6 @@ func (plenty) Room(context.Context) (memory, disk vps.Bytes, err error)  { retur
 func (plenty) Listeners(context.Context) ([]desired.Listener, error)     { return nil, nil }
 func (plenty) Network(context.Context, vps.Settings, vps.Settings) error { return nil }
 func (plenty) HostBoot() string                                          { return "boot" }
-func (plenty) Network(context.Context, vps.Settings, vps.Settings) error { return nil }
 func (w *quotaWorld) Kick()                                              { w.kicks++ }
 func (w *quotaWorld) Snapshot() (reconcile.Snapshot, <-chan struct{})    { return w.snapshot, nil }
 func (w *quotaWorld) SetQuotas(_ context.Context, quotas []vps.NetworkQuota, suspended, uplinks []string) error {
