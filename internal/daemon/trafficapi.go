@@ -193,20 +193,9 @@ func (b backend) CheckTraffic(ctx context.Context, since string) (vps.TrafficChe
 	if err != nil {
 		return vps.TrafficCheck{}, err
 	}
-	for _, o := range owners {
-		if o.ID == "" && o.Since.After(u.Since) {
-			u.Since = o.Since
-		}
-	}
-	query := vps.TrafficQuery{Step: vps.StepHour, Counted: true}
-	switch age := now.Sub(u.Since); {
-	case age <= checkFine:
-		query.Step = vps.StepFiveMinutes
-	case age > checkHours:
-		query.Step = vps.StepDay
-	}
-	u.Since = query.Step.Begin(u.Since, now.Location())
-	query.Since = u.Since
+	query := vps.TrafficQuery{Counted: true}
+	query.Since, query.Step = checkFrom(u.Since, owners, now)
+	u.Since = query.Since
 	rows, err := b.db.Traffic(ctx, query)
 	if err != nil {
 		return vps.TrafficCheck{}, err
@@ -222,6 +211,37 @@ func (b backend) CheckTraffic(ctx context.Context, since string) (vps.TrafficChe
 		return vps.TrafficCheck{}, err
 	}
 	return meter.CheckTraffic(u), nil
+}
+
+// checkFrom returns from when on a check compares, and by which steps. Where
+// guests were counted before the public links were, the step amid which those
+// began has more of the guests, so it is left out.
+func checkFrom(since time.Time, owners []sqlite.TrafficOwner, now time.Time) (time.Time, vps.TrafficStep) {
+	var links, guests time.Time
+	for _, o := range owners {
+		switch {
+		case o.ID == "":
+			links = o.Since
+		case !o.Since.IsZero() && (guests.IsZero() || o.Since.Before(guests)):
+			guests = o.Since
+		}
+	}
+	bound := links.After(since)
+	if bound {
+		since = links
+	}
+	step := vps.StepHour
+	switch age := now.Sub(since); {
+	case age <= checkFine:
+		step = vps.StepFiveMinutes
+	case age > checkHours:
+		step = vps.StepDay
+	}
+	begin := step.Begin(since, now.Location())
+	if bound && guests.Before(links) && !guests.IsZero() && begin.Before(links) {
+		begin = step.End(begin, now.Location())
+	}
+	return begin, step
 }
 
 // describeUplinks says what the public links are like, as sysfs has it

@@ -52,6 +52,15 @@ func (w *trafficWorld) Snapshot() (reconcile.Snapshot, <-chan struct{}) {
 // has counted before.
 func newTrafficWorld(t *testing.T) *trafficWorld {
 	t.Helper()
+	w := newTrafficWorldWithoutLink(t)
+	w.uplink(5000, 5000)
+	w.sampleTraffic(t.Context())
+	return w
+}
+
+// newTrafficWorldWithoutLink makes one whose public link is not up yet.
+func newTrafficWorldWithoutLink(t *testing.T) *trafficWorld {
+	t.Helper()
 	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
 	if err != nil {
 		t.Fatal(err)
@@ -68,8 +77,6 @@ func newTrafficWorld(t *testing.T) *trafficWorld {
 			t.Fatal(err)
 		}
 	}
-	w.uplink(5000, 5000)
-	w.sampleTraffic(t.Context())
 	return w
 }
 
@@ -249,6 +256,63 @@ func TestCheckTraffic(t *testing.T) {
 	w.count("bob", vps.TrafficInternet, 100<<20, 0)
 	if c, err := w.CheckTraffic(t.Context(), ""); err != nil || c.OK {
 		t.Errorf("guests with more than the links: %+v, %v", c, err)
+	}
+}
+
+// TestCheckOfALateLink has guests that were counted before the public link was:
+// what they had until then is not held against it.
+func TestCheckOfALateLink(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorldWithoutLink(t)
+	host, err := w.state.Host(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.Now().Add(-time.Hour) // it has been there for longer
+	if _, err := w.db.ImportTraffic(t.Context(), sqlite.TrafficImport{Guest: sqlite.TrafficGuest{ID: host.Guests[0].ID, Name: "alice"}, Now: at}); err != nil {
+		t.Fatal(err)
+	}
+	w.sampleTraffic(t.Context())
+	w.count("alice", vps.TrafficInternet, 100<<20, 100<<20)
+	w.sampleTraffic(t.Context())
+	w.uplink(5000, 5000)
+	w.sampleTraffic(t.Context())
+	for _, since := range []string{"", "1h", "2020-01-01"} {
+		c, err := w.CheckTraffic(t.Context(), since)
+		if err != nil || !c.OK {
+			t.Errorf("since %q: %+v, %v", since, c, err)
+		}
+	}
+}
+
+func TestCheckFrom(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 10, 20, 15, 33, 0, 0, time.UTC)
+	owners := func(link, guest time.Time) []sqlite.TrafficOwner {
+		g := sqlite.TrafficOwner{Since: guest}
+		g.ID = "1"
+		return []sqlite.TrafficOwner{{Since: link}, g, {TrafficGuest: sqlite.TrafficGuest{ID: "2"}, Since: now}}
+	}
+	ago := func(d time.Duration) time.Time { return now.Add(-d) }
+	for _, c := range []struct {
+		what               string
+		since, link, guest time.Time
+		want               string
+	}{
+		{"both for long", ago(48 * time.Hour), ago(1000 * time.Hour), ago(2000 * time.Hour), "hour 10-18 15:00"},
+		{"the link is as old as the guests", ago(48 * time.Hour), ago(20*time.Hour + time.Minute), ago(20*time.Hour + time.Minute), "hour 10-19 19:00"},
+		{"the link came later", ago(48 * time.Hour), ago(20*time.Hour + time.Minute), ago(30 * time.Hour), "hour 10-19 20:00"},
+		{"the link came later, just on the hour", ago(48 * time.Hour), ago(20*time.Hour + 33*time.Minute), ago(30 * time.Hour), "hour 10-19 19:00"},
+		{"and lately", ago(48 * time.Hour), ago(2*time.Hour + time.Minute), ago(30 * time.Hour), "5min 10-20 13:35"},
+		{"just now", ago(48 * time.Hour), ago(time.Minute), ago(30 * time.Hour), "5min 10-20 15:35"},
+		{"long ago", ago(200 * 24 * time.Hour), ago(100 * 24 * time.Hour), ago(101 * 24 * time.Hour), "day 07-13 00:00"},
+		{"less is asked for", ago(5 * time.Minute), ago(time.Hour), ago(2 * time.Hour), "5min 10-20 15:25"},
+		{"no link yet", ago(48 * time.Hour), time.Time{}, ago(30 * time.Hour), "hour 10-18 15:00"},
+	} {
+		since, step := checkFrom(c.since, owners(c.link, c.guest), now)
+		if got := string(step) + since.Format(" 01-02 15:04"); got != c.want {
+			t.Errorf("%s: from %s, want %s", c.what, got, c.want)
+		}
 	}
 }
 

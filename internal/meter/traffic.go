@@ -207,7 +207,10 @@ func checkNotes(u UplinkTraffic) []string {
 	if len(u.Wireless) > 0 {
 		notes = append(notes, "The driver of a wireless link may count headers of its own: "+strings.Join(u.Wireless, ", ")+".")
 	}
-	if len(u.Host) == 0 && len(u.Links) > 0 {
+	switch {
+	case u.Since.After(u.Until):
+		notes = append(notes, "Guests and public links are both counted from "+u.Since.Format("15:04")+" on; until then there is nothing to compare.")
+	case len(u.Host) == 0 && len(u.Links) > 0:
 		notes = append(notes, "Nothing is counted of the public links in this time.")
 	}
 	return notes
