@@ -46,6 +46,7 @@ func (f *Firewall) Apply(ctx context.Context, n vps.Network, uplinks []string) e
 		// is told the same.
 		f.log.ErrorContext(ctx, "the guests' traffic is not counted or held", "error", err)
 	}
+	f.mended = nil
 	return nil
 }
 
@@ -202,7 +203,8 @@ func (f *Firewall) Guard(ctx context.Context, links ...string) error {
 // process: the tables are compared with how nft lists the wanted ones, which
 // are loaded for that into an empty network of its own. Tables that were made
 // for another network are told in one sentence. What packets put into sets is
-// no difference. Diff changes nothing.
+// no difference. So are the tables that Traffic and SetQuotas made, but only for
+// the Firewall that did. Diff changes nothing.
 func (f *Firewall) Diff(ctx context.Context, n vps.Network, uplinks []string) ([]string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -214,6 +216,19 @@ func (f *Firewall) Diff(ctx context.Context, n vps.Network, uplinks []string) ([
 	if err != nil {
 		return nil, err
 	}
+	drift, err := f.diffWall(ctx, w, taps)
+	if err != nil {
+		return nil, err
+	}
+	restored, err := f.diffRestored(ctx)
+	if err != nil {
+		f.log.ErrorContext(ctx, "it is not known whether the guests' traffic is counted and held", "error", err)
+	}
+	return slices.Concat(drift, f.mended, restored), nil
+}
+
+// diffWall compares our tables with those of w, unless they are known.
+func (f *Firewall) diffWall(ctx context.Context, w *wall, taps map[string]int) ([]string, error) {
 	if gen, err := generation(); err == nil && f.inPlace != nil && gen == f.gen {
 		if f.inPlace.same(w) && maps.Equal(f.taps, taps) {
 			return nil, nil

@@ -59,6 +59,9 @@ type Firewall struct {
 	traffic trafficTables
 	quotas  quotaTables
 	ports   map[string]bool
+	// mended tells in sentences what somebody did to those tables that Traffic and
+	// SetQuotas mended, since the last Apply.
+	mended []string
 }
 
 // New returns a Firewall. It touches nothing. A nil log discards.

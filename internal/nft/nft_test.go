@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -230,6 +231,75 @@ func TestDrift(t *testing.T) {
 	if drift, err := wall.Diff(t.Context(), network(), uplinks); err != nil || len(drift) == 0 {
 		t.Errorf("after guests went: got %q (%v)", drift, err)
 	}
+}
+
+// TestDriftOfCounters: what is done to the tables that count and hold is seen,
+// told once, and mended, whoever comes first.
+func TestDriftOfCounters(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	held := func() { w.setQuotas([]string{"sl-bob"}, quota("guest/alice", 1<<30, "sl-alice")) }
+	diff := func() []string {
+		t.Helper()
+		drift, err := w.wall.Diff(t.Context(), w.network, uplinks)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return drift
+	}
+	w.traffic()
+	held()
+	stands := w.host.Exec("nft", "--stateless", "--terse", "list", "ruleset")
+	for _, c := range []struct {
+		change string
+		want   []string
+	}{
+		{"delete table inet sublet-traffic", []string{"the table inet sublet-traffic is missing"}},
+		{"delete table bridge sublet-quota", []string{"the table bridge sublet-quota is missing"}},
+		{"flush chain bridge sublet-traffic leave", []string{`chain leave of table bridge sublet-traffic lacks "oifname \"sl-*\" goto between"`}},
+		{"add chain inet sublet-quota extra", []string{"chain extra of table inet sublet-quota does not belong there"}},
+		{"delete element inet sublet-quota out { \"sl-bob\" }", []string{`map out of table inet sublet-quota lacks the element "sl-bob" : goto drop_out`}},
+		{"flush ruleset", []string{"the table inet sublet is missing", "the table inet sublet-traffic is missing", "the table inet sublet-quota is missing"}},
+	} {
+		for _, sampled := range []bool{false, true} {
+			w.host.Exec("nft", c.change)
+			if sampled {
+				w.traffic()
+				held()
+			}
+			drift := diff()
+			for _, want := range c.want {
+				if !slices.Contains(drift, want) {
+					t.Errorf("after %q, sampled %v: got %q, want %q", c.change, sampled, drift, want)
+				}
+			}
+			w.apply()
+			if drift := diff(); len(drift) > 0 {
+				t.Errorf("after %q was mended: got %q", c.change, drift)
+			}
+			w.traffic()
+			held()
+			if drift := diff(); len(drift) > 0 {
+				t.Errorf("%q was told again: %q", c.change, drift)
+			}
+			if mended := w.host.Exec("nft", "--stateless", "--terse", "list", "ruleset"); tablesOf(mended) != tablesOf(stands) {
+				t.Errorf("after %q there is\n%s\nand there was\n%s", c.change, mended, stands)
+			}
+		}
+	}
+}
+
+// epochNames are names that differ with each table that is made.
+var epochNames = regexp.MustCompile(`epoch-[0-9a-f]+`)
+
+// tablesOf sorts a listing's tables, and leaves out which epoch they are of.
+func tablesOf(listing string) string {
+	tables := strings.Split(epochNames.ReplaceAllString(listing, "epoch"), "\ntable ")
+	for i := range tables {
+		tables[i] = strings.TrimPrefix(strings.TrimSpace(tables[i]), "table ")
+	}
+	slices.Sort(tables)
+	return strings.Join(tables, "\n")
 }
 
 func TestBadInputChangesNothing(t *testing.T) {

@@ -197,9 +197,13 @@ func (f *Firewall) setQuotas(ctx context.Context, d *dumper, w *quotaWall) error
 	if err != nil {
 		return err
 	}
-	whole, err := f.quotasWhole(ctx, d, w, now)
+	differs, err := f.diffQuotas(ctx, d, w, now)
 	if err != nil {
 		return err
+	}
+	whole := len(differs) == 0
+	if !whole && f.quotas.standing != nil && w.same(f.quotas.standing) {
+		f.mended = append(f.mended, differs...)
 	}
 	var text strings.Builder
 	settings := make([]setting, len(w.objects))
@@ -226,47 +230,56 @@ func (f *Firewall) setQuotas(ctx context.Context, d *dumper, w *quotaWall) error
 	return f.load(ctx, text.String())
 }
 
-// quotasWhole tells whether the tables are those of w, but for what objects are
-// set to. Where nothing is held no tables are as good.
-func (f *Firewall) quotasWhole(ctx context.Context, d *dumper, w *quotaWall, now map[string]held) (bool, error) {
+// diffQuotas tells in sentences where the tables are not those of w, but for what
+// objects are set to. Where nothing is held no tables are as good. When there is
+// no difference it knows them from then on.
+func (f *Firewall) diffQuotas(ctx context.Context, d *dumper, w *quotaWall, now map[string]held) ([]string, error) {
 	gen, err := generation()
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	if f.quotas.standing != nil && gen == f.quotas.gen && w.same(f.quotas.standing) {
-		return true, nil
+		return nil, nil
 	}
-	there := 0
+	var missing []string
 	for _, family := range trafficFamilies() {
 		tables, err := d.handles(family)
 		if err != nil {
-			return false, err
+			return nil, err
 		}
-		if _, ok := tables[quotaName]; ok {
-			there++
+		if _, ok := tables[quotaName]; !ok {
+			missing = append(missing, missingTable(family, quotaName))
 		}
 	}
-	if there == 0 && w.empty() {
+	if len(missing) == len(trafficFamilies()) && w.empty() {
 		f.quotas.standing = nil
-		return true, nil
+		return nil, nil
 	}
-	if there < len(trafficFamilies()) || len(now) != len(w.objects) {
-		return false, nil
+	if len(missing) > 0 {
+		return missing, nil
 	}
-	for i := range w.objects {
-		if _, ok := now[w.objects[i].key]; !ok {
-			return false, nil
-		}
+	if !w.holds(now) {
+		return []string{"the tables " + quotaName + " hold other quotas"}, nil
 	}
 	want, err := f.rehearseNamed(ctx, quotaName, w.text(nil, nil))
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	whole, err := f.standsAs(ctx, quotaName, want)
-	if whole {
+	differs, err := f.differsFrom(ctx, quotaName, want)
+	if err == nil && len(differs) == 0 {
 		f.quotas.standing, f.quotas.gen = w, gen
 	}
-	return whole, err
+	return differs, err
+}
+
+// holds tells whether the objects that there are are those of w.
+func (w *quotaWall) holds(now map[string]held) bool {
+	for i := range w.objects {
+		if _, ok := now[w.objects[i].key]; !ok {
+			return false
+		}
+	}
+	return len(now) == len(w.objects)
 }
 
 // limitText is what an object that is made anew is set to.

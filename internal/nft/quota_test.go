@@ -511,7 +511,6 @@ func TestQuotasRefused(t *testing.T) {
 		"a strange link":     {change(func(q *vps.NetworkQuota) { q.Links = []string{"sl-\""} }), nil, nil, vps.CodeInvalid},
 		"no guest's link":    {change(func(q *vps.NetworkQuota) { q.Links = []string{"eth0"} }), nil, nil, vps.CodeInvalid},
 		"no rate":            {change(func(q *vps.NetworkQuota) { q.Throttle = 5 }), nil, nil, vps.CodeInvalid},
-		"negative use":       {change(func(q *vps.NetworkQuota) { q.In = -1 }), nil, nil, vps.CodeInvalid},
 		"twice":              {[]vps.NetworkQuota{good, good}, nil, nil, vps.CodeConflict},
 		"a link of two":      {[]vps.NetworkQuota{good, quota("guest/bob", 1, "sl-alice")}, nil, nil, vps.CodeConflict},
 		"suspending no link": {nil, []string{"up0"}, nil, vps.CodeInvalid},

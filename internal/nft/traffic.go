@@ -170,57 +170,72 @@ func (f *Firewall) forgetLinks(ctx context.Context, gone map[linkBytes]bool) err
 
 // ensureTraffic makes the tables that count where they are not whole.
 func (f *Firewall) ensureTraffic(ctx context.Context, d *dumper) error {
+	differs, err := f.diffTraffic(ctx, d)
+	if err != nil || len(differs) == 0 {
+		return err
+	}
+	if f.traffic.epoch != "" {
+		f.mended = append(f.mended, differs...)
+	}
+	return f.makeTraffic(ctx, d)
+}
+
+// diffTraffic tells in sentences where the tables that count are not those that
+// we made. When they are, it knows them from then on.
+func (f *Firewall) diffTraffic(ctx context.Context, d *dumper) ([]string, error) {
 	gen, err := generation()
-	if err != nil {
-		return err
+	if err != nil || f.traffic.epoch != "" && gen == f.traffic.gen {
+		return nil, err
 	}
-	if f.traffic.epoch != "" && gen == f.traffic.gen {
-		return nil
+	epoch, differs, err := trafficEpoch(d)
+	if err != nil || len(differs) > 0 {
+		return differs, err
 	}
-	epoch, ours, err := trafficEpoch(d)
-	if err != nil {
-		return err
-	}
-	if ours {
-		if ours, err = f.trafficWhole(ctx); err != nil {
-			return err
-		}
-	}
-	if !ours {
-		return f.makeTraffic(ctx, d)
+	if differs, err = f.trafficDiffers(ctx); err != nil || len(differs) > 0 {
+		return differs, err
 	}
 	before, err := readBefore(d)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	f.traffic.epoch, f.traffic.gen, f.traffic.before = epoch, gen, before
-	return nil
+	return nil, nil
 }
 
-// trafficEpoch returns the epoch of the tables that there are, and whether they
-// are those that we made: the object that says so has the epoch in its name,
-// which no copy of the table can have.
-func trafficEpoch(d *dumper) (epoch string, ours bool, err error) {
+// trafficEpoch returns the epoch of the tables that there are, and tells in
+// sentences why they are not those that we made: the object that says so has
+// the epoch in its name, which no copy of the table can have.
+func trafficEpoch(d *dumper) (epoch string, differs []string, err error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
-		return "", false, err
+		return "", nil, err
 	}
 	var handles []string
 	for _, family := range trafficFamilies() {
 		tables, err := d.handles(family)
 		if err != nil {
-			return "", false, err
+			return "", nil, err
 		}
 		handle, ok := tables[trafficName]
 		if !ok {
-			return "", false, nil
+			differs = append(differs, missingTable(family, trafficName))
 		}
 		handles = append(handles, strconv.FormatUint(handle, 10))
+	}
+	if len(differs) > 0 {
+		return "", differs, nil
 	}
 	epoch = string(bytes.TrimSpace(boot)) + "/" + strings.Join(handles, ".")
 	marks := map[string]bool{}
 	err = d.objects(inet, trafficName, unix.NFT_OBJECT_COUNTER, func(name string, _ []byte) { marks[name] = true })
-	return epoch, marks[epochMark(epoch)], err
+	if !marks[epochMark(epoch)] {
+		differs = []string{"the tables " + trafficName + " are not those that sublet made, so what they counted may have been counted before"}
+	}
+	return epoch, differs, err
+}
+
+func missingTable(family, name string) string {
+	return "the table " + family + " " + name + " is missing"
 }
 
 func epochMark(epoch string) string {
@@ -228,17 +243,17 @@ func epochMark(epoch string) string {
 	return "epoch-" + hex.EncodeToString(sum[:8])
 }
 
-// trafficWhole tells whether the tables are what we would make. Their elements,
-// of which there are many, are not looked at.
-func (f *Firewall) trafficWhole(ctx context.Context) (bool, error) {
+// trafficDiffers tells where the tables are not what we would make. Their
+// elements, of which there are many, are not looked at.
+func (f *Firewall) trafficDiffers(ctx context.Context) ([]string, error) {
 	const withoutElements = "--terse"
 	if f.traffic.canonical == nil {
 		var err error
 		if f.traffic.canonical, err = f.rehearseNamed(ctx, trafficName, trafficText(nil), withoutElements); err != nil {
-			return false, err
+			return nil, err
 		}
 	}
-	return f.standsAs(ctx, trafficName, f.traffic.canonical, withoutElements)
+	return f.differsFrom(ctx, trafficName, f.traffic.canonical, withoutElements)
 }
 
 // rehearseNamed returns how nft lists the tables of a name that a text makes.
@@ -254,18 +269,18 @@ func (f *Firewall) rehearseNamed(ctx context.Context, name, text string, flags .
 	return listing, err
 }
 
-// standsAs tells whether the tables of a name are listed as want.
-func (f *Firewall) standsAs(ctx context.Context, name string, want map[string]map[string]*block, flags ...string) (bool, error) {
+// differsFrom tells in sentences where the tables of a name are not listed as
+// want.
+func (f *Firewall) differsFrom(ctx context.Context, name string, want map[string]map[string]*block, flags ...string) ([]string, error) {
 	have, err := f.listNamed(ctx, name, flags...)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
+	var differs []string
 	for _, family := range trafficFamilies() {
-		if len(compare(family+" "+name, want[family], have[family])) > 0 {
-			return false, nil
-		}
+		differs = append(differs, compare(family+" "+name, want[family], have[family])...)
 	}
-	return true, nil
+	return differs, nil
 }
 
 // listNamed lists the tables of a name, but for what counters and quotas are at.
@@ -349,14 +364,9 @@ func (f *Firewall) advance(before uint32) {
 
 // restore makes tables that we made anew where somebody took them away.
 func (f *Firewall) restore(ctx context.Context) error {
-	gen, err := generation()
-	if err != nil {
+	counts, holds, err := f.unsure()
+	if err != nil || !counts && !holds {
 		return err
-	}
-	counts := f.traffic.epoch != "" && f.traffic.gen != gen
-	holds := f.quotas.wanted != nil && !f.quotas.wanted.empty() && f.quotas.gen != gen
-	if !counts && !holds {
-		return nil
 	}
 	d, err := newDumper()
 	if err != nil {
@@ -370,6 +380,42 @@ func (f *Firewall) restore(ctx context.Context) error {
 		err = errors.Join(err, f.setQuotas(ctx, d, f.quotas.wanted))
 	}
 	return err
+}
+
+// unsure tells whether the tables that count, and those that hold quotas, should
+// be there and may not be any more.
+func (f *Firewall) unsure() (counts, holds bool, err error) {
+	gen, err := generation()
+	counts = f.traffic.epoch != "" && f.traffic.gen != gen
+	holds = f.quotas.wanted != nil && !f.quotas.wanted.empty() && f.quotas.gen != gen
+	return counts, holds, err
+}
+
+// diffRestored tells in sentences what restore would mend.
+func (f *Firewall) diffRestored(ctx context.Context) (drift []string, err error) {
+	counts, holds, err := f.unsure()
+	if err != nil || !counts && !holds {
+		return nil, err
+	}
+	d, err := newDumper()
+	if err != nil {
+		return nil, err
+	}
+	defer d.close()
+	if counts {
+		if drift, err = f.diffTraffic(ctx, d); err != nil {
+			return nil, err
+		}
+	}
+	if !holds {
+		return drift, nil
+	}
+	now, err := readQuotas(d)
+	if err != nil {
+		return nil, err
+	}
+	differs, err := f.diffQuotas(ctx, d, f.quotas.wanted, now)
+	return append(drift, differs...), err
 }
 
 // passedSet is a set of the tables that counts what passed.
