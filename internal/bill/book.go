@@ -318,10 +318,6 @@ func (b *Book) gather(ctx context.Context, at moment, m vps.Month) (Input, error
 	if m == at.month {
 		in.Passed = at.now.Day()
 	}
-	var err error
-	if in.Start, in.End, err = b.span(ctx, at, m); err != nil {
-		return in, err
-	}
 	unkept, err := b.record(ctx, at)
 	if err != nil {
 		return in, err
@@ -330,7 +326,7 @@ func (b *Book) gather(ctx context.Context, at moment, m vps.Month) (Input, error
 		return in, err
 	}
 	in.Lived = within(m, in.Lived, unkept)
-	if in.Rows, err = b.Ledger.Traffic(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: in.Start, Until: in.End}); err != nil {
+	if err := b.count(ctx, at, &in); err != nil {
 		return in, err
 	}
 	last, err := b.Days.LastGuestDays(ctx)
@@ -362,25 +358,53 @@ func within(m vps.Month, kept, more []vps.GuestDay) []vps.GuestDay {
 	return kept
 }
 
-// span are the bounds of a month's traffic. They are those of the calendar,
-// unless the bill before or after it has others, because the host's zone was
-// another one then: no day of the ledger is billed twice, or never.
-func (b *Book) span(ctx context.Context, at moment, m vps.Month) (start, end time.Time, err error) {
-	start, end = m.Start(at.zone), m.Next().Start(at.zone)
-	before := vps.MonthOf(m.Start(time.UTC).AddDate(0, -1, 0))
-	kept, _, err := b.Bills.Bill(ctx, before)
-	if err == nil {
-		start = kept.End.In(at.zone)
-	} else if vps.ErrorCode(err) != vps.CodeNotFound {
-		return start, end, err
+// count adds the month's rows of the ledger, and what bounds them. Those are the
+// days that are called by the month, whatever the host's zone was when they
+// began; but where the bill of the month before or after is kept, its bounds
+// count. So no day of the ledger is billed twice, or never.
+func (b *Book) count(ctx context.Context, at moment, in *Input) error {
+	m := in.Month
+	before, err := b.kept(ctx, vps.MonthOf(m.Start(time.UTC).AddDate(0, -1, 0)))
+	if err != nil {
+		return err
 	}
-	kept, _, err = b.Bills.Bill(ctx, m.Next())
-	if err == nil {
-		end = kept.Start.In(at.zone)
-	} else if vps.ErrorCode(err) != vps.CodeNotFound {
-		return start, end, err
+	after, err := b.kept(ctx, m.Next())
+	if err != nil {
+		return err
 	}
-	return start, end, nil
+	in.Start, in.End = m.Start(at.zone), m.Next().Start(at.zone)
+	if before != nil {
+		in.Start = before.End.In(at.zone)
+	}
+	if after != nil {
+		in.End = after.Start.In(at.zone)
+	}
+	q := vps.TrafficQuery{Step: vps.StepDay}
+	q.Since, q.Until = q.Step.Around(in.Start, in.End)
+	rows, err := b.Ledger.Traffic(ctx, q)
+	if err != nil {
+		return err
+	}
+	for _, r := range rows {
+		called := vps.MonthOf(vps.StepDay.Named(r.Start, at.zone, at.now)).Compare(m)
+		if before == nil && called >= 0 && r.Start.Before(in.Start) {
+			in.Start = r.Start.In(at.zone)
+		}
+		if after == nil && called > 0 && r.Start.Before(in.End) {
+			in.End = r.Start.In(at.zone)
+		}
+	}
+	in.Rows = slices.DeleteFunc(rows, func(r vps.TrafficRow) bool { return r.Start.Before(in.Start) || !r.Start.Before(in.End) })
+	return nil
+}
+
+// kept returns the bill that is kept of a month, or nil.
+func (b *Book) kept(ctx context.Context, m vps.Month) (*vps.Bill, error) {
+	bill, _, err := b.Bills.Bill(ctx, m)
+	if err != nil {
+		return nil, ignoreNotFound(err)
+	}
+	return &bill, nil
 }
 
 // known refuses a month before everything that is on record.

@@ -21,6 +21,7 @@ type world struct {
 	host vps.Host
 	now  time.Time
 	rows []vps.TrafficRow
+	sent int64 // by send
 	// wrong says that the clock may not be believed.
 	wrong bool
 }
@@ -500,6 +501,90 @@ func TestList(t *testing.T) {
 	w.now = day(2027, 2, 1)
 	if all := list(); len(all) != 5 || all[3].State != vps.BillOpen {
 		t.Errorf("under a clock that may be wrong: %+v", all)
+	}
+}
+
+// TestZoneChangedWest: with the ledger's own days, which go on under their old
+// begin when the zone moves to the west in the night in which a month ends.
+func TestZoneChangedWest(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		begun bool // bills are made unasked, so that October's is kept before
+		want  [2]vps.Money
+	}{
+		"October is kept":      {true, [2]vps.Money{9400 + 2*53, 9400 + 3*53}},
+		"October is asked for": {false, [2]vps.Money{9400 + 2*53, 9400 + 3*53}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			w.host.Settings.Timezone = "Asia/Shanghai"
+			w.now = time.Date(2026, 9, 30, 16, 0, 1, 0, time.UTC) // October in Shanghai
+			w.add("alice", "owner")
+			w.add("gone", "owner")
+			w.Ledger = w.db
+			if !c.begun {
+				w.host.Settings.Price = vps.DefaultPrice()
+			}
+			look := func(now time.Time, gib int64) {
+				t.Helper()
+				w.now = now
+				w.send(t, gib)
+				w.record(t)
+				if err := w.Close(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+			}
+			utc := func(month time.Month, day, hour int) time.Time {
+				return time.Date(2026, month, day, hour, 0, 0, 0, time.UTC)
+			}
+			look(w.now, 0)
+			look(utc(9, 30, 17), 1)  // October 1 there, September 30 in UTC
+			look(utc(10, 31, 15), 1) // October 31
+			w.host.Guests = w.host.Guests[:1]
+			look(utc(10, 31, 17), 1) // November 1 there: October is over
+			w.host.Settings.Timezone = "Etc/UTC"
+			look(utc(10, 31, 18), 1) // October 31 again
+			look(utc(11, 1, 1), 1)   // November 1 again
+			w.host.Settings.Price = yuan()
+			w.now = utc(12, 2, 0)
+			october, november := w.bill(t, "2026-10"), w.bill(t, "2026-11")
+			if got := [2]vps.Money{october.Total, november.Total}; got != c.want {
+				t.Errorf("%v, want %v\n%+v\n%+v", got, c.want, october, november)
+			}
+			if !october.End.Equal(november.Start) {
+				t.Errorf("October ends at %s, and November begins at %s", october.End, november.Start)
+			}
+			if l := line(t, october, "owner", "alice"); len(l.Rows) != 2 || l.Days != 31 || l.Rows[0].Start.Format(time.DateOnly) != "2026-10-01" {
+				t.Errorf("%+v", l)
+			}
+			if l := line(t, october, "owner", "gone"); l.Days != 31 {
+				t.Errorf("%+v", l)
+			}
+			if n := len(november.Tenants[0].Lines); n != 1 {
+				t.Errorf("%d lines in November", n)
+			}
+		})
+	}
+}
+
+// send lets alice's link send so many GiB until now, into the real ledger.
+func (w *world) send(t *testing.T, gib int64) {
+	t.Helper()
+	w.sent += gib * int64(vps.GiB)
+	zone, err := time.LoadLocation(w.host.Settings.Timezone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sample := sqlite.TrafficSample{
+		Counters: vps.TrafficCounters{At: w.now, Epoch: "e", Links: []vps.LinkTraffic{{
+			Link: "sl-alice", TrafficKey: vps.TrafficKey{Class: vps.TrafficInternet, Family: 4}, TrafficCount: vps.TrafficCount{OutBytes: w.sent, OutPackets: w.sent},
+		}}},
+		Guests: []sqlite.TrafficGuest{{ID: "id-alice", Name: "alice", Tenant: "owner", Link: "sl-alice"}},
+		Boot:   "b", Uptime: time.Duration(w.now.UnixNano()), Zone: zone,
+	}
+	if _, err := w.db.AddTraffic(t.Context(), sample); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -18,15 +18,15 @@ func (m *maker) count() {
 		if !r.Class.Billed() || r.InBytes == 0 && r.OutBytes == 0 {
 			continue
 		}
-		day := r.Start.In(m.in.Zone).Format(time.DateOnly)
-		l := m.line(m.tenant(r.GuestID, day), r.GuestID, cmp.Or(m.name(r.GuestID), r.Guest))
+		day := vps.StepDay.Named(r.Start, m.in.Zone, m.in.Made)
+		l := m.line(m.tenant(r.GuestID, day.Format(time.DateOnly)), r.GuestID, cmp.Or(m.name(r.GuestID), r.Guest))
 		if l.In.Bytes > math.MaxInt64-r.InBytes || l.Out.Bytes > math.MaxInt64-r.OutBytes {
 			m.tooMuch = true
 			return
 		}
 		l.In.Bytes += r.InBytes
 		l.Out.Bytes += r.OutBytes
-		l.Rows = append(l.Rows, vps.BillRow{Step: r.Step, Start: r.Start, TrafficKey: r.TrafficKey, In: r.InBytes, Out: r.OutBytes})
+		l.Rows = append(l.Rows, vps.BillRow{Step: r.Step, Start: day, TrafficKey: r.TrafficKey, In: r.InBytes, Out: r.OutBytes})
 	}
 	for _, l := range m.lines {
 		slices.SortFunc(l.Rows, func(a, b vps.BillRow) int {

@@ -26,7 +26,8 @@ type Bill struct {
 	// Made is when it was made, and for a final bill kept.
 	Made time.Time `json:"made"`
 	// Start and End bound the days of the ledger that it has: from Start on and
-	// before End. They are the month's begin and end in Timezone, the host's.
+	// before End. They are the month's begin and end in Timezone, the host's,
+	// unless that was another one when those days began.
 	Start    time.Time `json:"start"`
 	End      time.Time `json:"end"`
 	Timezone string    `json:"timezone"`
@@ -131,7 +132,8 @@ type BillUsage struct {
 }
 
 // BillRow is a row of the ledger that a bill counts: the guest's of the line, of
-// one day, as `sublet traffic GUEST --days` shows it.
+// one day, as `sublet traffic GUEST --days` shows it. After a change of the
+// host's zone two rows may have the same day, which that adds up.
 type BillRow struct {
 	Step  TrafficStep `json:"step"`
 	Start time.Time   `json:"start"`
