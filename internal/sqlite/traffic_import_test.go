@@ -156,3 +156,37 @@ func TestPrune(t *testing.T) {
 		t.Errorf("the steps do not agree: %v", got)
 	}
 }
+
+// TestImportForHost: what is imported of the public link counts for the host's
+// quota, once, also when it is imported again.
+func TestImportForHost(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 10, 20, 14, 30, 0, 0, time.UTC)
+	c := newCounted(t, begin, alice)
+	c.Quotas = []vps.Quota{vps.NewQuota(vps.QuotaHost, "", "Etc/UTC"), vps.NewQuota(vps.QuotaGuest, "alice", "Etc/UTC")}
+	public := func(in int64) []vps.QuotaAccount {
+		c.Counters.At, c.Uptime = c.Counters.At.Add(time.Minute), c.Uptime+time.Minute
+		c.Uplinks = []vps.LinkTraffic{{Link: "eth0", TrafficKey: vps.TrafficKey{Class: vps.TrafficUplink}, TrafficCount: vps.TrafficCount{InBytes: in, OutBytes: in / 2}}}
+		return c.sample()
+	}
+	public(1 << 40)
+	c.want(public(1<<40+100), 100, 0)
+	row := func(day int, month time.Month, in int64) vps.TrafficRow {
+		return vps.TrafficRow{
+			Step: vps.StepDay, Start: time.Date(2026, month, day, 0, 0, 0, 0, time.UTC),
+			TrafficKey: vps.TrafficKey{Class: vps.TrafficUplink}, TrafficCount: vps.TrafficCount{InBytes: in, OutBytes: in / 2},
+		}
+	}
+	for _, imported := range []int64{5000, 5000, 800} { // each takes the place of the one before
+		i := TrafficImport{Now: c.Counters.At, Rows: []vps.TrafficRow{row(30, time.September, 1<<40), row(5, time.October, imported)}}
+		if _, err := c.db.ImportTraffic(t.Context(), i); err != nil {
+			t.Fatal(err)
+		}
+		c.want(c.sample(), 100+imported, 0)
+	}
+	c.want(public(1<<40+110), 910, 0)
+	stored, err := c.db.QuotaAccounts(t.Context())
+	if err != nil || len(stored) != 2 || stored[1].ID != "host" || stored[1].In != 910 {
+		t.Errorf("stored are %+v (%v)", stored, err)
+	}
+}

@@ -29,18 +29,25 @@ type trafficWorld struct {
 	kernel map[string]*tally // by link
 	public tally             // the uplink's counter
 
-	// passed is what really went by, by guest; fresh the part of it since the
-	// last sample, and doubt what counters that began anew may have lost of it.
-	passed, fresh, doubt map[string]int64
-	again                map[string]bool // guests whose counters began anew since
+	// passed is what really went by, by guest and direction; fresh the part of it
+	// since the last sample, and doubt what counters that began anew may have
+	// lost of it.
+	passed, fresh, doubt map[way]int64
+	again                map[way]bool // whose counters began anew since
 	sampled              bool
+}
+
+// way is a direction of a guest's traffic, or of the host's own.
+type way struct {
+	id  string
+	out bool
 }
 
 func newTrafficWorld(t *rapid.T, dir string) *trafficWorld {
 	w := &trafficWorld{
 		t: t, path: filepath.Join(dir, "state.db"), zone: time.UTC,
 		now:    time.Date(2026, 10, 31, 22, 50, 0, 0, time.UTC),
-		kernel: map[string]*tally{}, passed: map[string]int64{}, fresh: map[string]int64{}, doubt: map[string]int64{}, again: map[string]bool{},
+		kernel: map[string]*tally{}, passed: map[way]int64{}, fresh: map[way]int64{}, doubt: map[way]int64{}, again: map[way]bool{},
 	}
 	w.reopen()
 	for range 3 {
@@ -84,18 +91,24 @@ func (w *trafficWorld) traffic() {
 	k[at] = k[at].Add(c)
 	up := &w.public[len(w.public)-1]
 	*up = up.Add(c)
-	w.pass(g.ID, c.InBytes+c.OutBytes)
-	w.pass("", c.InBytes+c.OutBytes)
+	for _, id := range []string{g.ID, ""} {
+		w.pass(way{id, false}, c.InBytes)
+		w.pass(way{id, true}, c.OutBytes)
+	}
 }
 
-func (w *trafficWorld) pass(id string, bytes int64) {
-	w.passed[id] += bytes
-	w.fresh[id] += bytes
+func (w *trafficWorld) pass(of way, bytes int64) {
+	w.passed[of] += bytes
+	w.fresh[of] += bytes
 }
 
 // begun tells that counters stand at nothing again, and that this is seen by
 // their epoch.
-func (w *trafficWorld) begun(id string) { w.doubt[id] += w.fresh[id] }
+func (w *trafficWorld) begun(id string) {
+	for _, of := range []way{{id, false}, {id, true}} {
+		w.doubt[of] += w.fresh[of]
+	}
+}
 
 func (w *trafficWorld) sampleNow() (TrafficSample, error) {
 	s := TrafficSample{
@@ -119,12 +132,13 @@ func (w *trafficWorld) sample() {
 		w.t.Fatal(err)
 	}
 	if !w.sampled { // the uplink has counted for long
-		w.passed[""], w.fresh[""], w.sampled = 0, 0, true
-	}
-	for id, again := range w.again {
-		if again {
-			w.doubt[id] += w.fresh[id]
+		for _, of := range []way{{}, {out: true}} {
+			w.passed[of], w.fresh[of] = 0, 0
 		}
+		w.sampled = true
+	}
+	for of := range w.again {
+		w.doubt[of] += w.fresh[of]
 	}
 	clear(w.again)
 	clear(w.fresh)
@@ -153,29 +167,47 @@ func (w *trafficWorld) check() {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		told := map[string]int64{}
+		told := map[way]int64{}
 		for _, r := range rows {
 			if min(r.InBytes, r.InPackets, r.OutBytes, r.OutPackets) < 0 {
 				w.t.Fatalf("%s: a negative row %+v", step, r)
 			}
-			told[r.GuestID] += r.InBytes + r.OutBytes
+			told[way{r.GuestID, false}] += r.InBytes
+			told[way{r.GuestID, true}] += r.OutBytes
 		}
-		for id, passed := range w.passed {
-			known := passed - w.fresh[id]
-			if id == "" && !w.sampled {
+		for of, passed := range w.passed {
+			known := passed - w.fresh[of]
+			if of.id == "" && !w.sampled {
 				continue
 			}
-			if told[id] > known || step != vps.StepFiveMinutes && told[id] < known-w.doubt[id] {
-				w.t.Fatalf("%s: %q had %d bytes, of which %d are in doubt; the ledger has %d", step, id, known, w.doubt[id], told[id])
+			if told[of] > known || step != vps.StepFiveMinutes && told[of] < known-w.doubt[of] {
+				w.t.Fatalf("%s: %+v had %d bytes, of which %d are in doubt; the ledger has %d", step, of, known, w.doubt[of], told[of])
 			}
 		}
 	}
 }
 
+// resetCounter lets a guest's counters begin anew, in both directions or in one,
+// each of which is a counter of its own in the kernel. It may not be seen, when
+// they are higher by the next sample.
 func (w *trafficWorld) resetCounter() {
 	g := rapid.SampledFrom(w.guests).Draw(w.t, "whose")
-	delete(w.kernel, g.Link)
-	w.again[g.ID] = true // it may not be seen, when it is higher by the next sample
+	which := rapid.IntRange(1, 3).Draw(w.t, "directions")
+	counters := w.kernel[g.Link]
+	if counters == nil {
+		return
+	}
+	for i := range counters {
+		c := &counters[i]
+		if which&1 != 0 {
+			c.InBytes, c.InPackets = 0, 0
+			w.again[way{g.ID, false}] = true
+		}
+		if which&2 != 0 {
+			c.OutBytes, c.OutPackets = 0, 0
+			w.again[way{g.ID, true}] = true
+		}
+	}
 }
 
 func (w *trafficWorld) reloadTable() {
@@ -220,6 +252,14 @@ func (w *trafficWorld) tick() {
 	w.now, w.uptime = w.now.Add(10*time.Second), w.uptime+10*time.Second
 }
 
+// fiveMinutes is the rarest sampling that there is, with a host that is busy.
+func (w *trafficWorld) fiveMinutes() {
+	late := time.Duration(rapid.Int64Range(0, int64(time.Minute)).Draw(w.t, "late"))
+	d := time.Duration(vps.MaxTrafficSample) + late
+	w.now, w.uptime = w.now.Add(d), w.uptime+d
+	w.sample()
+}
+
 func (w *trafficWorld) setClock() {
 	hours := rapid.SampledFrom([]int{-24 * 365, -24 * 31, -25, -1, 1, 25, 24 * 31, 24 * 365 * 12}).Draw(w.t, "hours")
 	w.now = w.now.Add(time.Duration(hours) * time.Hour)
@@ -251,12 +291,53 @@ func TestLedgerProperty(t *testing.T) {
 			return func(t *rapid.T) { w.t = t; do() }
 		}
 		rt.Repeat(map[string]func(*rapid.T){
-			"traffic": act(w.traffic), "more traffic": act(w.traffic), "sample": act(w.sample), "tick": act(w.tick),
+			"traffic": act(w.traffic), "more traffic": act(w.traffic), "sample": act(w.sample), "rare sample": act(w.fiveMinutes), "tick": act(w.tick),
 			"failed sample": act(w.failSample), "kill": act(w.reopen), "counter reset": act(w.resetCounter),
 			"table reloaded": act(w.reloadTable), "reboot": act(w.reboot), "guest remade": act(w.remake),
 			"wait": act(w.wait), "clock set": act(w.setClock), "zone set": act(w.setZone),
 		})
 		w.t = rt
 		w.sample()
+	})
+}
+
+// TestJitter samples every 5 minutes, each time more or less late, while traffic
+// goes at a steady rate: each hour gets what passed in it, but for half of what
+// passed between two samples at either end, and no hour's is another's for good.
+func TestJitter(t *testing.T) {
+	t.Parallel()
+	const rate = 1000 // bytes a second
+	rapid.Check(t, func(rt *rapid.T) {
+		w := newTrafficWorld(rt, t.TempDir())
+		defer func() {
+			if err := w.db.Close(); err != nil {
+				rt.Error(err)
+			}
+		}()
+		w.now = w.now.Truncate(time.Hour)
+		begin, g := w.now, w.guests[0]
+		w.kernel[g.Link] = &tally{}
+		w.sample()
+		every := time.Duration(vps.MaxTrafficSample)
+		const most = time.Minute
+		for n := range 60 {
+			at := begin.Add(time.Duration(n+1)*every + time.Duration(rapid.Int64Range(0, int64(most)).Draw(rt, "late")))
+			w.uptime += at.Sub(w.now)
+			w.now = at
+			bytes := int64(at.Sub(begin).Seconds() * rate)
+			w.passed[way{g.ID, false}] = bytes
+			w.kernel[g.Link][0].InBytes = bytes
+			w.sample()
+		}
+		rows, err := w.db.Traffic(rt.Context(), vps.TrafficQuery{Step: vps.StepHour, GuestIDs: []string{g.ID}})
+		if err != nil {
+			rt.Fatal(err)
+		}
+		off := int64((every + most).Seconds() * rate)
+		for _, r := range rows[:4] { // the fifth may have begun
+			if apart := r.InBytes - 3600*rate; apart > off || apart < -off {
+				rt.Fatalf("the hour of %s has %d bytes", r.Start, r.InBytes)
+			}
+		}
 	})
 }
