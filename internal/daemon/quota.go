@@ -156,7 +156,7 @@ func sameRestraints(states []meter.QuotaState, host *vps.Host) bool {
 // tell writes down which steps were reached, with an event and the notices of
 // each, and forgets those of quotas that are gone.
 func (e *enforcer) tell(ctx context.Context, states []meter.QuotaState, host *vps.Host, now time.Time) error {
-	var undone []vps.QuotaReached
+	var undone, redated []vps.QuotaReached
 	var news []sqlite.QuotaNews
 	there := map[string]bool{}
 	for i := range states {
@@ -170,15 +170,16 @@ func (e *enforcer) tell(ctx context.Context, states []meter.QuotaState, host *vp
 	for i := range states {
 		s := &states[i]
 		undone = append(undone, s.Undone...)
+		redated = append(redated, s.Redated...)
 		for _, r := range s.New {
 			news = append(news, newsOf(s, r, host, now))
 		}
 	}
-	if len(undone)+len(news) == 0 {
+	if len(undone)+len(redated)+len(news) == 0 {
 		return nil
 	}
 	e.known = false
-	return e.db.ReachSteps(ctx, undone, news)
+	return e.db.ReachSteps(ctx, undone, redated, news)
 }
 
 // newsOf is what is told of a step that was reached.

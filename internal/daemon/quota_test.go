@@ -222,6 +222,37 @@ func TestAQuotaStopsAndLetsGo(t *testing.T) {
 	}
 }
 
+// TestGraceEndsWhereClocksGoBack steps the clock back during grace: the rest of
+// it is not longer than all of it, however often quotas are looked at.
+func TestGraceEndsWhereClocksGoBack(t *testing.T) {
+	t.Parallel()
+	w := newQuotaWorld(t, "100%=suspend-network")
+	w.clock = time.Date(2026, 10, 20, 12, 0, 0, 0, time.UTC)
+	_, err := w.state.SetQuota(t.Context(), vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) {
+		q.Grace = vps.Duration(time.Hour)
+		return q, nil
+	}, false)
+	w.must(err)
+	w.want("used up", w.turn(1000), "; alice: 100% of the quota of the guest alice is used: 1000MiB of 1000MiB")
+	for _, step := range []struct {
+		what  string
+		after time.Duration
+		want  string
+	}{
+		{"grace goes on", 30 * time.Minute, ""},
+		{"the clock was stepped back by ten hours", -10 * time.Hour, ""},
+		{"a look", 20 * time.Minute, ""},
+		{"another", 20 * time.Minute, ""},
+		{"before the end", 19 * time.Minute, ""},
+		{"the end", time.Minute, "sl-alice suspended"},
+		{"much later", 10 * time.Hour, "sl-alice suspended"},
+	} {
+		w.clock = w.clock.Add(step.after)
+		w.want(step.what, w.turn(0), step.want)
+		w.restart() // nothing is remembered but by the database
+	}
+}
+
 // TestTheKernelThrottlesUntilTheLinkDoes follows a throttle from the kernel's
 // to the link's, and holds to what is in force when the kernel cannot be told.
 func TestTheKernelThrottlesUntilTheLinkDoes(t *testing.T) {

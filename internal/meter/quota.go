@@ -17,6 +17,10 @@ type QuotaState struct {
 	// lowest first. Undone were reached, and are not any more since the limit
 	// was raised: reaching them once more is news again.
 	New, Undone []vps.QuotaReached
+	// Redated are steps that seem to have been reached in the future, as the
+	// clock was stepped back since: they count as reached now. To be kept, or
+	// grace would begin anew with each look.
+	Redated []vps.QuotaReached
 	// Next is when something changes although nothing is used: the end of grace
 	// or of the month.
 	Next time.Time
@@ -78,6 +82,10 @@ func evaluate(q vps.Quota, a vps.QuotaAccount, reached []vps.QuotaReached, now t
 			s.New = append(s.New, r)
 			before[step] = r
 		}
+		if r.At.After(now) {
+			r.At = now
+			s.Redated = append(s.Redated, r)
+		}
 		if would := s.follow(r, now); would.Stricter(force) {
 			force = would
 		}
@@ -95,7 +103,7 @@ func (s *QuotaState) follow(r vps.QuotaReached, now time.Time) *vps.Restraint {
 	if r.Step.Action == vps.ActionNotify || q.LiftedAt(now) {
 		return nil
 	}
-	if due := s.due(r, now); now.Before(due) {
+	if due := s.due(r); now.Before(due) {
 		if s.Use.GraceUntil == nil || due.Before(*s.Use.GraceUntil) {
 			s.Use.GraceUntil = &due
 		}
@@ -107,14 +115,9 @@ func (s *QuotaState) follow(r vps.QuotaReached, now time.Time) *vps.Restraint {
 	return &vps.Restraint{Quota: q.ID(), Action: r.Step.Action, Rate: r.Step.Rate, Until: s.Use.End}
 }
 
-// due is when a step that was reached comes into force. A clock that was
-// stepped back does not put it off.
-func (s *QuotaState) due(r vps.QuotaReached, now time.Time) time.Time {
-	since := r.At
-	if since.After(now) {
-		since = now
-	}
-	return since.Add(time.Duration(s.Use.Quota.Grace))
+// due is when a step that was reached comes into force.
+func (s *QuotaState) due(r vps.QuotaReached) time.Time {
+	return r.At.Add(time.Duration(s.Use.Quota.Grace))
 }
 
 // marks sets where the kernel acts by itself. It knows nothing of grace, so a
@@ -244,7 +247,7 @@ func (s *QuotaState) Tell(r vps.QuotaReached, now time.Time) string {
 	}
 	const minute = "2006-01-02 15:04 MST"
 	zone := u.End.Location()
-	switch due := s.due(r, now); {
+	switch due := s.due(r); {
 	case u.Quota.LiftedAt(now):
 		return text + "; the quota is lifted, so nothing else follows"
 	case due.Before(u.End) && now.Before(due):
@@ -270,7 +273,7 @@ func (s *QuotaState) Data(r vps.QuotaReached, now time.Time) json.RawMessage {
 		// From is when the action is in force; absent when it never is.
 		From *time.Time `json:"from,omitempty"`
 	}{u.Quota.ID(), r.Step.Percent, r.Step.Action, r.Step.Rate, u.Used, u.Limit, u.Start, u.End, nil}
-	if due := s.due(r, now); r.Step.Action != vps.ActionNotify && !u.Quota.LiftedAt(now) && due.Before(u.End) {
+	if due := s.due(r); r.Step.Action != vps.ActionNotify && !u.Quota.LiftedAt(now) && due.Before(u.End) {
 		data.From = &due
 	}
 	text, err := json.Marshal(data)

@@ -45,13 +45,19 @@ func (db *DB) QuotaSteps(ctx context.Context) ([]vps.QuotaReached, error) {
 	return all, db.explain(rows.Err())
 }
 
-// ReachSteps forgets the steps that are undone and keeps those that are new, in
-// one transaction with what is told of them: event and notices. A step that is
-// kept already is not told of again.
-func (db *DB) ReachSteps(ctx context.Context, undone []vps.QuotaReached, news []QuotaNews) error {
+// ReachSteps forgets the steps that are undone, gives those that are redated the
+// time that they have now, and keeps those that are new, in one transaction with
+// what is told of them: event and notices. A step that is kept already is not
+// told of again.
+func (db *DB) ReachSteps(ctx context.Context, undone, redated []vps.QuotaReached, news []QuotaNews) error {
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		for _, r := range undone {
 			if _, err := tx.ExecContext(ctx, "DELETE FROM quota_step WHERE quota = ? AND start = ? AND step = ?", r.Quota, r.Start.Unix(), r.Step.String()); err != nil {
+				return err
+			}
+		}
+		for _, r := range redated {
+			if _, err := tx.ExecContext(ctx, "UPDATE quota_step SET reached = ? WHERE quota = ? AND start = ? AND step = ?", r.At.UnixNano(), r.Quota, r.Start.Unix(), r.Step.String()); err != nil {
 				return err
 			}
 		}

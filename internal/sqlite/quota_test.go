@@ -23,18 +23,21 @@ func TestReachSteps(t *testing.T) {
 	}
 	a, b := step("guest/a", start, 80), step("guest/b", start, 80)
 	later := step("guest/a", start.AddDate(0, 5, 0), 80)
+	earlier := a
+	earlier.At = a.At.Add(-time.Minute)
 	turns := []struct {
-		name        string
-		undone, new []vps.QuotaReached
-		want        []vps.QuotaReached
-		events      int
+		name                 string
+		undone, redated, new []vps.QuotaReached
+		want                 []vps.QuotaReached
+		events               int
 	}{
-		{"reached", nil, []vps.QuotaReached{a, b}, []vps.QuotaReached{a, b}, 2},
-		{"once more", nil, []vps.QuotaReached{a}, []vps.QuotaReached{a, b}, 2},
-		{"undone", []vps.QuotaReached{a}, nil, []vps.QuotaReached{b}, 2},
-		{"undone twice", []vps.QuotaReached{a}, nil, []vps.QuotaReached{b}, 2},
-		{"reached anew", nil, []vps.QuotaReached{a}, []vps.QuotaReached{a, b}, 3},
-		{"months later", nil, []vps.QuotaReached{later}, []vps.QuotaReached{later, b}, 4},
+		{"reached", nil, nil, []vps.QuotaReached{a, b}, []vps.QuotaReached{a, b}, 2},
+		{"once more", nil, nil, []vps.QuotaReached{a}, []vps.QuotaReached{a, b}, 2},
+		{"undone", []vps.QuotaReached{a}, nil, nil, []vps.QuotaReached{b}, 2},
+		{"undone twice", []vps.QuotaReached{a}, nil, nil, []vps.QuotaReached{b}, 2},
+		{"reached anew", nil, nil, []vps.QuotaReached{a}, []vps.QuotaReached{a, b}, 3},
+		{"the clock was stepped back", nil, []vps.QuotaReached{earlier}, nil, []vps.QuotaReached{earlier, b}, 3},
+		{"months later", nil, nil, []vps.QuotaReached{later}, []vps.QuotaReached{later, b}, 4},
 	}
 	for _, turn := range turns {
 		db, err := Open(t.Context(), path, nil)
@@ -48,7 +51,7 @@ func TestReachSteps(t *testing.T) {
 				Notice: vps.Notice{Kind: vps.EventQuota, Message: r.Quota}, To: []vps.NoticeTo{{Recipient: "bob", Channel: vps.ChannelMail}},
 			})
 		}
-		if err := db.ReachSteps(t.Context(), turn.undone, news); err != nil {
+		if err := db.ReachSteps(t.Context(), turn.undone, turn.redated, news); err != nil {
 			t.Fatal(err)
 		}
 		got, err := db.QuotaSteps(t.Context())
