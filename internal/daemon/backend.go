@@ -105,7 +105,7 @@ func (b backend) change(ctx context.Context, e desired.Edited, dryRun bool) (api
 		}
 		return c, nil
 	}
-	b.quotas.restrain(&e.After)
+	c.Steps = append(c.Steps, b.foreseeQuotas(ctx, &e)...)
 	steps, err := b.loop.Preview(ctx, e.After)
 	for _, s := range steps {
 		c.Steps = append(c.Steps, s.String())

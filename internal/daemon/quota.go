@@ -117,6 +117,19 @@ func (e *enforcer) count(ctx context.Context, read func(context.Context, *vps.Ho
 	return e.enforce(ctx, host, accounts, at)
 }
 
+// foresee tells what quotas of a host that is not to be would come to now. read
+// is as for count, and keeps nothing.
+func (e *enforcer) foresee(ctx context.Context, host *vps.Host, read func(context.Context, *vps.Host) ([]vps.QuotaAccount, time.Time, error)) ([]meter.QuotaState, error) {
+	e.turn.Lock()
+	defer e.turn.Unlock()
+	accounts, _, err := read(ctx, host)
+	if err != nil {
+		return nil, err
+	}
+	reached, err := e.db.QuotaSteps(ctx)
+	return meter.EvaluateQuotas(host.Quotas, accounts, reached, e.now()), err
+}
+
 // enforce puts into force what follows from accounts, which were counted at a
 // time, and tells of the steps that they reach. The kernel holds it before the
 // loop hears of it. Calling it again with the same accounts changes nothing.

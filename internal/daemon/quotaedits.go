@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"reflect"
 
 	"sublet/internal/api"
 	"sublet/internal/desired"
+	"sublet/internal/meter"
 	"sublet/internal/vps"
 )
 
@@ -40,4 +42,39 @@ func (b backend) changeQuota(ctx context.Context, e desired.Edited, err error, d
 		return api.Change{}, err
 	}
 	return b.change(ctx, e, dryRun)
+}
+
+// foreseeQuotas sets what quotas would have in force after an edit that is not
+// made, and says what would become known and change of that.
+func (b backend) foreseeQuotas(ctx context.Context, e *desired.Edited) (lines []string) {
+	b.quotas.restrain(&e.Before)
+	b.quotas.restrain(&e.After)
+	if reflect.DeepEqual(e.Before.Quotas, e.After.Quotas) {
+		return nil
+	}
+	states, err := b.quotas.foresee(ctx, &e.After, b.traffic.rehearse)
+	if err != nil {
+		b.log.WarnContext(ctx, "what quotas would call for cannot be told", "error", err)
+		return nil
+	}
+	meter.Restrain(states, &e.After)
+	for i := range states {
+		for _, r := range states[i].New {
+			lines = append(lines, "notice: "+states[i].Tell(r, b.quotas.now()))
+		}
+	}
+	for i := range e.After.Guests {
+		g := &e.After.Guests[i]
+		var was *vps.Restraint
+		if old := e.Before.Guest(g.Spec.Name); old != nil {
+			was = old.Restraint
+		}
+		switch is := g.Restraint; {
+		case is != nil && (was == nil || was.String() != is.String()):
+			lines = append(lines, "guest "+g.Spec.Name+": "+is.String())
+		case is == nil && was != nil:
+			lines = append(lines, "guest "+g.Spec.Name+": not "+was.String()+" any more")
+		}
+	}
+	return lines
 }

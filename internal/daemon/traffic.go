@@ -44,6 +44,15 @@ type trafficUplinks interface {
 // each of the host's quotas has used by then, and when that was. After an error
 // nothing is lost: the kernel goes on counting.
 func (s *sampler) sample(ctx context.Context, host *vps.Host) (accounts []vps.QuotaAccount, at time.Time, err error) {
+	return s.enter(ctx, host, s.db.AddTraffic)
+}
+
+// rehearse is sample for a host that is not to be: nothing is kept.
+func (s *sampler) rehearse(ctx context.Context, host *vps.Host) (accounts []vps.QuotaAccount, at time.Time, err error) {
+	return s.enter(ctx, host, s.db.RehearseTraffic)
+}
+
+func (s *sampler) enter(ctx context.Context, host *vps.Host, add func(context.Context, sqlite.TrafficSample) ([]vps.QuotaAccount, error)) (accounts []vps.QuotaAccount, at time.Time, err error) {
 	zone, err := time.LoadLocation(host.Settings.Timezone)
 	if err != nil {
 		s.log.WarnContext(ctx, "the host's time zone is unknown, so days begin in UTC", "timezone", host.Settings.Timezone)
@@ -66,7 +75,7 @@ func (s *sampler) sample(ctx context.Context, host *vps.Host) (accounts []vps.Qu
 		g := &host.Guests[i]
 		entry.Guests = append(entry.Guests, sqlite.TrafficGuest{ID: g.ID, Name: g.Spec.Name, Tenant: g.Spec.Tenant, Link: g.Link()})
 	}
-	accounts, err = s.db.AddTraffic(ctx, entry)
+	accounts, err = add(ctx, entry)
 	return accounts, entry.Counters.At, err
 }
 

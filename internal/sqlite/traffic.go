@@ -72,6 +72,16 @@ type ledger struct {
 // transaction. It returns what each of the sample's quotas has used, in their
 // order. After an error nothing is changed, and the next sample has all of it.
 func (db *DB) AddTraffic(ctx context.Context, s TrafficSample) ([]vps.QuotaAccount, error) {
+	return db.enterTraffic(ctx, s, true)
+}
+
+// RehearseTraffic returns what AddTraffic would, and keeps nothing: the sample's
+// guests and quotas need not be those that there are.
+func (db *DB) RehearseTraffic(ctx context.Context, s TrafficSample) ([]vps.QuotaAccount, error) {
+	return db.enterTraffic(ctx, s, false)
+}
+
+func (db *DB) enterTraffic(ctx context.Context, s TrafficSample, keep bool) ([]vps.QuotaAccount, error) {
 	if s.Zone == nil {
 		s.Zone = time.UTC
 	}
@@ -79,8 +89,12 @@ func (db *DB) AddTraffic(ctx context.Context, s TrafficSample) ([]vps.QuotaAccou
 	defer db.ledger.mu.Unlock()
 	b := db.ledger.book
 	db.ledger.book = nil
+	edit := db.change
+	if !keep {
+		edit = db.rehearse
+	}
 	var accounts []vps.QuotaAccount
-	err := db.change(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
+	err := edit(ctx, func(ctx context.Context, tx *sql.Tx) (err error) {
 		if b == nil {
 			if b, err = loadBook(ctx, tx); err != nil {
 				return err
@@ -99,7 +113,9 @@ func (db *DB) AddTraffic(ctx context.Context, s TrafficSample) ([]vps.QuotaAccou
 	if err != nil {
 		return nil, err
 	}
-	db.ledger.book = b
+	if keep {
+		db.ledger.book = b
+	}
 	return accounts, nil
 }
 
