@@ -34,16 +34,20 @@ func keyOf(slot int) vps.TrafficKey {
 
 func (t *tally) add(o *tally) {
 	for i := range t {
-		t[i] = t[i].Add(o[i])
+		if o[i] != (vps.TrafficCount{}) {
+			t[i] = t[i].Add(o[i])
+		}
 	}
 }
 
 // since returns what came after an earlier state of the tally.
-func (t *tally) since(earlier *tally) tally {
-	d := *t
-	for i := range d {
+func (t *tally) since(earlier *tally) (d tally) {
+	for i := range t {
+		if t[i] == earlier[i] {
+			continue
+		}
 		e := earlier[i]
-		d[i] = d[i].Add(vps.TrafficCount{InBytes: -e.InBytes, InPackets: -e.InPackets, OutBytes: -e.OutBytes, OutPackets: -e.OutPackets})
+		d[i] = t[i].Add(vps.TrafficCount{InBytes: -e.InBytes, InPackets: -e.InPackets, OutBytes: -e.OutBytes, OutPackets: -e.OutPackets})
 	}
 	return d
 }
@@ -54,16 +58,21 @@ func (t *tally) since(earlier *tally) tally {
 // fallen: it goes on from where it is. It tells whether there were any.
 func (t *tally) restart(now *tally) (fell bool) {
 	for i := range t {
-		n, c := now[i], &t[i]
+		n, c := &now[i], &t[i]
+		in, out := n.InBytes < c.InBytes || n.InPackets < c.InPackets, n.OutBytes < c.OutBytes || n.OutPackets < c.OutPackets
+		if !in && !out {
+			continue
+		}
+		fell = true
 		from := vps.TrafficCount{}
 		if keyOf(i).Class == vps.TrafficDropped {
-			from = n
+			from = *n
 		}
-		if n.InBytes < c.InBytes || n.InPackets < c.InPackets {
-			c.InBytes, c.InPackets, fell = from.InBytes, from.InPackets, true
+		if in {
+			c.InBytes, c.InPackets = from.InBytes, from.InPackets
 		}
-		if n.OutBytes < c.OutBytes || n.OutPackets < c.OutPackets {
-			c.OutBytes, c.OutPackets, fell = from.OutBytes, from.OutPackets, true
+		if out {
+			c.OutBytes, c.OutPackets = from.OutBytes, from.OutPackets
 		}
 	}
 	return fell
@@ -72,7 +81,7 @@ func (t *tally) restart(now *tally) (fell bool) {
 // flow returns the bytes of the classes that pick wants.
 func (t *tally) flow(pick func(vps.TrafficClass) bool) (f flow) {
 	for i := range t {
-		if pick(keyOf(i).Class) {
+		if t[i] != (vps.TrafficCount{}) && pick(keyOf(i).Class) {
 			f = f.plus(flow{t[i].InBytes, t[i].OutBytes})
 		}
 	}
@@ -89,15 +98,17 @@ func (f flow) plus(o flow) flow { return flow{vps.SumBytes(f.in, o.in), vps.SumB
 func (t *tally) append(b []byte) []byte {
 	at := len(b)
 	b = append(b, 0)
-	for i, c := range t {
-		if c == (vps.TrafficCount{}) {
+	for i := range t {
+		c := &t[i]
+		if *c == (vps.TrafficCount{}) {
 			continue
 		}
 		b[at]++
 		b = append(b, byte(i))
-		for _, v := range [...]int64{c.InBytes, c.InPackets, c.OutBytes, c.OutPackets} {
-			b = binary.AppendUvarint(b, uint64(v))
-		}
+		b = binary.AppendUvarint(b, uint64(c.InBytes))
+		b = binary.AppendUvarint(b, uint64(c.InPackets))
+		b = binary.AppendUvarint(b, uint64(c.OutBytes))
+		b = binary.AppendUvarint(b, uint64(c.OutPackets))
 	}
 	return b
 }

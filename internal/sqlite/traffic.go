@@ -331,19 +331,22 @@ func (e *entry) countUplinks(ctx context.Context) error {
 	return nil
 }
 
-// tallies sorts counters by link.
+// tallies sorts counters by link. It is quick when those of a link stand side by
+// side.
 func tallies(counters []vps.LinkTraffic) (map[string]*tally, error) {
 	byLink := map[string]*tally{}
+	var t *tally
 	for i := range counters {
 		c := &counters[i]
 		at, err := slot(c.TrafficKey)
 		if err != nil {
 			return nil, err
 		}
-		t := byLink[c.Link]
-		if t == nil {
-			t = &tally{}
-			byLink[c.Link] = t
+		if i == 0 || c.Link != counters[i-1].Link {
+			if t = byLink[c.Link]; t == nil {
+				t = &tally{}
+				byLink[c.Link] = t
+			}
 		}
 		t[at] = t[at].Add(c.TrafficCount)
 	}

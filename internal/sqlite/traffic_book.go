@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"time"
 
 	"sublet/internal/vps"
@@ -173,19 +174,44 @@ func (b *book) saveLinks(ctx context.Context, tx *sql.Tx) error {
 			}
 		}
 	}
-	for page := range pages {
-		if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO traffic_link (page, links) VALUES (?, ?)", page, notNil(links[page])); err != nil {
-			return err
-		}
-	}
-	for step := range marked {
-		for page := range marked[step] {
-			if _, err := tx.ExecContext(ctx, "INSERT OR REPLACE INTO traffic_mark (step, page, totals) VALUES (?, ?, ?)", step+1, page, notNil(marks[step][page])); err != nil {
+	err := writing(ctx, tx, "INSERT OR REPLACE INTO traffic_link (page, links) VALUES (?, ?)", func(write writer) error {
+		for page := range pages {
+			if err := write(page, notNil(links[page])); err != nil {
 				return err
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	return nil
+	return writing(ctx, tx, "INSERT OR REPLACE INTO traffic_mark (step, page, totals) VALUES (?, ?, ?)", func(write writer) error {
+		for step := range marked {
+			for page := range marked[step] {
+				if err := write(step+1, page, notNil(marks[step][page])); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// writer runs a statement with values.
+type writer func(values ...any) error
+
+// writing has do run one statement many times: to read it takes SQLite longer
+// than to follow it.
+func writing(ctx context.Context, tx *sql.Tx, statement string, do func(writer) error) (err error) {
+	s, err := tx.PrepareContext(ctx, statement)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	return do(func(values ...any) error {
+		_, err := s.ExecContext(ctx, values...)
+		return err
+	})
 }
 
 // notNil makes an empty value of nil, which would be NULL.

@@ -67,12 +67,14 @@ func putRows(ctx context.Context, tx *sql.Tx, table string, step int, begin int6
 	if table == importTable {
 		replace = "INSERT OR REPLACE INTO traffic_import (step, time, page, counts) VALUES (?, ?, ?, ?)"
 	}
-	for _, page := range slices.Sorted(maps.Keys(pages)) {
-		if _, err := tx.ExecContext(ctx, replace, step+1, begin, page, notNil(pages[page])); err != nil {
-			return err
+	return writing(ctx, tx, replace, func(write writer) error {
+		for _, page := range slices.Sorted(maps.Keys(pages)) {
+			if err := write(step+1, begin, page, notNil(pages[page])); err != nil {
+				return err
+			}
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // prune drops what is too old.

@@ -23,8 +23,11 @@ type account struct {
 // settleQuotas brings the accounts of the sample's quotas up to date, after
 // its traffic was entered, and returns them in their order.
 func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
-	members := e.members()
-	wanted := map[string]bool{}
+	var whose map[string]members
+	if len(e.sample.Quotas) > 0 {
+		whose = e.members()
+	}
+	wanted := make(map[string]bool, len(e.sample.Quotas))
 	changed := false
 	accounts := make([]vps.QuotaAccount, 0, len(e.sample.Quotas))
 	for i := range e.sample.Quotas {
@@ -32,7 +35,7 @@ func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
 		id := q.ID()
 		wanted[id] = true
 		start, end := q.Period(e.at)
-		m := members[id]
+		m := whose[id]
 		a := e.accounts[id]
 		var more flow
 		if a == nil || a.start != start.Unix() || a.guest != m.guest {
