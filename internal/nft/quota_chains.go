@@ -71,13 +71,21 @@ const inetQuota = `
 	}
 `
 
-// bridgeQuota does the same for ports of bridges.
+// bridgeQuota does the same for ports of bridges. What a guest sends to a group
+// is held once, before the bridge makes copies of it.
 const bridgeQuota = `
+	chain prerouting {
+		type filter hook prerouting priority 900; policy accept;
+		meta protocol != { ip, ip6 } accept
+		` + neighbours + `
+		iifname ` + links + ` ` + group + ` iifname vmap @out
+	}
+
 	chain forward {
 		type filter hook forward priority 900; policy accept;
 		meta protocol != { ip, ip6 } accept
 		` + neighbours + `
-		iifname ` + links + ` iifname vmap @out
+		iifname ` + links + ` ` + alone + ` iifname vmap @out
 		oifname ` + links + ` oifname vmap @in
 	}
 
@@ -85,7 +93,7 @@ const bridgeQuota = `
 		type filter hook input priority 900; policy accept;
 		meta protocol != { ip, ip6 } accept
 		` + neighbours + `
-		iifname ` + links + ` iifname vmap @out
+		iifname ` + links + ` ` + alone + ` iifname vmap @out
 	}
 
 	chain output {

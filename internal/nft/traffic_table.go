@@ -67,9 +67,22 @@ const inetTraffic = `
 	}
 `
 
-// bridgeTraffic are the chains for ports of bridges. A frame for everybody goes
-// to the host as well; it is counted where it leaves, as the guest sent it once.
+// group is what a frame for everybody or for many is. A bridge makes copies of
+// it, one for each port and one for the host, so that who sent it once is looked at
+// before that, and who gets it at each copy.
+const group = "meta pkttype { broadcast, multicast }"
+
+// alone is what all other frames are.
+const alone = "meta pkttype != { broadcast, multicast }"
+
+// bridgeTraffic are the chains for ports of bridges. A frame for a group counts
+// as sent to the outside.
 const bridgeTraffic = `
+	chain prerouting {
+		type filter hook prerouting priority %[1]d; policy accept;
+		iifname ` + links + ` meta protocol { ip, ip6 } ` + group + ` update @internet-out { iifname . meta protocol counter }
+	}
+
 	chain forward {
 		type filter hook forward priority %[1]d; policy accept;
 		meta protocol != { ip, ip6 } accept
@@ -79,11 +92,11 @@ const bridgeTraffic = `
 
 	chain leave {
 		oifname ` + links + ` goto between
-		update @internet-out { iifname . meta protocol counter }
+		` + alone + ` update @internet-out { iifname . meta protocol counter }
 	}
 
 	chain between {
-		update @between-out { iifname . meta protocol counter }
+		` + alone + ` update @between-out { iifname . meta protocol counter }
 		update @between-in { oifname . meta protocol counter }
 		accept
 	}

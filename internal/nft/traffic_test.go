@@ -261,6 +261,72 @@ func TestTrafficBridge(t *testing.T) {
 	check(t, "to the host", got, ledger{"sl-alice host/4": framed(vps.Out, false, host).Add(answer)})
 }
 
+// TestTrafficGroups: what a bridge sends to many counts once for who sent it,
+// and for each that gets it, with quotas too.
+func TestTrafficGroups(t *testing.T) {
+	t.Parallel()
+	for _, on := range []string{"0", "1"} {
+		t.Run("bridge-nf-call-iptables="+on, func(t *testing.T) {
+			t.Parallel()
+			s := newBridge(t, func(n *vps.Network) {
+				for i := range n.Guests {
+					n.Guests[i].Peers = "team"
+				}
+			})
+			s.bridgeCalls(on)
+			// Another way out than the outside's: each of them gets a copy.
+			other := s.host.Peer()
+			silent(other)
+			s.host.Veth("up1", other, "eth0")
+			s.host.Exec("ip", "link", "set", "up1", "master", "br0")
+			s.traffic()
+			const limit = 1 << 30
+			s.setQuotas(nil, quota("guest/alice", limit, "sl-alice"), quota("guest/bob", limit, "sl-bob"))
+			a := s.actor
+			all := netip.MustParseAddr("255.255.255.255")
+			group4, group6 := netip.MustParseAddr("224.0.0.251"), netip.MustParseAddr("ff02::fb")
+			frames := [][]byte{
+				ether(everybody, a.MAC, typeIPv4, packet4{from: a.Address, to: all, proto: protoUDP}.of(udp(a.Address, all, 1, 9, make([]byte, 400)))),
+				ether(net.HardwareAddr{1, 0, 0x5e, 0, 0, 0xfb}, a.MAC, typeIPv4, packet4{from: a.Address, to: group4, proto: protoUDP}.of(udp(a.Address, group4, 1, 9, make([]byte, 500)))),
+			}
+			own6 := vps.Address6(a.Prefix6)
+			six := ether(group(group6), a.MAC, typeIPv6, packet6(own6, group6, protoUDP, udp(own6, group6, 1, 9, make([]byte, 600))))
+			beacon := s.added(func() { s.play() })
+			var out, over [][]byte
+			got := s.added(func() { out, over = s.play(append(frames, six)...) }).since(beacon)
+			if len(out) != 3 || len(over) != 6 {
+				t.Errorf("the outside heard %d frames, and the neighbours %d; want 3 and 6", len(out), len(over))
+			}
+			in4, in6 := framed(vps.In, false, frames...), framed(vps.In, false, six)
+			check(t, "to all", got, ledger{
+				"sl-alice internet/4": framed(vps.Out, false, frames...), "sl-alice internet/6": framed(vps.Out, false, six),
+				"sl-bob between/4": in4, "sl-bob between/6": in6, "sl-carol between/4": in4, "sl-carol between/6": in6,
+			})
+
+			from := ether(everybody, outsideMAC, typeIPv4, packet4{from: outside4, to: all, proto: protoUDP}.of(udp(outside4, all, 1, 9, []byte(strings.Repeat("from outside ", 20)))))
+			got = s.added(func() {
+				s.answer(from)
+				s.play()
+			}).since(beacon)
+			in := framed(vps.In, false, from)
+			check(t, "from outside", got, ledger{"sl-alice internet/4": in, "sl-bob internet/4": in, "sl-carol internet/4": in})
+
+			s.setQuotas([]string{"sl-alice"})
+			before := s.drops("sl-alice")[vps.DropQuota]
+			s.act(frames...)
+			s.answer(from)
+			for _, n := range s.neighbours {
+				if heard := n.until([]byte("from outside")); len(heard) > 0 {
+					t.Errorf("of one that is cut off %d frames were heard", len(heard))
+				}
+			}
+			if n := s.drops("sl-alice")[vps.DropQuota] - before; n != uint64(len(frames))+1 {
+				t.Errorf("%d frames were dropped, want %d, and the one from outside", n, len(frames))
+			}
+		})
+	}
+}
+
 // TestTrafficEpochs: counters go on through all that we do, and begin anew,
 // with another epoch, when somebody else takes them away or brings old ones
 // back.
