@@ -6,7 +6,7 @@ STATE_DIR=${SUBLET_STATE_DIR:-/var/lib/sublet}
 LOG=${SUBLET_LOG:-/var/log/sublet.log} # where no systemd keeps a journal
 GUEST=first
 sublet=$PREFIX/bin/sublet
-unit=/etc/systemd/system/sublet.service
+units=(sublet.service sublet-traffic.service) # in /etc/systemd/system
 pidfile=$RUN_DIR/daemon.pid
 
 say() { printf '%s\n' "$*" >&2; }

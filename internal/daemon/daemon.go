@@ -151,13 +151,22 @@ func prepare(c Config) (unlock func(), err error) {
 	return func() { _ = flock.Release(file) }, nil // nothing was written
 }
 
+// bootID tells this boot of the host from all others (proc_sys_kernel(5)).
+func bootID() (string, error) {
+	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("read the host's boot id: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
+}
+
 // build opens every room. Nothing on the host's network changes yet.
 func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
-		return nil, fmt.Errorf("read the host's boot id: %w", err)
+		return nil, err
 	}
-	p := &parts{config: c, log: log, hostBoot: strings.TrimSpace(string(boot)), lifetime: ctx, synced: clockSynced}
+	p := &parts{config: c, log: log, hostBoot: boot, lifetime: ctx, synced: clockSynced}
 	if p.db, err = sqlite.Open(ctx, c.statePath("state.db"), log); err != nil {
 		return nil, err
 	}

@@ -22,7 +22,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine, Look: look})
-	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), keeperCommand(stderr))
+	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), sampleCommand(stderr), keeperCommand(stderr))
 	root.SetArgs(args)
 	return cli.ExitCode(root.ExecuteContext(ctx), stderr)
 }
@@ -84,6 +84,21 @@ a guest runs. Nothing that belongs to others is touched.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return CleanUp(cmd.Context(), c, c.logger(stderr))
+		},
+	}
+	c.folderFlags(cmd)
+	return cmd
+}
+
+func sampleCommand(stderr io.Writer) *cobra.Command {
+	var c Config
+	cmd := &cobra.Command{
+		Use:    "sample",
+		Short:  "Keep the traffic since the daemon stopped (run by systemd when the host shuts down)",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return SampleOnce(cmd.Context(), c, c.logger(stderr))
 		},
 	}
 	c.folderFlags(cmd)

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -10,6 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/desired"
+	"sublet/internal/hostnet"
+	"sublet/internal/nft"
 	"sublet/internal/reconcile"
 	"sublet/internal/sqlite"
 	"sublet/internal/vps"
@@ -183,6 +187,35 @@ func (p *parts) watchTraffic(ctx context.Context) error {
 		case <-time.After(now.Truncate(every).Add(every).Sub(now)):
 		}
 	}
+}
+
+// SampleOnce keeps what passed since the daemon stopped: guests stop after it
+// when the host shuts down, and the kernel's counters do not outlive that. It
+// refuses while a daemon works in these folders, and may be repeated.
+func SampleOnce(ctx context.Context, c Config, log *slog.Logger) error {
+	c, err := c.withDefaults()
+	if err != nil {
+		return err
+	}
+	unlock, err := prepare(c)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	boot, err := bootID()
+	if err != nil {
+		return err
+	}
+	db, err := sqlite.Open(ctx, c.statePath("state.db"), log)
+	if err != nil {
+		return err
+	}
+	host, err := desired.New(db, nil).Host(ctx) // nothing is edited, so no facts are asked for
+	if err == nil {
+		s := &sampler{kernel: nft.New(log, nft.Options{}), uplinks: hostnet.New(log, hostnet.Options{}), db: db, boot: boot, log: log}
+		_, _, err = s.sample(ctx, &host)
+	}
+	return errors.Join(err, db.Close())
 }
 
 // sampleLast keeps what there is when the daemon stops.

@@ -95,6 +95,8 @@ func (l Launcher) argv(c Config, configPath string) []string {
 		// When the host shuts down the daemon is stopped first: it might take
 		// a guest's end for something to repair.
 		"--property=Before=sublet.service",
+		// And what guests send while they stop is kept last.
+		"--property=After=sublet-traffic.service",
 		"--",
 	}
 	return append(args, keep...)

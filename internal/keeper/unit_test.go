@@ -41,6 +41,7 @@ func TestArgv(t *testing.T) {
 --property=StandardError=append:/run/sublet/guests/alice/keeper.log
 --property=OOMPolicy=continue
 --property=Before=sublet.service
+--property=After=sublet-traffic.service
 --
 /usr/bin/sublet
 keeper

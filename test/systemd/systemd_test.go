@@ -3,6 +3,7 @@
 package systemd
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 )
@@ -21,6 +22,8 @@ func TestSystemd(t *testing.T) {
 	m.boot()
 
 	t.Log("up makes the daemon a service, and the guest one of its own")
+	// Its end is a flush of all rules, as on hosts with rules of their own.
+	m.run("sh", "-c", "echo flush ruleset > /etc/nftables.conf && systemctl enable --now nftables.service")
 	m.run("/root/sublet/scripts/up")
 	for name, want := range map[string]string{"ActiveState": "active", "Type": "notify", "UnitFileState": "enabled"} {
 		if got := m.property(daemonUnit, name); got != want {
@@ -79,6 +82,9 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("after systemctl stop the file says %q", got)
 	}
 
+	m.lastWords()
+	sent := m.sent()
+
 	t.Log("the machine's power-off stops guests in good order")
 	m.run("sublet", "ssh", "first", "echo more >> /root/data")
 	m.run("sublet", "create", "idle", "--autostart=false", "--memory", "192MiB", "--ssh-key", "/root/.ssh/id_ed25519.pub", "--wait", "running")
@@ -101,6 +107,10 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("the events tell of a crash:\n%s", events)
 	}
 
+	if more := m.sent() - sent; more < lastBytes || more > 2*lastBytes {
+		t.Errorf("as the machine stopped, the guest sent %d bytes, and the ledger has %d more", lastBytes, more)
+	}
+
 	t.Log("down takes it all away")
 	m.run("sublet", "delete", "idle", "--yes")
 	m.run("umount", "--lazy", "/var/lib/sublet/images") // the test's own mount
@@ -114,6 +124,49 @@ func TestSystemd(t *testing.T) {
 	if rules := m.run("nft", "list", "ruleset"); rules != "" {
 		t.Errorf("after down there are rules:\n%s", rules)
 	}
+}
+
+// lastBytes are those of the frames that the guest sends while it stops,
+// which is when the daemon has: 200 of 1000 bytes, with the headers of UDP (8),
+// IPv4 (20) and Ethernet (14).
+const lastBytes = 200 * (1000 + 42)
+
+// lastWords has the guest send when it stops. Nobody answers.
+func (m *machine) lastWords() {
+	m.t.Helper()
+	const unit = `cat >/root/bye <<'E'
+exec 3>/dev/udp/203.0.113.9/9
+for _ in {1..200}; do printf %01000d 0 >&3; done
+E
+cat >/etc/systemd/system/bye.service <<'E'
+[Unit]
+After=network.target
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStop=bash /root/bye
+E
+systemctl daemon-reload && systemctl start bye.service`
+	m.run("sublet", "ssh", "first", unit)
+}
+
+// sent are the bytes that the guest has sent to the internet, by the ledger.
+func (m *machine) sent() int64 {
+	m.t.Helper()
+	var page struct {
+		Traffic []struct {
+			Out int64 `json:"out_bytes"`
+		} `json:"traffic"`
+	}
+	text := m.run("sublet", "traffic", "first", "--months", "--by", "class", "--filter", "class=internet", "--output", "json")
+	if err := json.Unmarshal([]byte(text), &page); err != nil {
+		m.t.Fatalf("%v: %s", err, text)
+	}
+	var sum int64
+	for _, line := range page.Traffic {
+		sum += line.Out
+	}
+	return sum
 }
 
 // guest is what the daemon says of the guest `first`.
