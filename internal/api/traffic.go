@@ -58,6 +58,7 @@ type TrafficHistory struct {
 	Step   vps.TrafficStep  `json:"step"`
 	Zone   string           `json:"zone" doc:"The host's time zone, in which days and months begin."`
 	At     time.Time        `json:"at" doc:"Up to when traffic is counted: rows of the step that holds it still grow."`
+	Behind string           `json:"behind,omitempty" doc:"Why traffic is not counted up to now, as when the disk is full; left out when it is. Nothing is lost by that."`
 	Rows   []vps.TrafficRow `json:"traffic" doc:"Sorted by guest, begin, class and family."`
 }
 

@@ -67,6 +67,8 @@ type app struct {
 	socket string
 	remote remote
 	quiet  bool
+	// toldBehind tells that a warning of traffic that is not counted yet is out.
+	toldBehind bool
 	// verbs are those that are ours, and ask a daemon.
 	verbs map[*cobra.Command]bool
 }

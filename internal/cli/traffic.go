@@ -159,7 +159,7 @@ func (a *app) trafficHistory(cmd *cobra.Command, f *trafficFlags, guest, view st
 	}
 	ctx, cancel := request(cmd)
 	defer cancel()
-	h, err := a.client().Traffic(ctx, q)
+	h, err := a.history(ctx, q)
 	if err != nil {
 		return typed(cmd, about(guest, err))
 	}
@@ -180,6 +180,20 @@ func (a *app) trafficHistory(cmd *cobra.Command, f *trafficFlags, guest, view st
 	}
 	t := historyTable(lines, f.by, f.out.format == formatWide, view != "top")
 	return t.write(a.Stdout, a.barStyle(), columns(a.Stdout, plainWidth), f.out.noHeaders)
+}
+
+// history asks the daemon, and tells once when it does not know the newest.
+func (a *app) history(ctx context.Context, q api.TrafficQuery) (api.TrafficHistory, error) {
+	h, err := a.client().Traffic(ctx, q)
+	if h.Behind != "" && !a.toldBehind {
+		a.toldBehind = true
+		since := "the newest traffic"
+		if !h.At.IsZero() {
+			since = "what passed since " + h.At.Format(time.DateTime)
+		}
+		a.say("warning: %s is not shown, and will be counted later: %s", since, h.Behind)
+	}
+	return h, err
 }
 
 // plainWidth is how many columns tables have where no terminal tells.
@@ -241,7 +255,7 @@ func (a *app) trafficNow(ctx context.Context, q api.TrafficQuery, split trafficS
 		to   *[]trafficLine
 	}{{vps.StepDay, &day}, {vps.StepMonth, &month}} {
 		q.Step, q.Last = x.step, 1
-		h, err := a.client().Traffic(ctx, q)
+		h, err := a.history(ctx, q)
 		if err != nil {
 			return nil, nil, err
 		}
@@ -308,12 +322,12 @@ func (a *app) trafficNames(lines []trafficLine) error {
 // trafficOf is the page about one guest, or about the host's own counters.
 func (a *app) trafficOf(ctx context.Context, cmd *cobra.Command, f *trafficFlags, guest string) error {
 	q := api.TrafficQuery{Guest: guest, Host: f.host, Step: vps.StepDay, Last: 2}
-	days, err := a.client().Traffic(ctx, q)
+	days, err := a.history(ctx, q)
 	if err != nil {
 		return about(guest, err)
 	}
 	q.Step, q.Last = vps.StepMonth, 0
-	months, err := a.client().Traffic(ctx, q)
+	months, err := a.history(ctx, q)
 	if err != nil {
 		return about(guest, err)
 	}

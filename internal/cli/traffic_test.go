@@ -25,6 +25,7 @@ type ledger struct {
 	file     string
 	done     api.ImportedTraffic
 	onRead   func()
+	behind   string
 }
 
 func (f *fake) Traffic(_ context.Context, q api.TrafficQuery) (api.TrafficHistory, error) {
@@ -38,7 +39,7 @@ func (f *fake) Traffic(_ context.Context, q api.TrafficQuery) (api.TrafficHistor
 	if err != nil {
 		return api.TrafficHistory{}, err
 	}
-	h := api.TrafficHistory{Schema: api.SchemaVersion, Step: q.Step, Zone: "UTC", At: now}
+	h := api.TrafficHistory{Schema: api.SchemaVersion, Step: q.Step, Zone: "UTC", At: now, Behind: f.traffic.behind}
 	for _, r := range f.traffic.rows {
 		host := r.Class == vps.TrafficUplink
 		if r.Step == q.Step && host == q.Host && (q.Guest == "" || r.Guest == q.Guest) && !r.Start.Before(since) {
@@ -223,6 +224,19 @@ func TestTrafficOnATerminal(t *testing.T) {
 	w.run(t.Context(), "traffic", "alice", "--days")
 	if !strings.Contains(w.out.String(), paintGreen+"█") || !strings.Contains(w.out.String(), paintCyan+"▒") {
 		t.Errorf("no bars in colours:\n%s", w.out.String())
+	}
+}
+
+// TestTrafficBehind: that newer traffic is not counted yet is said once.
+func TestTrafficBehind(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{"", "alice", "--days", "alice --months -o json"} {
+		w := withTraffic(t)
+		w.traffic.behind = "the disk is full"
+		w.mustRun(t, strings.Fields("traffic "+args)...)
+		if said := w.errors.String(); strings.Count(said, "is not shown, and will be counted later: the disk is full") != 1 {
+			t.Errorf("traffic %s says %q", args, said)
+		}
 	}
 }
 

@@ -19,11 +19,21 @@ type sampled struct {
 	mu             sync.Mutex
 	kept, failures uint64
 	last           time.Time
+	broken         error // why the newest one could not be kept; nil when it was
+}
+
+// behind tells up to when traffic is kept, and why not up to now: nil means
+// that it is.
+func (s *sampled) behind() (last time.Time, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last, s.broken
 }
 
 func (s *sampled) note(at time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.broken = err
 	if err != nil {
 		s.failures++
 		return

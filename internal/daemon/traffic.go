@@ -163,8 +163,13 @@ func (a accounted) Forget(ctx context.Context, id string) error {
 // sampleTraffic samples once, and puts into force what quotas call for. Whoever
 // is about to show traffic calls it too.
 func (p *parts) sampleTraffic(ctx context.Context) {
-	err := p.quotas.count(ctx, p.traffic.sample)
-	p.sampled.note(time.Now(), err)
+	err := p.quotas.count(ctx, func(ctx context.Context, host *vps.Host) ([]vps.QuotaAccount, time.Time, error) {
+		accounts, at, err := p.traffic.sample(ctx, host)
+		if err == nil || ctx.Err() == nil { // not because nobody waits any more
+			p.sampled.note(time.Now(), err)
+		}
+		return accounts, at, err
+	})
 	if err != nil && ctx.Err() == nil {
 		p.log.WarnContext(ctx, "traffic was not kept, or not all of what quotas call for is in force; the kernel goes on counting, and holds what it did", "error", err)
 	}

@@ -57,12 +57,16 @@ func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHi
 		return api.TrafficHistory{}, err
 	}
 	zone := hostZone(&host)
-	h := api.TrafficHistory{Step: q.Step, Zone: zone.String(), At: time.Now().In(zone)}
+	now := time.Now().In(zone)
+	h := api.TrafficHistory{Step: q.Step, Zone: zone.String(), At: now}
+	if last, why := b.sampled.behind(); why != nil {
+		h.At, h.Behind = last.In(zone), vps.ErrorMessage(why)
+	}
 	query := vps.TrafficQuery{Step: q.Step}
-	if query.Since, err = vps.ParseSince("since", q.Since, h.At); err != nil {
+	if query.Since, err = vps.ParseSince("since", q.Since, now); err != nil {
 		return h, err
 	}
-	if query.Until, err = vps.ParseSince("until", q.Until, h.At); err != nil {
+	if query.Until, err = vps.ParseSince("until", q.Until, now); err != nil {
 		return h, err
 	}
 	if !query.Since.IsZero() {
@@ -79,9 +83,9 @@ func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHi
 		query.GuestIDs = []string{owner.ID}
 	case q.Last > 0 && query.Since.IsZero():
 		// All guests have too many rows to look at those of long ago for this.
-		query.Since = stepsAgo(q.Step, q.Last, h.At)
+		query.Since = stepsAgo(q.Step, q.Last, now)
 	}
-	rows, err := b.namedTraffic(ctx, query, h.At)
+	rows, err := b.namedTraffic(ctx, query, now)
 	if err != nil {
 		return h, err
 	}
@@ -183,6 +187,10 @@ func (b backend) CheckTraffic(ctx context.Context, since string) (vps.TrafficChe
 	}
 	now := time.Now().In(hostZone(&host))
 	u := meter.UplinkTraffic{Until: now}
+	last, behind := b.sampled.behind()
+	if behind != nil {
+		u.Until = last.In(now.Location())
+	}
 	if u.Since, err = vps.ParseSince("since", since, now); err != nil {
 		return vps.TrafficCheck{}, err
 	}
@@ -210,7 +218,11 @@ func (b backend) CheckTraffic(ctx context.Context, since string) (vps.TrafficChe
 	if err := b.describeUplinks(ctx, &u, host.Settings.Uplink); err != nil {
 		return vps.TrafficCheck{}, err
 	}
-	return meter.CheckTraffic(u), nil
+	check := meter.CheckTraffic(u)
+	if behind != nil {
+		check.Notes = append(check.Notes, "what passed since then is not counted yet: "+vps.ErrorMessage(behind))
+	}
+	return check, nil
 }
 
 // checkFrom returns from when on a check compares, and by which steps. Where

@@ -22,10 +22,11 @@ type trafficWorld struct {
 	backend
 	links, uplinks []vps.LinkTraffic
 	skew           time.Duration // of the host's clock
+	broken         error         // of the next samples
 }
 
 func (w *trafficWorld) Traffic(context.Context) (vps.TrafficCounters, error) {
-	return vps.TrafficCounters{At: time.Now().Add(w.skew), Epoch: "e", Links: append([]vps.LinkTraffic(nil), w.links...)}, nil
+	return vps.TrafficCounters{At: time.Now().Add(w.skew), Epoch: "e", Links: append([]vps.LinkTraffic(nil), w.links...)}, w.broken
 }
 func (w *trafficWorld) ForgetTraffic(context.Context, ...string) error { return nil }
 func (w *trafficWorld) Uplinks(context.Context, string) ([]string, error) {
@@ -132,6 +133,28 @@ func TestTrafficHistory(t *testing.T) {
 		if _, err := w.backend.Traffic(t.Context(), q); err == nil {
 			t.Errorf("%+v passes", q)
 		}
+	}
+}
+
+// TestTrafficBehind: what cannot be kept now is told, and kept later.
+func TestTrafficBehind(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	since := time.Now()
+	w.count("alice", vps.TrafficInternet, 1000, 300)
+	w.broken = vps.Errorf(vps.CodeDenied, "the disk is full")
+	h, err := w.backend.Traffic(t.Context(), api.TrafficQuery{Guest: "alice", Step: vps.StepDay})
+	if err != nil || h.Behind != "the disk is full" || h.At.After(since) || h.At.IsZero() || len(h.Rows) != 0 {
+		t.Errorf("%+v, %v", h, err)
+	}
+	check, err := w.backend.CheckTraffic(t.Context(), "")
+	if err != nil || check.Until.After(since) || !strings.Contains(strings.Join(check.Notes, "\n"), "the disk is full") {
+		t.Errorf("%+v, %v", check, err)
+	}
+	w.broken = nil
+	h, err = w.backend.Traffic(t.Context(), api.TrafficQuery{Guest: "alice", Step: vps.StepDay})
+	if err != nil || h.Behind != "" || h.At.Before(since) || len(h.Rows) != 1 || h.Rows[0].InBytes != 1000 {
+		t.Errorf("with room again: %+v, %v", h, err)
 	}
 }
 

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -267,6 +269,7 @@ func TestFullDisk(t *testing.T) {
 	if r := h.Try("show", "alice"); r.Code != 0 {
 		t.Errorf("with a full disk show ends with %d: %s", r.Code, r.Stderr)
 	}
+	passed := whileNothingIsCounted(t, h)
 	// A daemon that starts on a full disk keeps what there is.
 	h.Stop()
 	h.Start()
@@ -278,6 +281,42 @@ func TestFullDisk(t *testing.T) {
 	}
 	h.Sublet(create...)
 	h.Eventually("the plan is empty", h.Settled)
+	if got := hostReceived(t, h); got < passed {
+		t.Errorf("with room again the ledger has %d bytes that the host received; want %d", got, passed)
+	}
+}
+
+// whileNothingIsCounted has traffic pass, of which nothing can be kept, and
+// returns what the ledger is to have when it can.
+func whileNothingIsCounted(t *testing.T, h *lab.Host) int64 {
+	t.Helper()
+	before := hostReceived(t, h)
+	const count, payload, headers = 5, 1000, 14 + 20 + 8 // of Ethernet, IPv4, ICMP
+	h.Outside.Exec("ping", "-q", "-c", strconv.Itoa(count), "-i", "0.01", "-s", strconv.Itoa(payload), lab.HostAddress)
+	r := h.Try("traffic", "--host")
+	if r.Code != 0 || !strings.Contains(r.Stderr, "will be counted later: the file system "+h.StateDir) || !strings.Contains(r.Stderr, "full") {
+		t.Errorf("with a full disk traffic ends with %d: %s", r.Code, r.Stderr)
+	}
+	return before + count*(payload+headers)
+}
+
+// hostReceived is what the ledger has of the public links, in bytes.
+func hostReceived(t *testing.T, h *lab.Host) int64 {
+	t.Helper()
+	var page struct {
+		Traffic []struct {
+			In int64 `json:"in_bytes"`
+		} `json:"traffic"`
+	}
+	text := h.Sublet("traffic", "--host", "--months", "-o", "json")
+	if err := json.Unmarshal([]byte(text), &page); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	var sum int64
+	for _, line := range page.Traffic {
+		sum += line.In
+	}
+	return sum
 }
 
 // fill makes a file as large as leaves this much of its filesystem.
