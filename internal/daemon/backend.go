@@ -114,6 +114,9 @@ func (b backend) change(ctx context.Context, e desired.Edited, dryRun bool) (api
 }
 
 func (b backend) UpdateGuest(ctx context.Context, name string, u api.UpdateGuest, dryRun bool) (api.Change, error) {
+	if u.Tenant != nil && !dryRun {
+		b.sampleTraffic(ctx) // what passed until now is the tenant's who had it
+	}
 	e, err := b.state.Update(ctx, name, func(s vps.GuestSpec) (vps.GuestSpec, error) {
 		return updateSpec(s, u), u.Expect.Check(s)
 	}, dryRun)
@@ -188,6 +191,7 @@ func (b backend) Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) 
 	e, err := b.state.Apply(ctx, io.TeeReader(file, &content), o.Prune, true)
 	if err == nil && !o.DryRun {
 		if err = b.settleBills(ctx, e); err == nil {
+			b.sampleTraffic(ctx) // the file may give guests to other tenants, as UpdateGuest
 			e, err = b.state.Apply(ctx, &content, o.Prune, false)
 		}
 	}

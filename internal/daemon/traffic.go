@@ -64,7 +64,7 @@ func (s *sampler) enter(ctx context.Context, host *vps.Host, add func(context.Co
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	entry := sqlite.TrafficSample{Boot: s.boot, Zone: zone, Quotas: host.Quotas}
+	entry := sqlite.TrafficSample{Boot: s.boot, Zone: zone, Quotas: host.Quotas, Tenants: map[string]time.Time{}}
 	if entry.Counters, err = s.kernel.Traffic(ctx); err != nil {
 		return nil, at, err
 	}
@@ -78,6 +78,9 @@ func (s *sampler) enter(ctx context.Context, host *vps.Host, add func(context.Co
 	for i := range host.Guests {
 		g := &host.Guests[i]
 		entry.Guests = append(entry.Guests, sqlite.TrafficGuest{ID: g.ID, Name: g.Spec.Name, Tenant: g.Spec.Tenant, Link: g.Link()})
+	}
+	for i := range host.Tenants {
+		entry.Tenants[host.Tenants[i].Name] = host.Tenants[i].Created
 	}
 	accounts, err = add(ctx, entry)
 	return accounts, entry.Counters.At, err

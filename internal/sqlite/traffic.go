@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sublet/internal/vps"
@@ -45,8 +46,11 @@ type TrafficSample struct {
 	// Counters are those of guests' links. Links that no guest owns are kept
 	// for the one who will.
 	Counters vps.TrafficCounters
-	// Guests are all that there are.
-	Guests []TrafficGuest
+	// Guests are all that there are, and Tenants is when each tenant was made,
+	// by name: a guest that goes over to another one takes nothing along. The
+	// zero time is for one that was always there.
+	Guests  []TrafficGuest
+	Tenants map[string]time.Time
 	// Uplinks are the host's own counters, of the class vps.TrafficUplink. One
 	// that is new to the ledger counts from here on.
 	Uplinks []vps.LinkTraffic
@@ -66,7 +70,13 @@ type TrafficSample struct {
 type ledger struct {
 	mu   sync.Mutex
 	book *book
+	// version counts what was committed.
+	version atomic.Int64
 }
+
+// TrafficVersion differs after each change of history that this process made:
+// while it is the same, so is what Traffic returns.
+func (db *DB) TrafficVersion() int64 { return db.ledger.version.Load() }
 
 // AddTraffic adds what the counters grew by since the last sample, in one
 // transaction. It returns what each of the sample's quotas has used, in their
@@ -115,6 +125,7 @@ func (db *DB) enterTraffic(ctx context.Context, s TrafficSample, keep bool) ([]v
 	}
 	if keep {
 		db.ledger.book = b
+		db.ledger.version.Add(1)
 	}
 	return accounts, nil
 }
@@ -240,7 +251,7 @@ func (e *entry) flush(ctx context.Context, step int, links map[string]*linkBook)
 func (e *entry) setOwners(ctx context.Context) error {
 	owners := make(map[string]int64, len(e.sample.Guests))
 	for _, g := range e.sample.Guests {
-		row, err := e.guest(ctx, e.tx, g, e.moment)
+		row, err := e.guest(ctx, e.tx, g, nanoseconds(e.sample.Tenants[g.Tenant]), e.moment)
 		if err != nil {
 			return err
 		}

@@ -39,7 +39,8 @@ type book struct {
 type guestBook struct {
 	row int64
 	TrafficGuest
-	seen bool // it is in the sample that is being entered
+	tenantMade int64 // as in the row
+	seen       bool  // it is in the sample that is being entered
 }
 
 // linkBook is a link in traffic_link and traffic_mark.
@@ -101,17 +102,15 @@ func (b *book) loadLinks(ctx context.Context, tx *sql.Tx) error {
 }
 
 // guest returns the row of a guest, made or brought up to date.
-func (b *book) guest(ctx context.Context, tx *sql.Tx, g TrafficGuest, now time.Time) (int64, error) {
+func (b *book) guest(ctx context.Context, tx *sql.Tx, g TrafficGuest, tenantMade int64, now time.Time) (int64, error) {
 	g.Link = ""
 	known := b.guests[g.ID]
-	if known == nil || known.TrafficGuest != g {
-		known = &guestBook{TrafficGuest: g}
-		err := tx.QueryRowContext(ctx, `INSERT INTO traffic_guest (guest, name, tenant, since) VALUES (?, ?, ?, ?)
-			ON CONFLICT (guest) DO UPDATE SET name = excluded.name, tenant = excluded.tenant RETURNING id`,
-			g.ID, g.Name, g.Tenant, now.Unix()).Scan(&known.row)
+	if known == nil || known.TrafficGuest != g || known.tenantMade != tenantMade {
+		row, err := keepGuest(ctx, tx, g, tenantMade, now)
 		if err != nil {
 			return 0, err
 		}
+		known = &guestBook{row: row, TrafficGuest: g, tenantMade: tenantMade}
 		b.guests[g.ID] = known
 	}
 	known.seen = true

@@ -100,13 +100,12 @@ type scan struct {
 // each calls do for what each guest had in each step, the oldest step first; the
 // tally is valid until do returns. Nil guests means all.
 func (s scan) each(ctx context.Context, tx *sql.Tx, do func(begin, guest int64, counts *tally)) error {
-	query := "SELECT time, counts FROM " + s.table + " WHERE step = ?1 AND time >= ?2 AND time < ?3 ORDER BY time, page"
+	query := "SELECT time, page, counts FROM " + s.table + " WHERE step = ?1 AND time >= ?2 AND time < ?3 ORDER BY time, page"
 	args := []any{s.step, s.from, s.until}
-	wanted := map[int64]bool{}
+	wanted, pages := s.wanted(), map[int64]bool{}
 	if s.guests != nil {
-		pages := map[int64]bool{}
 		for _, g := range s.guests {
-			wanted[g], pages[g/pageSize] = true, true
+			pages[g/pageSize] = true
 		}
 		if len(pages) <= fewPages {
 			list, err := json.Marshal(slices.Collect(maps.Keys(pages)))
@@ -117,9 +116,9 @@ func (s scan) each(ctx context.Context, tx *sql.Tx, do func(begin, guest int64, 
 		}
 	}
 	return each(ctx, tx, func(rows *sql.Rows) error {
-		var begin int64
+		var begin, page int64
 		var blob sql.RawBytes
-		if err := rows.Scan(&begin, &blob); err != nil {
+		if err := rows.Scan(&begin, &page, &blob); err != nil || s.guests != nil && !pages[page] {
 			return err
 		}
 		return readCounts(blob, func(guest int64, counts *tally) {
@@ -130,6 +129,15 @@ func (s scan) each(ctx context.Context, tx *sql.Tx, do func(begin, guest int64, 
 	}, query, args...)
 }
 
+// wanted is the set of the guests that are named.
+func (s scan) wanted() map[int64]bool {
+	set := make(map[int64]bool, len(s.guests))
+	for _, g := range s.guests {
+		set[g] = true
+	}
+	return set
+}
+
 // jumping is a query that goes from one begin of a step to the next, and looks
 // up the pages there.
 func (s scan) jumping() string {
@@ -137,13 +145,14 @@ func (s scan) jumping() string {
 		SELECT (SELECT time FROM ` + s.table + ` WHERE step = ?1 AND time >= ?2 AND time < ?3 ORDER BY time LIMIT 1)
 		UNION ALL
 		SELECT (SELECT time FROM ` + s.table + ` WHERE step = ?1 AND time > begin AND time < ?3 ORDER BY time LIMIT 1) FROM begins WHERE begin IS NOT NULL
-	) SELECT time, counts FROM begins CROSS JOIN json_each(?4) AS one CROSS JOIN ` + s.table + `
+	) SELECT time, page, counts FROM begins CROSS JOIN json_each(?4) AS one CROSS JOIN ` + s.table + `
 		WHERE step = ?1 AND time = begin AND page = one.value ORDER BY time, page`
 }
 
 // Traffic returns rows of history that are not zero, with what the steps that
 // still run have so far, sorted by time, then guest, class and family. Two
-// guests may have had the same name, one after the other.
+// guests may have had the same name, one after the other. Sums of whole queries
+// are sorted by guest.
 func (db *DB) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
 	step := stepNumber(q.Step)
 	if step == 0 {
@@ -156,11 +165,23 @@ func (db *DB) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow
 	if !q.Until.IsZero() {
 		window.until = ceilUnix(q.Until)
 	}
-	found := rowsOf{step: q.Step, guests: map[int64]TrafficGuest{}, counts: map[rowKey]*tally{}}
+	found := newRowsOf(q.Step)
+	found.whole = q.Whole
 	err := db.view(ctx, func(tx *sql.Tx) (err error) {
-		if window.guests, err = found.loadGuests(ctx, tx, q.GuestIDs); err != nil {
+		guests, err := guestRows(ctx, tx, q.GuestIDs, q.Tenant)
+		if err != nil {
 			return err
 		}
+		if q.GuestIDs != nil || q.Tenant != nil {
+			window.guests = []int64{}
+			for i := range guests {
+				window.guests = append(window.guests, guests[i].row)
+			}
+		}
+		if q.Together {
+			guests = slices.DeleteFunc(guests, func(g guestBook) bool { return !slices.Contains(q.Apart, g.ID) })
+		}
+		found.name(guests)
 		tables := []string{countTable, importTable}
 		if q.Counted {
 			tables = tables[:1]
@@ -195,8 +216,9 @@ func running(ctx context.Context, tx *sql.Tx, w scan, do func(begin, guest int64
 	if err != nil {
 		return err
 	}
+	wanted := w.wanted()
 	return eachLink(ctx, tx, func(_ string, l *linkBook) {
-		if l.guest == nobody || w.guests != nil && !slices.Contains(w.guests, l.guest) {
+		if l.guest == nobody || w.guests != nil && !wanted[l.guest] {
 			return
 		}
 		mark := marks[l.row]
@@ -209,40 +231,43 @@ type rowKey struct{ begin, guest int64 }
 
 // rowsOf gathers rows of history.
 type rowsOf struct {
-	step   vps.TrafficStep
+	step vps.TrafficStep
+	// guests are who the rows of history are of. A guest that was of several
+	// tenants has several, which are added up in the first: as says which. What is
+	// not in it is added up in the row of nobody.
 	guests map[int64]TrafficGuest
+	as     map[int64]int64
 	counts map[rowKey]*tally
+	// whole adds up all steps; first is where each guest's first one begins.
+	whole bool
+	first map[int64]int64
 }
 
-// loadGuests reads who guests are, nil meaning all, and returns their rows.
-func (r *rowsOf) loadGuests(ctx context.Context, tx *sql.Tx, ids []string) ([]int64, error) {
-	query, args := "SELECT id, guest, name, tenant FROM traffic_guest", []any(nil)
-	var found []int64
-	if ids != nil {
-		list, err := json.Marshal(ids)
-		if err != nil {
-			return nil, err
+func newRowsOf(step vps.TrafficStep) *rowsOf {
+	return &rowsOf{step: step, guests: map[int64]TrafficGuest{}, as: map[int64]int64{}, counts: map[rowKey]*tally{}, first: map[int64]int64{}}
+}
+
+// name tells guests apart, which come in the order of their rows.
+func (r *rowsOf) name(guests []guestBook) {
+	first := make(map[string]int64, len(guests))
+	for i := range guests {
+		g := &guests[i]
+		if first[g.ID] == nobody {
+			first[g.ID] = g.row
 		}
-		query, args = query+" WHERE guest IN (SELECT value FROM json_each(?))", []any{string(list)}
-		found = []int64{}
+		r.as[g.row] = first[g.ID]
+		r.guests[first[g.ID]] = g.TrafficGuest // as it was last
 	}
-	err := each(ctx, tx, func(rows *sql.Rows) error {
-		var row int64
-		var g TrafficGuest
-		if err := rows.Scan(&row, &g.ID, &g.Name, &g.Tenant); err != nil {
-			return err
-		}
-		r.guests[row] = g
-		if ids != nil {
-			found = append(found, row)
-		}
-		return nil
-	}, query, args...)
-	return found, err
 }
 
 func (r *rowsOf) add(begin, guest int64, counts *tally) {
-	key := rowKey{begin, guest}
+	key := rowKey{begin, r.as[guest]}
+	if r.whole {
+		if first, ok := r.first[key.guest]; !ok || begin < first {
+			r.first[key.guest] = begin
+		}
+		key.begin = 0
+	}
 	if there := r.counts[key]; there != nil {
 		there.add(counts)
 		return
@@ -261,9 +286,13 @@ func (r *rowsOf) rows() []vps.TrafficRow {
 	var rows []vps.TrafficRow
 	for _, k := range keys {
 		g := r.guests[k.guest]
+		begin := k.begin
+		if r.whole {
+			begin = r.first[k.guest]
+		}
 		for i, c := range r.counts[k] {
 			if c != (vps.TrafficCount{}) {
-				rows = append(rows, vps.TrafficRow{GuestID: g.ID, Guest: g.Name, Start: time.Unix(k.begin, 0).UTC(), Step: r.step, TrafficKey: keyOf(i), TrafficCount: c})
+				rows = append(rows, vps.TrafficRow{GuestID: g.ID, Guest: g.Name, Tenant: g.Tenant, Start: time.Unix(begin, 0).UTC(), Step: r.step, TrafficKey: keyOf(i), TrafficCount: c})
 			}
 		}
 	}

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -44,9 +45,7 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 		edit = db.rehearse
 	}
 	err = edit(ctx, func(ctx context.Context, tx *sql.Tx) error {
-		var row, since int64
-		err := tx.QueryRowContext(ctx, `INSERT INTO traffic_guest (guest, name, tenant, since) VALUES (?, ?, ?, ?)
-			ON CONFLICT (guest) DO UPDATE SET name = excluded.name RETURNING id, since`, i.Guest.ID, i.Guest.Name, i.Guest.Tenant, i.Now.Unix()).Scan(&row, &since)
+		row, since, tenant, err := i.owner(ctx, tx)
 		if err != nil {
 			return err
 		}
@@ -70,13 +69,26 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 			delete(accounts, (&vps.Quota{Scope: vps.QuotaHost}).ID())
 		}
 		delete(accounts, (&vps.Quota{Scope: vps.QuotaGuest, Name: i.Guest.Name}).ID())
-		delete(accounts, (&vps.Quota{Scope: vps.QuotaTenant, Name: i.Guest.Tenant}).ID())
+		delete(accounts, (&vps.Quota{Scope: vps.QuotaTenant, Name: tenant}).ID())
 		return saveAccounts(ctx, tx, accounts)
 	})
 	if err != nil {
 		return nil, err
 	}
+	db.ledger.version.Add(1)
 	return kept, nil
+}
+
+// owner returns the row of the guest, made if there is none, and since when and
+// for which tenant it counts. Of several it is the first: what was before is his.
+func (i *TrafficImport) owner(ctx context.Context, tx *sql.Tx) (row, since int64, tenant string, err error) {
+	query := "SELECT id, since, tenant FROM traffic_guest WHERE guest = ? ORDER BY id LIMIT 1"
+	err = tx.QueryRowContext(ctx, query, i.Guest.ID).Scan(&row, &since, &tenant)
+	if errors.Is(err, sql.ErrNoRows) {
+		since, tenant = i.Now.Unix(), i.Guest.Tenant
+		row, err = keepGuest(ctx, tx, i.Guest, 0, i.Now)
+	}
+	return row, since, tenant, err
 }
 
 // before returns the amounts of each step by the begin of their rows, cut off
@@ -158,7 +170,7 @@ func replaceImport(ctx context.Context, tx *sql.Tx, guest int64, amounts [steps]
 		if amounts[step] == nil {
 			continue
 		}
-		there := rowsOf{step: name, guests: map[int64]TrafficGuest{}, counts: map[rowKey]*tally{}}
+		there := newRowsOf(name)
 		for begin, amount := range amounts[step] {
 			there.add(begin, guest, amount)
 		}

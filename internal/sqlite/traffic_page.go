@@ -28,7 +28,7 @@ func appendCounts(page []byte, number int64, counts *tally) []byte {
 func readCounts(page []byte, do func(number int64, counts *tally)) error {
 	r := pageReader{page: page}
 	var counts tally
-	for len(r.page) > 0 && r.err == nil {
+	for r.more() {
 		number := r.number()
 		r.tally(&counts)
 		if r.err == nil {
@@ -56,7 +56,7 @@ func eachLink(ctx context.Context, tx *sql.Tx, do func(name string, l *linkBook)
 			return err
 		}
 		r := pageReader{page: page}
-		for len(r.page) > 0 && r.err == nil {
+		for r.more() {
 			l := &linkBook{row: r.number()}
 			name := r.text()
 			l.guest = r.number()
@@ -85,27 +85,30 @@ func eachMark(ctx context.Context, tx *sql.Tx, step int, do func(step int, row i
 // pageReader takes a page apart. After its first error all is zero.
 type pageReader struct {
 	page []byte
+	at   int // what is before it was read
 	err  error
 }
 
+func (r *pageReader) more() bool { return r.at < len(r.page) && r.err == nil }
+
 func (r *pageReader) number() int64 {
-	x, n := binary.Uvarint(r.page)
+	x, n := binary.Uvarint(r.page[r.at:])
 	if n <= 0 || r.err != nil {
 		r.err = errPage
 		return 0
 	}
-	r.page = r.page[n:]
+	r.at += n
 	return int64(x)
 }
 
 func (r *pageReader) text() string {
 	n := r.number()
-	if n < 0 || n > int64(len(r.page)) {
+	if n < 0 || n > int64(len(r.page)-r.at) {
 		r.err = errPage
 		return ""
 	}
-	s := string(r.page[:n])
-	r.page = r.page[n:]
+	s := string(r.page[r.at : r.at+int(n)])
+	r.at += int(n)
 	return s
 }
 

@@ -90,25 +90,22 @@ func (e *entry) members() map[string]members {
 }
 
 // flowIn returns what a quota has counted in a month, by the history, as
-// exactly as that is there. For a tenant it is that of the guests which it
-// has now, and of those that it had when they were deleted.
+// exactly as that is there. For a tenant it is that of all guests while they
+// were his.
 func (e *entry) flowIn(ctx context.Context, start, end time.Time, q *vps.Quota, m members) (sum flow, err error) {
 	rows, pick := m.rows, vps.TrafficClass.Billed
 	switch q.Scope {
 	case vps.QuotaHost:
 		pick = func(c vps.TrafficClass) bool { return c == vps.TrafficUplink }
 	case vps.QuotaTenant:
-		rows = nil
-		err := each(ctx, e.tx, func(r *sql.Rows) error {
-			var row int64
-			err := r.Scan(&row)
-			rows = append(rows, row)
-			return err
-		}, "SELECT id FROM traffic_guest WHERE tenant = ?", q.Name)
-		if err != nil {
-			return sum, err
-		}
+		rows, err = e.rowsOf(ctx, nil, &vps.Tenant{Name: q.Name, Created: e.sample.Tenants[q.Name]})
 	case vps.QuotaGuest:
+		if m.guest != "" {
+			rows, err = e.rowsOf(ctx, []string{m.guest}, nil)
+		}
+	}
+	if err != nil {
+		return sum, err
 	}
 	if len(rows) == 0 {
 		return sum, nil
@@ -124,6 +121,16 @@ func (e *entry) flowIn(ctx context.Context, start, end time.Time, q *vps.Quota, 
 		}
 	}
 	return sum, nil
+}
+
+// rowsOf returns the rows of guests, or of a tenant's guests while they were his.
+func (e *entry) rowsOf(ctx context.Context, ids []string, tenant *vps.Tenant) ([]int64, error) {
+	guests, err := guestRows(ctx, e.tx, ids, tenant)
+	rows := make([]int64, len(guests))
+	for i := range guests {
+		rows[i] = guests[i].row
+	}
+	return rows, err
 }
 
 // parts are the parts of the history that make up a month: hours, before the
@@ -182,7 +189,7 @@ func loadAccounts(ctx context.Context, tx *sql.Tx) (map[string]*account, error) 
 	}
 	accounts := map[string]*account{}
 	r := pageReader{page: blob}
-	for len(r.page) > 0 && r.err == nil {
+	for r.more() {
 		id := r.text()
 		accounts[id] = &account{guest: r.text(), start: r.number(), flow: flow{r.number(), r.number()}}
 	}

@@ -116,9 +116,11 @@ const (
 // history.
 type TrafficRow struct {
 	// GuestID is empty for the host's own counter (TrafficUplink). Guest is the
-	// name that the guest has, or had when it was deleted.
+	// name that the guest has, or had when it was deleted, and Tenant likewise.
+	// To a query for one tenant they are as he saw them last.
 	GuestID string `json:"guest_id"`
 	Guest   string `json:"guest"`
+	Tenant  string `json:"-"`
 	// Start is the begin of the step; days and months begin in the host's time
 	// zone.
 	Start time.Time   `json:"start"`
@@ -134,6 +136,17 @@ type TrafficQuery struct {
 	// GuestIDs are whose rows are wanted, "" for the host's own counter; nil
 	// means everybody's, also those of guests that are gone.
 	GuestIDs []string
+	// Tenant, by its name and when it was made, leaves only what guests had while
+	// they were his; nil means no matter whose. Another one who had the name
+	// before him is not him.
+	Tenant *Tenant
+	// Together adds up all guests but those whose IDs are in Apart: the rows name
+	// none.
+	Together bool
+	Apart    []string
+	// Whole adds up all steps: a guest's rows begin where the first that it has
+	// does.
+	Whole bool
 	// Since and Until bound the begin of rows: from Since on and before Until.
 	// The zero value means no bound.
 	Since, Until time.Time
