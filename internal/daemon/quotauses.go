@@ -31,13 +31,14 @@ func (b backend) quotaUses(ctx context.Context, history func(context.Context, vp
 	if err != nil {
 		return nil, err
 	}
-	rows, err := history(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: now.Add(-lookBack)})
+	rows, err := history(ctx, vps.TrafficQuery{Step: vps.StepDay, Since: now.Add(-lookBack), Whole: true})
 	if err != nil {
 		return nil, err
 	}
+	paces := meter.NewQuotaPaces(&host, rows, now)
 	for i := range states {
 		use := states[i].Use
-		in, out := meter.QuotaPace(&use.Quota, &host, rows, now)
+		in, out := paces.Of(&use.Quota)
 		use.ReachedAt = meter.ForecastQuota(&use, in, out, now)
 		uses = append(uses, use)
 	}

@@ -291,7 +291,7 @@ func TestTellAndForecast(t *testing.T) {
 	}
 }
 
-func TestQuotaPace(t *testing.T) {
+func TestQuotaPaces(t *testing.T) {
 	t.Parallel()
 	h := hostOf()
 	day := func(n int) time.Time { return noon.Truncate(24*time.Hour).AddDate(0, 0, -n) }
@@ -326,7 +326,7 @@ func TestQuotaPace(t *testing.T) {
 				h.Guests[i].Created = tt.made
 			}
 			q := quotaOf(func(q *vps.Quota) { q.Scope, q.Name = tt.scope, tt.of })
-			in, out := meter.QuotaPace(&q, &h, rows, noon)
+			in, out := meter.NewQuotaPaces(&h, rows, noon).Of(&q)
 			if want := tt.in / tt.span.Seconds(); in != want || out > in {
 				t.Errorf("got %g and %g, want %g received", in, out, want)
 			}
