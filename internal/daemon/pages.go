@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/net/netutil"
@@ -83,7 +82,7 @@ func (p *parts) servePages(ctx context.Context) error {
 	guesses := door.NewGuesses()
 	week := &recent{db: p.db}
 	subjects := pages{
-		DB: p.db, host: p.quotas.host,
+		DB: p.db, host: p.quotas.host, history: &unchanged{db: p.db},
 		uses:   func(ctx context.Context) ([]vps.QuotaUse, error) { return backend{p}.quotaUses(ctx, week.traffic) },
 		status: func() map[string]vps.GuestStatus { s, _ := p.loop.Snapshot(); return s.Status },
 	}
@@ -94,31 +93,10 @@ func (p *parts) servePages(ctx context.Context) error {
 // pages is what pages are about: links and the ledger, and what the loop knows.
 type pages struct {
 	*sqlite.DB
-	host   func(context.Context) (vps.Host, error)
-	uses   func(context.Context) ([]vps.QuotaUse, error)
-	status func() map[string]vps.GuestStatus
-}
-
-// recent remembers the ledger's days for a minute: forecasts of pages look back
-// on the days of all guests. It is for one query, whose bounds move along.
-type recent struct {
-	db   *sqlite.DB
-	mu   sync.Mutex
-	at   time.Time
-	rows []vps.TrafficRow
-}
-
-func (r *recent) traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if age := time.Since(r.at); r.at.IsZero() || age < 0 || age >= time.Minute {
-		rows, err := r.db.Traffic(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		r.at, r.rows = time.Now(), rows
-	}
-	return r.rows, nil
+	host    func(context.Context) (vps.Host, error)
+	history *unchanged
+	uses    func(context.Context) ([]vps.QuotaUse, error)
+	status  func() map[string]vps.GuestStatus
 }
 
 // Page implements web.Backend.
@@ -139,7 +117,7 @@ func (p pages) Page(ctx context.Context, key string) (web.Subject, error) {
 	if err != nil {
 		zone = time.UTC // as the ledger does
 	}
-	s := web.Subject{Tenant: link.Tenant, Zone: zone}
+	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: zone}
 	if link.Tenant == "" {
 		if s.Host, err = os.Hostname(); err != nil {
 			return web.Subject{}, vps.Wrap(vps.CodeInternal, err, "the host's name cannot be read")
@@ -152,6 +130,11 @@ func (p pages) Page(ctx context.Context, key string) (web.Subject, error) {
 		}
 	}
 	return s, nil
+}
+
+// Traffic implements web.Backend.
+func (p pages) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+	return p.history.traffic(ctx, q)
 }
 
 // QuotaUses implements web.Backend.

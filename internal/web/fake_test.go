@@ -22,6 +22,9 @@ var shanghai = func() *time.Location {
 	return zone
 }()
 
+// tenantMade is when all tenants were.
+var tenantMade = time.Date(2025, 1, 1, 0, 0, 0, 0, shanghai)
+
 // now is when all tests play: with a month begun, and a day.
 var now = time.Date(2026, 11, 24, 20, 17, 42, 0, shanghai)
 
@@ -31,6 +34,7 @@ type host struct {
 	mu     sync.Mutex
 	links  map[string]string // tenant by key
 	guests []Guest
+	gone   []Guest // which the ledger knows
 	uses   []vps.QuotaUse
 	asked  []vps.TrafficQuery
 	failed error
@@ -75,7 +79,7 @@ func (h *host) Page(_ context.Context, key string) (Subject, error) {
 	if !ok {
 		return Subject{}, vps.Errorf(vps.CodeNotFound, "there is no such link")
 	}
-	s := Subject{Tenant: tenant, Zone: shanghai}
+	s := Subject{Tenant: tenant, TenantMade: tenantMade, Zone: shanghai}
 	if tenant == "" {
 		s.Host = "vps-1.example"
 	}
@@ -94,13 +98,21 @@ func (h *host) Traffic(_ context.Context, q vps.TrafficQuery) ([]vps.TrafficRow,
 	h.asked = append(h.asked, q)
 	h.mu.Unlock()
 	var rows []vps.TrafficRow
+	ledger := slices.Concat([]Guest{{}}, h.guests, h.gone)
 	for start := q.Step.Begin(q.Since, shanghai); !start.After(now); start = q.Step.End(start, shanghai) {
 		if start.Before(q.Since) {
 			continue
 		}
-		for _, id := range q.GuestIDs {
-			at := slices.IndexFunc(h.guests, func(g Guest) bool { return g.ID == id })
-			rows = append(rows, made(q.Step, id, max(at, 0), start)...)
+		for at, g := range ledger {
+			if q.GuestIDs != nil && !slices.Contains(q.GuestIDs, g.ID) || q.Tenant != nil && (g.Tenant != q.Tenant.Name || !tenantMade.Equal(q.Tenant.Created)) {
+				continue
+			}
+			for _, r := range made(q.Step, g.ID, at, start) {
+				if r.Guest, r.Tenant = g.Name, g.Tenant; q.Together && !slices.Contains(q.Apart, g.ID) {
+					r.GuestID, r.Guest, r.Tenant = "", "", ""
+				}
+				rows = append(rows, r)
+			}
 		}
 	}
 	return rows, nil
@@ -117,7 +129,7 @@ func made(step vps.TrafficStep, id string, at int, start time.Time) []vps.Traffi
 	if step == vps.StepHour || step == vps.StepFiveMinutes {
 		tide = 1.15 + math.Sin((float64(start.Hour())+float64(start.Minute())/60-9)/24*2*math.Pi)
 	}
-	amount := int64(45e3 * length * noise * tide / float64(at+1))
+	amount := int64(45e3 * length * noise * tide / float64(max(at, 1)))
 	row := func(class vps.TrafficClass, family int, part float64) vps.TrafficRow {
 		n := int64(float64(amount) * part)
 		return vps.TrafficRow{

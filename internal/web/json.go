@@ -61,6 +61,7 @@ type guestJSON struct {
 	Name     string      `json:"name"`
 	Tenant   string      `json:"tenant,omitempty"`
 	State    vps.State   `json:"state,omitempty"`
+	Gone     bool        `json:"gone,omitempty"`
 	InBytes  int64       `json:"in_bytes"`
 	OutBytes int64       `json:"out_bytes"`
 	Classes  []classJSON `json:"classes"`
@@ -110,7 +111,7 @@ func writeJSON(w io.Writer, v *view) error {
 	}
 	for i := range v.Guests {
 		g := &v.Guests[i]
-		row := guestJSON{Name: g.Name, State: g.State, InBytes: g.Month.In, OutBytes: g.Month.Out, Classes: classesJSON(g.Classes), Series: seriesOf(g.Plots)}
+		row := guestJSON{Name: g.Name, State: g.State, Gone: g.Gone, InBytes: g.Month.In, OutBytes: g.Month.Out, Classes: classesJSON(g.Classes), Series: seriesOf(g.Plots)}
 		if v.Tenant == "" {
 			row.Tenant = g.Tenant
 		}

@@ -77,9 +77,9 @@ func newPeriod(name string, step vps.TrafficStep, count int, now time.Time, zone
 
 // query asks for the rows of the period, and for some that may be named as they
 // are.
-func (p *period) query(guestIDs []string) vps.TrafficQuery {
+func (p *period) query() vps.TrafficQuery {
 	since, _ := p.step.Around(p.starts[0], time.Time{})
-	return vps.TrafficQuery{Step: p.step, GuestIDs: guestIDs, Since: since}
+	return vps.TrafficQuery{Step: p.step, Since: since}
 }
 
 // place tells in which step of the period a row is, or that it is in none. Rows
@@ -143,6 +143,14 @@ func (p *period) byGuest(rows []vps.TrafficRow) map[string]series {
 		s[at] = s[at].plus(amount{r.InBytes, r.OutBytes})
 	}
 	return all
+}
+
+// whole returns a series, of zeros for nil: nothing went.
+func (p *period) whole(s series) series {
+	if s == nil {
+		return make(series, len(p.starts))
+	}
+	return s
 }
 
 // together adds up series of one period.

@@ -175,7 +175,10 @@ func (p *painter) guests(v *view) {
 	p.table(p.lang.text("guests.title"), shown, func(i int) (string, amount, string) {
 		g := &v.Guests[i]
 		note := ""
-		if g.Quota != nil {
+		switch {
+		case g.Gone:
+			note = p.lang.text("guests.gone")
+		case g.Quota != nil:
 			note = fmt.Sprintf("%.0f %%", percent(g.Quota.Used, g.Quota.Limit))
 		}
 		return plain(g.Name), g.Month, note
@@ -188,13 +191,14 @@ func (p *painter) guests(v *view) {
 // table writes amounts with bars. row returns a name, an amount, and what is
 // told behind the bar.
 func (p *painter) table(head string, rows int, row func(int) (string, amount, string)) {
-	const sizeWidth, least, both = 10, 20, 36
-	nameWidth := least
+	const sizeWidth, least, longest, between = 10, 20, 12, 6
+	nameWidth, noteWidth := least, 0
 	for i := range rows {
-		name, _, _ := row(i)
+		name, _, note := row(i)
 		nameWidth = min(max(nameWidth, columns(name)), vps.MaxName)
+		noteWidth = max(noteWidth, columns(note))
 	}
-	bar := both - nameWidth
+	bar := min(textWidth-nameWidth-3*sizeWidth-noteWidth-between, longest)
 	p.line("%s%s%s%s%s", p.paint(sgrBold, head), pad(nameWidth+2-columns(head)),
 		padLeft(p.lang.text("in"), sizeWidth), padLeft(p.lang.text("out"), sizeWidth), padLeft(p.lang.text("total"), sizeWidth))
 	var most int64

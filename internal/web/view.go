@@ -14,7 +14,7 @@ import (
 // a few guests have five-minute steps.
 const (
 	plottedGuests = 16
-	listedGuests  = 100
+	listedGuests  = 50
 	fineGuests    = 4
 	shownQuotas   = 6
 )
@@ -81,7 +81,7 @@ func (s *Server) look(ctx context.Context, about Subject, guest string) (*view, 
 		return nil, vps.Errorf(vps.CodeNotFound, "there is no such guest")
 	}
 	v.Uplink = about.Tenant == "" && guest == ""
-	if err := s.addMonth(ctx, v); err != nil {
+	if err := s.addMonth(ctx, &about, v); err != nil {
 		return nil, err
 	}
 	if err := s.addQuotas(ctx, v); err != nil {
@@ -90,20 +90,11 @@ func (s *Server) look(ctx context.Context, about Subject, guest string) (*view, 
 	// The busiest first: they are what people look for.
 	slices.SortStableFunc(v.Guests, func(a, b guestView) int { return cmp.Compare(b.Month.Total(), a.Month.Total()) })
 	for _, p := range periodsTo(now, about.Zone, v.Uplink || len(v.Guests) <= fineGuests) {
-		if err := s.addPlot(ctx, v, p); err != nil {
+		if err := s.addPlot(ctx, &about, v, p); err != nil {
 			return nil, err
 		}
 	}
 	return v, nil
-}
-
-// traffic asks for rows of the guests that q names. Where it names none there
-// are none: to the ledger that would mean everybody's.
-func (s *Server) traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
-	if len(q.GuestIDs) == 0 {
-		return nil, nil
-	}
-	return s.backend.Traffic(ctx, q)
 }
 
 func ids(guests []guestView) []string {
@@ -114,24 +105,38 @@ func ids(guests []guestView) []string {
 	return list
 }
 
-// addMonth adds the calendar month, by guest and class.
-func (s *Server) addMonth(ctx context.Context, v *view) error {
+// addMonth adds the calendar month, by guest and class, and the guests that are
+// gone but had traffic in it.
+func (s *Server) addMonth(ctx context.Context, about *Subject, v *view) error {
 	month := newPeriod("", vps.StepMonth, 1, v.Now, v.Now.Location())
-	rows, err := s.traffic(ctx, month.query(ids(v.Guests)))
+	q := month.query()
+	known := make(map[string]bool, len(v.Guests))
+	for i := range v.Guests {
+		known[v.Guests[i].ID] = true
+	}
+	if v.Guest != "" {
+		q.GuestIDs = ids(v.Guests)
+	}
+	rows, err := s.backend.Traffic(ctx, about.traffic(q))
 	if err != nil {
 		return err
 	}
 	counts := make(map[string]map[vps.TrafficClass]vps.TrafficCount, len(v.Guests))
 	for i := range rows {
-		if _, ok := month.place(rows[i].Start); !ok {
-			continue
+		r := &rows[i]
+		if _, ok := month.place(r.Start); !ok || r.Class == vps.TrafficUplink {
+			continue // of another month, or the host's own
 		}
-		of := counts[rows[i].GuestID]
+		if !known[r.GuestID] {
+			known[r.GuestID] = true
+			v.Guests = append(v.Guests, guestView{Guest: Guest{ID: r.GuestID, Name: r.Guest, Tenant: r.Tenant, Gone: true}})
+		}
+		of := counts[r.GuestID]
 		if of == nil {
 			of = map[vps.TrafficClass]vps.TrafficCount{}
-			counts[rows[i].GuestID] = of
+			counts[r.GuestID] = of
 		}
-		of[rows[i].Class] = of[rows[i].Class].Add(rows[i].TrafficCount)
+		of[r.Class] = of[r.Class].Add(r.TrafficCount)
 	}
 	all := map[vps.TrafficClass]vps.TrafficCount{}
 	for i := range v.Guests {
@@ -165,7 +170,9 @@ func (s *Server) addQuotas(ctx context.Context, v *view) error {
 	}
 	byName := make(map[string]int, len(v.Guests))
 	for i := range v.Guests {
-		byName[v.Guests[i].Name] = i
+		if !v.Guests[i].Gone { // another one may have its name
+			byName[v.Guests[i].Name] = i
+		}
 	}
 	for i := range uses {
 		u := &uses[i]
@@ -207,36 +214,32 @@ func rank(u *vps.QuotaUse) int {
 }
 
 // addPlot adds one period: of all together, and of the guests that have plots.
-func (s *Server) addPlot(ctx context.Context, v *view, p period) error {
+func (s *Server) addPlot(ctx context.Context, about *Subject, v *view, p period) error {
 	plotted := v.Guests[:min(len(v.Guests), plottedGuests)]
-	rows, err := s.traffic(ctx, p.query(ids(plotted)))
+	q := p.query()
+	switch {
+	case v.Uplink:
+		q.GuestIDs = append(ids(plotted), "")
+	case v.Guest != "":
+		q.GuestIDs = ids(plotted)
+	default:
+		q.Together, q.Apart = true, ids(plotted)
+	}
+	rows, err := s.backend.Traffic(ctx, about.traffic(q))
 	if err != nil {
 		return err
 	}
 	of := p.byGuest(rows)
 	for i := range plotted {
 		g := &plotted[i]
-		shown := of[g.ID]
-		if shown == nil {
-			shown = make(series, len(p.starts))
-		}
-		g.Plots = append(g.Plots, plot{p, shown})
+		g.Plots = append(g.Plots, plot{p, p.whole(of[g.ID])})
 	}
-	all := together(len(p.starts), of)
-	switch {
-	case v.Uplink:
-		all, err = s.sum(ctx, p, []string{""})
-	case len(v.Guests) > len(plotted):
-		all, err = s.crowds.sum(v, p, func() (series, error) { return s.sum(ctx, p, ids(v.Guests)) })
+	all := of[""]
+	if !v.Uplink {
+		all = together(len(p.starts), of)
 	}
-	v.Plots = append(v.Plots, plot{p, all})
-	return err
-}
-
-// sum adds up what went of some guests.
-func (s *Server) sum(ctx context.Context, p period, guestIDs []string) (series, error) {
-	rows, err := s.traffic(ctx, p.query(guestIDs))
-	return together(len(p.starts), p.byGuest(rows)), err
+	v.Plots = append(v.Plots, plot{p, p.whole(all)})
+	return nil
 }
 
 // left is what may still be used, never less than nothing.

@@ -33,14 +33,25 @@ type Backend interface {
 
 // Subject is what a page is about.
 type Subject struct {
-	// Tenant is whose page it is; empty for the owner's, over all.
-	Tenant string
+	// Tenant is whose page it is; empty for the owner's, over all. TenantMade is
+	// when he was made: his traffic is not that of another one who had his name.
+	Tenant     string
+	TenantMade time.Time
 	// Host is the name of the host, which only the owner's page shows.
 	Host string
 	// Zone is the one that the ledger's days and months begin in.
 	Zone *time.Location
-	// Guests are all that the page may show, sorted by name.
+	// Guests are all that the page may show, sorted by name. Those that are gone
+	// are not among them: the ledger knows them.
 	Guests []Guest
+}
+
+// traffic limits a query to what the page may show.
+func (s *Subject) traffic(q vps.TrafficQuery) vps.TrafficQuery {
+	if s.Tenant != "" {
+		q.Tenant = &vps.Tenant{Name: s.Tenant, Created: s.TenantMade}
+	}
+	return q
 }
 
 // Guest is a guest on a page.
@@ -49,6 +60,9 @@ type Guest struct {
 	// Tenant is who it belongs to; State is empty when it is not known.
 	Tenant string
 	State  vps.State
+	// Gone tells that it was deleted, or is another tenant's by now. What it had
+	// until then counts.
+	Gone bool
 }
 
 // Options are what a server needs beside its backend.
@@ -78,7 +92,6 @@ type Server struct {
 	o       Options
 	assets  *assets
 	handler http.Handler
-	crowds  crowds
 }
 
 // New returns a server. It starts nothing.
