@@ -34,12 +34,14 @@ type enforcer struct {
 	// those of the database.
 	reached []vps.QuotaReached
 	known   bool
+	// held is what the kernel was last asked to hold.
+	held []vps.NetworkQuota
 
 	mu     sync.Mutex
 	states []meter.QuotaState
 	// unshaped tells that the kernel still throttles by itself, roughly.
 	unshaped bool
-	// edits is when something was last edited, and edited asks for a sample.
+	// edits is when something was last edited, and edited asks for a sample soon.
 	edits  time.Time
 	edited chan struct{}
 }
@@ -60,6 +62,11 @@ func (e *enforcer) touch() {
 	e.mu.Lock()
 	e.edits = time.Now()
 	e.mu.Unlock()
+	e.again()
+}
+
+// again asks for a sample. It never blocks.
+func (e *enforcer) again() {
 	select {
 	case e.edited <- struct{}{}:
 	default:
@@ -240,10 +247,24 @@ func (e *enforcer) hold(ctx context.Context, states []meter.QuotaState, host *vp
 	if err := e.kernel.SetQuotas(ctx, quotas, suspended, uplinks); err != nil {
 		return err
 	}
+	if !sameHeld(e.held, quotas) {
+		// The kernel does not know what passed between the reading of counters and
+		// its first look at a new quota: the next reading tells.
+		e.again()
+	}
+	e.held = quotas
 	e.mu.Lock()
 	e.unshaped = unshaped
 	e.mu.Unlock()
 	return nil
+}
+
+// sameHeld tells whether two differ in nothing but what was used.
+func sameHeld(a, b []vps.NetworkQuota) bool {
+	return slices.EqualFunc(a, b, func(a, b vps.NetworkQuota) bool {
+		a.At, a.In, a.Out = b.At, b.In, b.Out
+		return reflect.DeepEqual(a, b)
+	})
 }
 
 // resume orders guests to start that no quota of a host stops any more. This

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,7 +36,10 @@ type packetWorld struct {
 	in, out atomic.Int64
 }
 
-const uplink, hostAddress, strangerAddress = "up0", "198.51.100.2/24", "198.51.100.1"
+const (
+	uplink, hostAddress, strangerAddress = "up0", "198.51.100.2/24", "198.51.100.1"
+	hostAddress6, strangerAddress6       = "2001:db8:5::2/64", "2001:db8:5::1"
+)
 
 func newPacketWorld(t *testing.T) *packetWorld {
 	t.Helper()
@@ -45,6 +49,9 @@ func newPacketWorld(t *testing.T) *packetWorld {
 	w.ns.Exec("ip", "addr", "add", hostAddress, "dev", uplink)
 	w.ns.Exec("ip", "route", "add", "default", "via", strangerAddress)
 	w.outside.Exec("ip", "addr", "add", strangerAddress+"/24", "dev", "eth0")
+	w.ns.Exec("ip", "addr", "add", hostAddress6, "dev", uplink, "nodad")
+	w.ns.Exec("ip", "route", "add", "default", "via", strangerAddress6)
+	w.outside.Exec("ip", "addr", "add", strangerAddress6+"/64", "dev", "eth0", "nodad")
 	w.born()
 	w.plug()
 	return w
@@ -108,11 +115,16 @@ func (w *packetWorld) plug() {
 		})
 		return fd
 	}
+	w.guest.Exec("sysctl", "-q", "-w", "net.ipv6.conf.default.accept_dad=0") // addresses are there at once
 	w.guest.Exec("ip", "tuntap", "add", "eth0", "mode", "tap", "vnet_hdr")
 	near, far := open(w.ns, g.Link()), open(w.guest, "eth0")
 	w.guest.Exec("ip", "link", "set", "eth0", "address", g.Spec.MAC().String(), "up")
 	w.guest.Exec("ip", "addr", "add", g.Spec.Address.String()+"/32", "dev", "eth0")
 	w.guest.Exec("ip", "route", "add", "default", "via", vps.DefaultSettings().Gateway().String(), "dev", "eth0", "onlink")
+	settings := vps.DefaultSettings()
+	own := vps.Address6(settings.Prefix6(&g.Spec)).String()
+	w.guest.Exec("ip", "addr", "add", own+"/128", "dev", "eth0", "nodad")
+	w.guest.Exec("ip", "-6", "route", "add", "default", "via", vps.Gateway6.String(), "dev", "eth0", "src", own)
 	w.t.Cleanup(func() {
 		_ = unix.Close(near)
 		_ = unix.Close(far)
@@ -131,20 +143,28 @@ func (w *packetWorld) plug() {
 	go carry(far, near)
 }
 
-// connect opens the connection.
-func (w *packetWorld) connect() {
+// stranger is an address outside, in a network of TCP or UDP.
+func stranger(network string) string {
+	if strings.HasSuffix(network, "6") {
+		return net.JoinHostPort(strangerAddress6, "9000")
+	}
+	return net.JoinHostPort(strangerAddress, "9000")
+}
+
+// connect opens the connection, over tcp4 or tcp6.
+func (w *packetWorld) connect(network string) {
 	w.t.Helper()
 	var listener net.Listener
 	var dialled net.Conn
 	w.outside.Do(func() {
 		var err error
-		if listener, err = net.Listen("tcp4", strangerAddress+":9000"); err != nil {
+		if listener, err = net.Listen(network, stranger(network)); err != nil {
 			w.t.Error(err)
 		}
 	})
 	w.guest.Do(func() {
 		var err error
-		if dialled, err = net.DialTimeout("tcp4", strangerAddress+":9000", time.Minute); err != nil {
+		if dialled, err = net.DialTimeout(network, stranger(network), time.Minute); err != nil {
 			w.t.Error(err)
 		}
 	})
@@ -167,6 +187,46 @@ func (w *packetWorld) connect() {
 		go func() { _, _ = io.Copy(payload{end.n}, end.conn) }()
 	}
 	w.t.Cleanup(func() { _ = listener.Close() })
+}
+
+// flood has the guest send datagrams as fast as it can, over udp4 or udp6.
+func (w *packetWorld) flood(network string) {
+	w.t.Helper()
+	var sink net.PacketConn
+	var source net.Conn
+	w.outside.Do(func() {
+		var err error
+		if sink, err = net.ListenPacket(network, stranger(network)); err != nil {
+			w.t.Error(err)
+		}
+	})
+	w.guest.Do(func() {
+		var err error
+		if source, err = net.Dial(network, stranger(network)); err != nil {
+			w.t.Error(err)
+		}
+	})
+	if w.t.Failed() {
+		w.t.FailNow()
+	}
+	w.t.Cleanup(func() { _, _ = source.Close(), sink.Close() })
+	go func() {
+		for buffer := make([]byte, 1<<16); ; {
+			n, _, err := sink.ReadFrom(buffer)
+			if err != nil {
+				return
+			}
+			w.out.Add(int64(n))
+		}
+	}()
+	go func() {
+		const size = 1200
+		for buffer := make([]byte, size); ; {
+			if _, err := source.Write(buffer); errors.Is(err, net.ErrClosed) {
+				return
+			}
+		}
+	}()
 }
 
 type payload struct{ n *atomic.Int64 }
@@ -215,7 +275,7 @@ func TestQuotaPackets(t *testing.T) {
 	w.sampled()
 
 	// The limit is held while nobody looks.
-	w.connect()
+	w.connect("tcp4")
 	w.stalls()
 	if passed := w.in.Load() + w.out.Load(); passed > 49*mib || passed < 40*mib {
 		t.Errorf("%d bytes of payload passed under a limit of 48 MiB", passed)
@@ -269,6 +329,64 @@ func TestQuotaPackets(t *testing.T) {
 	w.must(err)
 	w.sampled()
 	w.moves(8 * mib)
+}
+
+// TestQuotaHoldsAll: the kernel holds a limit against whatever is sent, while
+// nobody looks.
+func TestQuotaHoldsAll(t *testing.T) {
+	t.Parallel()
+	const limit, most = 4 * int64(vps.MiB), 5 * int64(vps.MiB)
+	for network, start := range map[string]func(*packetWorld, string){
+		"tcp6": (*packetWorld).connect, "udp6": (*packetWorld).flood, "udp4": (*packetWorld).flood,
+	} {
+		t.Run(network, func(t *testing.T) {
+			t.Parallel()
+			w := newPacketWorld(t)
+			w.limit(vps.Bytes(limit), "100%=suspend-network")
+			w.sampled()
+			start(w, network)
+			w.stalls()
+			if passed := w.in.Load() + w.out.Load(); passed > most || passed == 0 {
+				t.Errorf("%d bytes of payload passed under a limit of 4 MiB", passed)
+			}
+			w.born()
+			w.eventually("the limit is reached", func() bool {
+				w.sampled()
+				return w.current()[0].Use.Used >= limit
+			})
+			if use := w.current()[0].Use; use.Used > most || use.Action != vps.ActionSuspend {
+				t.Errorf("%d bytes are used, and %q is in force", use.Used, use.Action)
+			}
+			t.Logf("overshoot: %d bytes", w.current()[0].Use.Used-limit)
+		})
+	}
+}
+
+// TestQuotaSetAmidTraffic sets a quota while all that a connection can take
+// passes: it is held as exactly as one that was there before.
+func TestQuotaSetAmidTraffic(t *testing.T) {
+	t.Parallel()
+	const mib, more = int64(vps.MiB), 256 * vps.MiB
+	w := newPacketWorld(t)
+	w.connect("tcp4")
+	w.moves(8 * mib)
+	w.sampled()
+	limit := vps.Bytes(w.current()[0].Use.Used) + more
+	w.limit(limit, "100%=suspend-network")
+	for w.touch(); len(w.edited) > 0; { // as watch does
+		<-w.edited
+		w.must(w.count(t.Context(), w.traffic.sample))
+	}
+	w.stalls()
+	w.eventually("the limit is reached", func() bool {
+		w.sampled()
+		return w.current()[0].Use.Used >= int64(limit)
+	})
+	over := w.current()[0].Use.Used - int64(limit)
+	if over > mib {
+		t.Errorf("%d bytes passed beyond the limit", over)
+	}
+	t.Logf("overshoot: %d bytes", over)
 }
 
 // limit sets alice's quota.

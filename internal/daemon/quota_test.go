@@ -222,6 +222,34 @@ func TestAQuotaStopsAndLetsGo(t *testing.T) {
 	}
 }
 
+// TestANewQuotaIsCountedAgain: the kernel begins to count a new quota a moment
+// after it was counted, so that there is a sample soon.
+func TestANewQuotaIsCountedAgain(t *testing.T) {
+	t.Parallel()
+	w := newQuotaWorld(t, "100%=suspend-network")
+	again := func(what string, want int) {
+		t.Helper()
+		if got := len(w.edited); got != want {
+			t.Errorf("%s: %d samples are asked for, want %d", what, got, want)
+		}
+		select {
+		case <-w.edited:
+		default:
+		}
+	}
+	again("a new quota", 1)
+	w.turn(10)
+	again("more of it was used", 0)
+	_, err := w.state.TopUpQuota(t.Context(), vps.QuotaGuest, "alice", vps.MiB, false)
+	w.must(err)
+	w.turn(0)
+	again("it was topped up", 1)
+	w.turn(2000)
+	again("it is used up", 1)
+	w.turn(0)
+	again("nothing happened", 0)
+}
+
 // TestGraceEndsWhereClocksGoBack steps the clock back during grace: the rest of
 // it is not longer than all of it, however often quotas are looked at.
 func TestGraceEndsWhereClocksGoBack(t *testing.T) {
