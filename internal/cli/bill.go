@@ -159,10 +159,15 @@ func billTable(w io.Writer, b vps.Bill) error {
 	out.WriteByte('\n')
 	for _, t := range b.Tenants {
 		for _, c := range t.Corrections {
-			out.WriteString(wrapped(fmt.Sprintf("Correction %d, %s: %s", c.ID, c.Made.Format("2006-01-02"), joined(c.Guest+":", c.Reason)), pageWidth))
+			about := c.Reason
+			if c.Guest != "" {
+				about = c.Guest + ": " + about
+			}
+			out.WriteString(wrapped(fmt.Sprintf("Correction %d, %s: %s", c.ID, c.Made.Format("2006-01-02"), about), pageWidth))
 		}
 	}
-	for _, text := range billNotes(b) {
+	notes := append(billNotes(b), fmt.Sprintf("`sublet bill --month %s -o json` has the days and the rows of the ledger that each figure comes from.", b.Month))
+	for _, text := range notes {
 		out.WriteString(wrapped(text, pageWidth))
 	}
 	_, err := io.WriteString(w, out.String())
@@ -218,12 +223,13 @@ func billNotes(b vps.Bill) []string {
 	p := b.Price
 	fixed := fmt.Sprintf("The host costs %s %s a month, %d equal parts for its days. The part of each day is shared %s of that day",
 		p.MonthMoney().Text(b.Digits), p.Currency, b.Days, shareText(p.Share))
-	notes := []string{fixed + "; days without a guest are the owner's. The shares add up exactly: each is rounded down or up to the next whole amount."}
+	least := vps.Money(1).Text(b.Digits) + " " + p.Currency
+	notes := []string{fixed + fmt.Sprintf("; days without a guest are the owner's. The shares are cut to %s, and what is left goes to the largest remainders, so that they add up exactly.", least)}
 	traffic := fmt.Sprintf("A GiB (2^30 bytes) costs %s received and %s sent. Traffic with the internet and with the host counts, that between guests and what was dropped does not.", p.In, p.Out)
 	if p.FreeIn > 0 || p.FreeOut > 0 {
 		traffic += fmt.Sprintf(" Free of charge in the month for %s: %s received and %s sent, used in proportion where several share it.", freeText(p.FreePer), p.FreeIn, p.FreeOut)
 	}
-	notes = append(notes, traffic+" Each amount is rounded half up, and totals are sums of rounded amounts.")
+	notes = append(notes, traffic+fmt.Sprintf(" Each amount is rounded half up to %s, and totals are sums of rounded amounts.", least))
 	when := fmt.Sprintf("Days begin at midnight in %s. ", b.Timezone)
 	if b.State == vps.BillFinal {
 		when += "This bill is final: it never changes, and corrections are lines of their own."
@@ -232,7 +238,7 @@ func billNotes(b vps.Bill) []string {
 	}
 	notes = append(notes, when)
 	if b.Estimate != nil {
-		notes = append(notes, fmt.Sprintf("If it goes on as so far, the month comes to about %s %s.", b.Estimate.Text(b.Digits), p.Currency))
+		notes = append(notes, fmt.Sprintf("If the guests of today stay and traffic goes on as so far, the month comes to about %s %s.", b.Estimate.Text(b.Digits), p.Currency))
 	}
 	return notes
 }
@@ -314,7 +320,8 @@ func billCSV(w io.Writer, b vps.Bill) error {
 
 // harmless keeps a spreadsheet from taking a text for a formula.
 func harmless(text string) string {
-	if text != "" && strings.ContainsAny(text[:1], "=+-@\t\r") {
+	first, _ := utf8.DecodeRuneInString(text)
+	if text != "" && strings.ContainsRune("=+-@\t\r\n＝＋－＠", first) {
 		return "'" + text
 	}
 	return text

@@ -116,7 +116,7 @@ func TestBillCSV(t *testing.T) {
 	if sum != w.fake.bill.Total {
 		t.Errorf("the lines add up to %d, the bill to %d", sum, w.fake.bill.Total)
 	}
-	for in, want := range map[string]string{"": "", "a": "a", "=1": "'=1", "+1": "'+1", "-1": "'-1", "@x": "'@x", "\tx": "'\tx", "a=1": "a=1"} {
+	for in, want := range map[string]string{"": "", "a": "a", "=1": "'=1", "+1": "'+1", "-1": "'-1", "@x": "'@x", "＝1": "'＝1", "é": "é", "\tx": "'\tx", "a=1": "a=1"} {
 		if got := harmless(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
@@ -139,6 +139,34 @@ func TestBillPage(t *testing.T) {
 	for _, want := range []string{"&lt;script&gt;alert(1)", "159.02 CNY", "prefers-color-scheme", "</html>"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %s", want)
+		}
+	}
+}
+
+// TestBillOpen: a bill that is not final says so, and what the month comes to.
+func TestBillOpen(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.fake.bill = october()
+	w.fake.bill.State, w.fake.bill.Passed, w.fake.bill.Estimate = vps.BillOpen, 12, new(vps.Money(43210))
+	w.says(t, 0, "Bill of October 2026 in CNY: provisional, 12 of 31 days", "bill")
+	w.says(t, 0, "about 432.10 CNY", "bill")
+	w.says(t, 0, "so far, of about 432.10", "bill", "-o", "html")
+	w.says(t, 0, `"estimate": 43210`, "bill", "-o", "json")
+}
+
+// TestBillDigits: amounts have as many digits as their currency, and a bill says
+// to which of them it rounds.
+func TestBillDigits(t *testing.T) {
+	t.Parallel()
+	for currency, want := range map[string]string{"JPY": "rounded half up to 1 JPY", "KWD": "rounded half up to 0.001 KWD", "CNY": "rounded half up to 0.01 CNY"} {
+		w := newWorld()
+		w.fake.bill = october()
+		w.fake.bill.Price.Currency = currency
+		w.fake.bill.Digits = w.fake.bill.Price.Digits()
+		w.mustRun(t, "bill")
+		if text := strings.Join(strings.Fields(w.out.String()), " "); !strings.Contains(text, want) {
+			t.Errorf("%s: no %q in %s", currency, want, text)
 		}
 	}
 }

@@ -60,7 +60,7 @@ func flagOf(field string) string {
 		return "rule"
 	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
 		return "root-password"
-	case "billing_weight", "month", "guest", "amount", "reason":
+	case "billing_weight", "month", "guest", "amount", "reason", "currency", "share", "in", "out", "free_in", "free_out", "free_per":
 		return dashed(key)
 	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
 		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "count", "reset_day", "grace", "note", "email", "webhook":
