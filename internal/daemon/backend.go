@@ -198,7 +198,9 @@ func (b backend) Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) 
 	if err != nil {
 		return api.Change{}, err
 	}
-	return b.change(ctx, e, o.DryRun)
+	c, err := b.change(ctx, e, o.DryRun)
+	c.Warnings = append(c.Warnings, quotaWarnings(e.Before, e.After)...)
+	return c, err
 }
 
 func (b backend) Export(ctx context.Context, w io.Writer) error { return b.state.Export(ctx, w) }

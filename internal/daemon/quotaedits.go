@@ -21,6 +21,21 @@ func (b backend) SetQuota(ctx context.Context, scope vps.QuotaScope, name string
 	return c, err
 }
 
+// quotaWarnings are those of the quotas that an edit made or changed.
+func quotaWarnings(before, after vps.Host) []string {
+	var warnings []string
+	for i := range after.Quotas {
+		q := &after.Quotas[i]
+		if old := before.Quota(q.Scope, q.Name); old != nil && reflect.DeepEqual(*old, *q) {
+			continue
+		}
+		if w := q.Warning(); w != "" {
+			warnings = append(warnings, w)
+		}
+	}
+	return warnings
+}
+
 func (b backend) TopUpQuota(ctx context.Context, scope vps.QuotaScope, name string, more vps.Bytes, dryRun bool) (api.Change, error) {
 	e, err := b.state.TopUpQuota(ctx, scope, name, more, dryRun)
 	return b.changeQuota(ctx, e, err, dryRun)

@@ -97,3 +97,32 @@ func TestQuotasAreForeseen(t *testing.T) {
 		t.Errorf("%v, %v", lines, e.After.Guest("alice").Restraint)
 	}
 }
+
+// TestHostFilesAreWarnedOf: quotas of a host file that let traffic go on are
+// told of when they come, and not with each later edit.
+func TestHostFilesAreWarnedOf(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	const file = `
+version: 1
+quotas:
+  - {scope: guest, name: alice, limit: 1GiB}
+  - {scope: guest, name: bob, limit: 1GiB, steps: ["100%=stop"]}
+  - {scope: host, limit: 1TiB, steps: ["150%=stop"]}
+`
+	apply := func(file string) string {
+		t.Helper()
+		e, err := w.state.Apply(t.Context(), strings.NewReader(file), false, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(quotaWarnings(e.Before, e.After), "\n")
+	}
+	got := apply(file)
+	if strings.Count(got, "\n") != 1 || !strings.Contains(got, "the quota of the host lets traffic go on when it is used up, until 150%=stop") || !strings.Contains(got, "the quota of the guest alice does nothing but tell of its use") {
+		t.Errorf("warned of %s", got)
+	}
+	if got := apply(file); got != "" {
+		t.Errorf("the same file again: warned of %s", got)
+	}
+}
