@@ -25,6 +25,17 @@ type Notices interface {
 // UpdateHost changes settings of the host. A nil field stays as it is.
 type UpdateHost struct {
 	Notices UpdateNotices `json:"notices,omitzero" doc:"Where the owner is told of what happens."`
+	// Timezone is where days and months of traffic and bills begin.
+	Timezone *string `json:"timezone,omitempty" doc:"Zone in which days and months of traffic and bills begin; also for guests, and new quotas, that name none." example:"Asia/Shanghai"`
+	// TrafficSample is how often traffic is counted.
+	TrafficSample *vps.Duration `json:"traffic_sample,omitempty" doc:"How often traffic is read from the kernel and kept, 1s to 5m."`
+}
+
+// Apply puts what a request names over the settings as they are.
+func (u UpdateHost) Apply(s *vps.Settings) {
+	s.Notices = u.Notices.Apply(s.Notices)
+	set(&s.Timezone, u.Timezone)
+	set(&s.TrafficSample, u.TrafficSample)
 }
 
 // UpdateNotices changes vps.NoticeSettings. A nil field stays as it is.

@@ -24,6 +24,8 @@ func flagOf(field string) string {
 		field = "notices." + setting
 	}
 	switch field {
+	case "timezone", "traffic_sample", "settings.timezone", "settings.traffic_sample":
+		return dashed(strings.TrimPrefix(field, "settings."))
 	case "notices.allow_private":
 		return "allow-private-webhooks"
 	case "notices.to":
@@ -62,7 +64,7 @@ func flagOf(field string) string {
 		return "root-password"
 	case "billing_weight", "month", "guest", "amount", "reason", "currency", "share", "in", "out", "free_in", "free_out", "free_per":
 		return dashed(key)
-	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "timezone", "address", "dns", "ports", "ipv6",
+	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "address", "dns", "ports", "ipv6",
 		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "count", "reset_day", "grace", "note", "email", "webhook":
 		return dashed(key)
 	}

@@ -141,18 +141,24 @@ func (a *app) tenantFlag(cmd *cobra.Command, help string) *string {
 
 func (a *app) hostSetCmd() *cobra.Command {
 	var webhook, to, server, mode, from, user, passwordFile string
+	var timezone string
+	var sample time.Duration
 	var private bool
 	cmd := &cobra.Command{
-		Use: "set", Short: "Change the host's settings: where you are told of what happens", Args: atMost(0, "no name"),
-		Long: `Change the host's settings: where you are told when a quota is used up and the
-like. What no flag names stays as it is; "" takes a value away. All other
-settings are in the host file; see ` + "`sublet export`" + `.`,
-		Example: `  sublet host set --webhook https://hooks.example.org/sublet
+		Use: "set", Short: "Change the host's settings: its time zone, how traffic is counted, where you are told of what happens", Args: atMost(0, "no name"),
+		Long: `Change the host's settings: the zone in which days and months of traffic and
+bills begin, how often traffic is counted, and where you are told when a quota
+is used up and the like. What no flag names stays as it is; "" takes a value
+away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
+		Example: `  sublet host set --timezone Asia/Shanghai --traffic-sample 5s
+  sublet host set --webhook https://hooks.example.org/sublet
   sublet host set --email owner@example.org --mail-from sublet@example.org \
     --smtp-server smtp.example.org:587 --smtp-user sublet --smtp-password-file /etc/sublet/smtp-password
   sublet notice test`,
 	}
 	flags := cmd.Flags()
+	flags.StringVar(&timezone, "timezone", "", "where days and months of traffic and bills begin; also for guests, and new quotas, that name none")
+	flags.DurationVar(&sample, "traffic-sample", time.Duration(vps.DefaultSettings().TrafficSample), "how often traffic is counted, 1s to 5m")
 	flags.StringVar(&webhook, "webhook", "", "the http or https URL that gets a signed POST")
 	flags.BoolVar(&private, "allow-private-webhooks", false, "let webhooks lead to addresses that are not public")
 	flags.StringVar(&to, "email", "", "your mail address")
@@ -161,7 +167,7 @@ settings are in the host file; see ` + "`sublet export`" + `.`,
 	flags.StringVar(&from, "mail-from", "", "the sender's mail address")
 	flags.StringVar(&user, "smtp-user", "", "who logs in to the server")
 	flags.StringVar(&passwordFile, "smtp-password-file", "", "a file on the host with the password in one line")
-	for _, flag := range []string{"webhook", "email", "smtp-server", "mail-from", "smtp-user"} {
+	for _, flag := range []string{"timezone", "traffic-sample", "webhook", "email", "smtp-server", "mail-from", "smtp-user"} {
 		fixedCompletion(cmd, flag)
 	}
 	fixedCompletion(cmd, "smtp-tls", string(vps.MailStartTLS), string(vps.MailTLS), string(vps.MailNoTLS))
@@ -171,7 +177,7 @@ settings are in the host file; see ` + "`sublet export`" + `.`,
 			Webhook: given(cmd, "webhook", webhook), AllowPrivate: given(cmd, "allow-private-webhooks", private), To: given(cmd, "email", to),
 			Server: given(cmd, "smtp-server", server), TLS: given(cmd, "smtp-tls", mode), From: given(cmd, "mail-from", from),
 			User: given(cmd, "smtp-user", user), PasswordFile: given(cmd, "smtp-password-file", passwordFile),
-		}}
+		}, Timezone: given(cmd, "timezone", timezone), TrafficSample: given(cmd, "traffic-sample", vps.Duration(sample))}
 		if u == (api.UpdateHost{}) {
 			return usage(cmd, "name what is to change")
 		}

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -11,13 +12,12 @@ import (
 )
 
 func (f *fake) UpdateHost(_ context.Context, u api.UpdateHost, dryRun bool) (api.Change, error) {
-	s := u.Notices.Apply(vps.DefaultSettings().Notices)
 	h := vps.DefaultSettings()
-	h.Notices = s
-	if err := h.Validate(); err != nil {
+	u.Apply(&h)
+	if err := cmp.Or(h.Validate(), vps.ValidZone("settings.timezone", h.Timezone)); err != nil {
 		return api.Change{}, err
 	}
-	return api.Change{DryRun: dryRun, Edits: []string{fmt.Sprintf("settings: notices %+v", s)}}, f.failure
+	return api.Change{DryRun: dryRun, Edits: []string{fmt.Sprintf("settings: notices %+v, timezone %s, traffic_sample %s", h.Notices, h.Timezone, h.TrafficSample)}}, f.failure
 }
 
 func (f *fake) Notices(context.Context) ([]vps.WaitingNotice, error) {
@@ -61,6 +61,12 @@ func TestNoticeVerbs(t *testing.T) {
 		"set":                 {args: "host set --webhook https://example.org/h --email me@example.org", err: "Webhook:https://example.org/h"},
 		"set nothing":         {args: "host set", code: 2, err: "name what is to change"},
 		"set, try":            {args: "host set --smtp-tls tls --dry-run", out: "TLS:tls"},
+		"zone and sample":     {args: "host set --timezone Asia/Shanghai --traffic-sample 5s", err: "timezone Asia/Shanghai, traffic_sample 5s"},
+		"unknown zone":        {args: "host set --timezone Mars/Olympus", code: 2, err: "--timezone: there is no time zone \"Mars/Olympus\""},
+		"no zone":             {args: "host set --timezone=", code: 2, err: "--timezone: \"\" is not a time zone"},
+		"sample too often":    {args: "host set --traffic-sample 999ms", code: 2, err: "--traffic-sample: 999ms is out of range; use 1s to 5m0s"},
+		"sample too seldom":   {args: "host set --traffic-sample 1h", code: 2, err: "--traffic-sample: 1h0m0s is out of range"},
+		"no duration":         {args: "host set --traffic-sample often", code: 2, err: "often"},
 		"private":             {args: "host set --webhook http://10.0.0.1/", code: 2, err: "--webhook: 10.0.0.1 is not a public address"},
 		"private but allowed": {args: "host set --webhook http://10.0.0.1/ --allow-private-webhooks", err: "AllowPrivate:true"},
 		"no sender":           {args: "host set --smtp-server mail:25", code: 2, err: "mail needs a sender's address"},

@@ -25,9 +25,17 @@ func (p *parts) newNotices() (*notice.Sender, error) {
 
 // UpdateHost implements api.Notices.
 func (b backend) UpdateHost(ctx context.Context, u api.UpdateHost, dryRun bool) (api.Change, error) {
-	e, err := b.state.SetSettings(ctx, func(s *vps.Settings) { s.Notices = u.Notices.Apply(s.Notices) }, dryRun)
+	e, err := b.state.SetSettings(ctx, u.Apply, true)
 	if err != nil {
 		return api.Change{}, err
+	}
+	if !dryRun {
+		if err := b.settleBills(ctx, e); err != nil {
+			return api.Change{}, err
+		}
+		if e, err = b.state.SetSettings(ctx, u.Apply, false); err != nil {
+			return api.Change{}, err
+		}
 	}
 	return b.change(ctx, e, dryRun)
 }

@@ -181,20 +181,31 @@ func (p *parts) sampleTraffic(ctx context.Context) {
 // watchTraffic samples from time to time until ctx ends, on the strokes of the
 // clock, so that steps of history end with a sample.
 func (p *parts) watchTraffic(ctx context.Context) error {
-	for {
-		p.sampleTraffic(ctx)
+	for due := true; ; {
+		if due {
+			p.sampleTraffic(ctx)
+		}
 		host, err := p.quotas.host(ctx)
 		every := time.Duration(host.Settings.TrafficSample)
 		if err != nil || every <= 0 {
 			every = time.Duration(vps.DefaultSettings().TrafficSample)
 		}
-		now := time.Now()
+		var wait time.Duration
+		wait, due = untilSample(time.Now(), every)
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(now.Truncate(every).Add(every).Sub(now)):
+		case <-time.After(wait):
 		}
 	}
+}
+
+// untilSample is how long to wait for the next stroke of the clock, or, when that
+// is far, until the setting is looked at again: somebody may have changed it.
+func untilSample(now time.Time, every time.Duration) (wait time.Duration, due bool) {
+	const look = 10 * time.Second
+	wait = now.Truncate(every).Add(every).Sub(now)
+	return min(wait, look), wait <= look
 }
 
 // SampleOnce keeps what passed since the daemon stopped: guests stop after it

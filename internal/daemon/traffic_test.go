@@ -134,3 +134,26 @@ func TestForgetKeepsTraffic(t *testing.T) {
 		t.Errorf("the public links were looked for %d times in two passes; want twice", h.looks)
 	}
 }
+
+// TestUntilSample: samples come on the strokes of the clock, and a setting that
+// was seldom is seen to be often soon.
+func TestUntilSample(t *testing.T) {
+	t.Parallel()
+	at := func(minute, second int) time.Time { return time.Date(2026, 10, 20, 12, minute, second, 0, time.UTC) }
+	for _, c := range []struct {
+		now   time.Time
+		every time.Duration
+		wait  time.Duration
+		due   bool
+	}{
+		{at(0, 3), 10 * time.Second, 7 * time.Second, true},
+		{at(0, 0), 10 * time.Second, 10 * time.Second, true},
+		{at(0, 0), time.Second, time.Second, true},
+		{at(1, 0), 5 * time.Minute, 10 * time.Second, false},
+		{at(4, 52), 5 * time.Minute, 8 * time.Second, true},
+	} {
+		if wait, due := untilSample(c.now, c.every); wait != c.wait || due != c.due {
+			t.Errorf("%s each %s: %s, %v; want %s, %v", c.now.Format("04:05"), c.every, wait, due, c.wait, c.due)
+		}
+	}
+}

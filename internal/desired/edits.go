@@ -265,6 +265,12 @@ func (s *State) checkSettings(ctx context.Context, c *contents, settings vps.Set
 		return err
 	}
 	was := c.host.Settings
+	// One that was known once must not stand in the way of other edits.
+	if settings.Timezone != was.Timezone {
+		if err := vps.ValidZone("settings.timezone", settings.Timezone); err != nil {
+			return err
+		}
+	}
 	if err := s.facts.Network(ctx, was, settings); err != nil {
 		return err
 	}

@@ -99,6 +99,16 @@ func setQuota(c *contents, scope vps.QuotaScope, name string, now time.Time, sha
 		return "", err
 	}
 	q = normalizeQuota(was, q, now)
+	if q.TopupMonth != was.TopupMonth && q.TopupMonth != "" {
+		if err := q.ValidMonth("topup_month", q.TopupMonth); err != nil {
+			return "", err
+		}
+	}
+	if q.LiftedMonth != was.LiftedMonth && q.LiftedMonth != "" {
+		if err := q.ValidMonth("lifted_month", q.LiftedMonth); err != nil {
+			return "", err
+		}
+	}
 	if old != nil {
 		*old = q
 	} else {

@@ -1,7 +1,9 @@
 package desired_test
 
 import (
+	"encoding/json"
 	"math"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"sublet/internal/desired"
+	"sublet/internal/sqlite"
+	"sublet/internal/store"
 	"sublet/internal/vps"
 )
 
@@ -106,7 +110,7 @@ func TestQuotaTopUpAndLift(t *testing.T) {
 		}
 	}
 	// What was topped up in an earlier month is not added to.
-	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { q.TopupMonth = "2001-01-01"; return q, nil }, false); err != nil {
+	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { q.TopupMonth = q.Month(now.AddDate(-1, 0, 0)); return q, nil }, false); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.MiB, false); err != nil {
@@ -171,15 +175,22 @@ quotas:
 		t.Errorf("a file without quotas removes some: %q", got)
 	}
 	for text, says := range map[string]string{
-		"quotas:\n- scope: guest\n  name: carol\n  limit: 1GiB\n":       "line 3, column 9: there is no guest carol",
-		"quotas:\n- scope: host\n  reset_day: 31\n":                     "line 2, column 3: a quota of zero",
-		"quotas:\n- scope: host\n  limit: 1\n  timezone: Mars/X\n":      "line 4, column 13: there is no time zone",
-		"guests: []\nquotas: [{scope: guest, name: alice, limit: 1}]\n": "is being deleted",
+		"quotas:\n- scope: guest\n  name: carol\n  limit: 1GiB\n":                                        "line 3, column 9: there is no guest carol",
+		"quotas:\n- scope: host\n  reset_day: 31\n":                                                      "line 2, column 3: a quota of zero",
+		"quotas:\n- scope: host\n  limit: 1\n  timezone: Mars/X\n":                                       "line 4, column 13: there is no time zone",
+		"quotas:\n- {scope: guest, name: alice, reset_day: 31, topup: 1,\n   topup_month: 2026-10-15}\n": "line 3, column 17: no month of the quota begins on 2026-10-15; with the reset day 31 the one that holds this day begins on 2026-09-30",
+		"quotas:\n- {scope: guest, name: alice, reset_day: 1,\n   lifted_month: 2026-02-30}\n":           "\"2026-02-30\" is not the first day of a month",
+		"quotas:\n- {scope: guest, name: alice, reset_day: 31,\n   lifted_month: 2026-02-27}\n":          "line 3, column 18: no month of the quota begins on 2026-02-27; with the reset day 31 the one that holds this day begins on 2026-01-31",
+		"settings:\n  timezone: Mars/Olympus\n":                                                          "line 2, column 13: there is no time zone \"Mars/Olympus\"",
+		"settings: {timezone: Local}\n":                                                                  "\"Local\" is not a time zone",
+		"settings: {timezone: \"\"}\n":                                                                   "is not a time zone",
+		"guests: []\nquotas: [{scope: guest, name: alice, limit: 1}]\n":                                  "is being deleted",
 	} {
 		if _, err := s.Apply(ctx, strings.NewReader(text), true, false); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v; want %q", text, err, says)
 		}
 	}
+	apply("quotas: [{scope: guest, name: alice, limit: 1, reset_day: 31, topup: 1, topup_month: 2026-02-28, lifted_month: 2026-03-31}]\n", false)
 	if got := apply("guests: []\nquotas: []\n", true); len(host(t, s).Quotas) > 0 {
 		t.Errorf("after all are pruned there are quotas: %q", got)
 	}
@@ -232,5 +243,52 @@ func TestQuotasAreRefused(t *testing.T) {
 	}
 	if diff := cmp.Diff(before, host(t, s), comparePrefixes); diff != "" {
 		t.Errorf("something changed (-before +after):\n%s", diff)
+	}
+}
+
+// TestZonesThatAreGone: a zone that was known when it was set, and is not any
+// more, is in the way of no edit but one that sets it.
+func TestZonesThatAreGone(t *testing.T) {
+	t.Parallel()
+	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	ctx := t.Context()
+	s := desired.New(db, &facts{boot: "boot-1", memory: vps.TiB, disk: vps.TiB})
+	create(t, s, "alice", nil)
+	h := host(t, s)
+	h.Settings.Timezone = "Mars/Olympus"
+	quota := vps.NewQuota(vps.QuotaGuest, "alice", "Mars/Olympus")
+	quota.Limit = vps.GiB
+	for key, value := range map[string]any{"host/settings": h.Settings, "quotas/guest/alice": quota} {
+		text, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := db.Commit(ctx, nil, []store.Write{{Key: key, Value: text}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create(t, s, "bob", nil)
+	var file strings.Builder
+	if err := s.Export(ctx, &file); err != nil {
+		t.Fatal(err)
+	}
+	if e, err := s.SetSettings(ctx, func(s *vps.Settings) { s.MemoryOvercommit = 150 }, false); err != nil || e.After.Settings.Timezone != "Mars/Olympus" {
+		t.Errorf("another setting: %v, %v", e.After.Settings, err)
+	}
+	if _, err := s.SetSettings(ctx, func(s *vps.Settings) { s.Timezone = "Mars/Pavonis" }, false); vps.ErrorCode(err) != vps.CodeInvalid {
+		t.Errorf("another unknown zone: %v", err)
+	}
+	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", limit(vps.TiB), false); vps.ErrorCode(err) != vps.CodeInvalid {
+		t.Errorf("the quota with its unknown zone: %v", err)
+	}
+	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { q.Timezone = "Etc/UTC"; return q, nil }, false); err != nil {
+		t.Errorf("a known one: %v", err)
+	}
+	if _, err := s.SetSettings(ctx, func(s *vps.Settings) { s.Timezone = "Asia/Shanghai" }, false); err != nil {
+		t.Errorf("a known zone: %v", err)
 	}
 }

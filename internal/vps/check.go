@@ -93,7 +93,9 @@ func (h *Host) validateQuotas() error {
 	there := map[string]bool{}
 	for i := range h.Quotas {
 		q := &h.Quotas[i]
-		if err := q.Validate(); err != nil {
+		// Edits of quotas see to it that zones are known. One that is not any more
+		// must not stand in the way of all edits.
+		if err := q.validate(); err != nil {
 			return err
 		}
 		switch g := h.Guest(q.Name); {

@@ -281,6 +281,15 @@ func (s QuotaStep) validate(field string) error {
 // Validate checks all that can be told from the quota alone. It returns the
 // first fault, naming the field, or nil.
 func (q *Quota) Validate() error {
+	if err := q.validate(); err != nil {
+		return err
+	}
+	return ValidZone("timezone", q.Timezone)
+}
+
+// validate is Validate for a quota that was good once: its zone may be unknown
+// since.
+func (q *Quota) validate() error {
 	switch q.Scope {
 	case QuotaHost:
 		if q.Name != "" {
@@ -308,7 +317,7 @@ func (q *Quota) Validate() error {
 	default:
 		return Invalid("count", "%q is not a way to count; use in+out, in, out or max", string(q.Count))
 	}
-	if err := validZone("timezone", q.Timezone); err != nil {
+	if err := validZoneName("timezone", q.Timezone); err != nil {
 		return err
 	}
 	if err := q.validateMonths(); err != nil {
@@ -329,6 +338,24 @@ func (q *Quota) validateMonths() error {
 		if _, err := time.Parse(time.DateOnly, m[1]); m[1] != "" && err != nil {
 			return Invalid(m[0], "%q is not the first day of a month; write for example 2026-10-31", m[1])
 		}
+	}
+	return nil
+}
+
+// ValidMonth wants month to be a day on which a month of the quota begins, as
+// Month names it; field is named in the error.
+func (q *Quota) ValidMonth(field, month string) error {
+	day, err := time.Parse(time.DateOnly, month)
+	if err != nil {
+		return Invalid(field, "%q is not the first day of a month; write for example 2026-10-31", month)
+	}
+	zone, err := loadZone(q.Timezone)
+	if err != nil {
+		zone = time.UTC
+	}
+	begin := startOfDay(day.Year(), day.Month(), day.Day(), zone)
+	if is := q.Month(begin); is != month {
+		return Invalid(field, "no month of the quota begins on %s; with the reset day %d the one that holds this day begins on %s", month, q.ResetDay, is)
 	}
 	return nil
 }
@@ -415,14 +442,22 @@ type NetworkQuota struct {
 	Rate            BitRate
 }
 
-// validZone wants the name of a zone that is known.
-func validZone(field, name string) error {
-	// LoadLocation takes "" and "Local" for what the server happens to have.
-	if name == "" || name == "Local" || len(name) > 64 || !zonePattern.MatchString(name) {
-		return Invalid(field, "%q is not a time zone; write for example Etc/UTC or Asia/Shanghai", name)
+// ValidZone wants the name of a zone that is known; field is named in the error.
+func ValidZone(field, name string) error {
+	if err := validZoneName(field, name); err != nil {
+		return err
 	}
 	if _, err := loadZone(name); err != nil {
 		return Invalid(field, "there is no time zone %q; write for example Etc/UTC or Asia/Shanghai", name)
+	}
+	return nil
+}
+
+// validZoneName wants what may be the name of a zone, known here or not.
+func validZoneName(field, name string) error {
+	// LoadLocation takes "" and "Local" for what the server happens to have.
+	if name == "" || name == "Local" || len(name) > 64 || !zonePattern.MatchString(name) {
+		return Invalid(field, "%q is not a time zone; write for example Etc/UTC or Asia/Shanghai", name)
 	}
 	return nil
 }
