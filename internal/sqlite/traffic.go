@@ -174,7 +174,9 @@ func (e *entry) enter(ctx context.Context) error {
 			e.steady -= steadyFor // nothing is on record that the clock could contradict
 		}
 	}
-	e.beginEpochs()
+	if err := e.beginEpochs(ctx); err != nil {
+		return err
+	}
 	closed, err := e.closeSteps(ctx)
 	if err != nil {
 		return err
@@ -195,18 +197,28 @@ func (e *entry) enter(ctx context.Context) error {
 	return nil
 }
 
-// beginEpochs lets counters that began anew start at nothing.
-func (e *entry) beginEpochs() {
-	for _, l := range e.links {
+// beginEpochs lets counters that began anew start at nothing, and so do their
+// totals: as long as both go on together, only one of them is written.
+func (e *entry) beginEpochs(ctx context.Context) error {
+	anew := map[string]*linkBook{}
+	for name, l := range e.links {
 		again := e.epoch != e.sample.Counters.Epoch
 		if l.guest == hostRow {
 			again = e.boot != e.sample.Boot
 		}
 		if again && l.seen != (tally{}) {
-			l.seen, l.dirty = tally{}, true
+			anew[name] = l
 		}
 	}
 	e.epoch, e.boot = e.sample.Counters.Epoch, e.sample.Boot
+	if err := e.flushAll(ctx, anew); err != nil {
+		return err
+	}
+	for _, l := range anew {
+		l.seen = tally{}
+		l.reset(l.guest)
+	}
+	return nil
 }
 
 // closeSteps writes the steps that are over to the history, and begins those
@@ -246,6 +258,16 @@ func (e *entry) flush(ctx context.Context, step int, links map[string]*linkBook)
 	return addRows(ctx, e.tx, step, e.open[step], rows)
 }
 
+// flushAll writes to the history what links have in all steps that run.
+func (e *entry) flushAll(ctx context.Context, links map[string]*linkBook) error {
+	for step := range e.open {
+		if err := e.flush(ctx, step, links); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // setOwners gives each link to the guest that has it now. What the one before
 // had of it goes to the history, and what the kernel showed last stays.
 func (e *entry) setOwners(ctx context.Context) error {
@@ -263,10 +285,8 @@ func (e *entry) setOwners(ctx context.Context) error {
 			moved[name] = l
 		}
 	}
-	for step := range e.open {
-		if err := e.flush(ctx, step, moved); err != nil {
-			return err
-		}
+	if err := e.flushAll(ctx, moved); err != nil {
+		return err
 	}
 	for name, l := range moved {
 		l.reset(owners[name])

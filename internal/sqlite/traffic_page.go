@@ -38,6 +38,10 @@ func readCounts(page []byte, do func(number int64, counts *tally)) error {
 	return r.err
 }
 
+// asSeen stands for a tally that is the one before: it is larger than the number
+// of slots that any has.
+const asSeen = 127
+
 // append adds a link to a page: its number, the length of its name, the name,
 // whose it is, and both tallies.
 func (l *linkBook) append(page []byte, name string) []byte {
@@ -45,7 +49,11 @@ func (l *linkBook) append(page []byte, name string) []byte {
 	page = binary.AppendUvarint(page, uint64(len(name)))
 	page = append(page, name...)
 	page = binary.AppendUvarint(page, uint64(l.guest))
-	return l.total.append(l.seen.append(page))
+	page = l.seen.append(page)
+	if l.total == l.seen {
+		return append(page, asSeen)
+	}
+	return l.total.append(page)
 }
 
 // eachLink reads all links.
@@ -61,7 +69,9 @@ func eachLink(ctx context.Context, tx *sql.Tx, do func(name string, l *linkBook)
 			name := r.text()
 			l.guest = r.number()
 			r.tally(&l.seen)
-			r.tally(&l.total)
+			if l.total = l.seen; !r.skip(asSeen) {
+				r.tally(&l.total)
+			}
 			if r.err == nil {
 				do(name, l)
 			}
@@ -99,6 +109,15 @@ func (r *pageReader) number() int64 {
 	}
 	r.at += n
 	return int64(x)
+}
+
+// skip goes over a byte if that is what comes.
+func (r *pageReader) skip(b byte) bool {
+	if !r.more() || r.page[r.at] != b {
+		return false
+	}
+	r.at++
+	return true
 }
 
 func (r *pageReader) text() string {

@@ -28,13 +28,13 @@ func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
 		whose = e.members()
 	}
 	wanted := make(map[string]bool, len(e.sample.Quotas))
-	changed := false
+	changed, periods := false, periods{}
 	accounts := make([]vps.QuotaAccount, 0, len(e.sample.Quotas))
 	for i := range e.sample.Quotas {
 		q := &e.sample.Quotas[i]
 		id := q.ID()
 		wanted[id] = true
-		start, end := q.Period(e.at)
+		start, end := periods.of(q, e.at)
 		m := whose[id]
 		a := e.accounts[id]
 		var more flow
@@ -67,6 +67,26 @@ func (e *entry) settleQuotas(ctx context.Context) ([]vps.QuotaAccount, error) {
 	return accounts, saveAccounts(ctx, e.tx, e.accounts)
 }
 
+// periods are the months of quotas at one moment. Most have the same, and to
+// find one takes longer than all else that is done for a quota.
+type periods map[monthOf][2]time.Time
+
+// monthOf is what a quota's month depends on.
+type monthOf struct {
+	resetDay int
+	timezone string
+}
+
+func (p periods) of(q *vps.Quota, at time.Time) (start, end time.Time) {
+	key := monthOf{q.ResetDay, q.Timezone}
+	month, ok := p[key]
+	if !ok {
+		month[0], month[1] = q.Period(at)
+		p[key] = month
+	}
+	return month[0], month[1]
+}
+
 func (a *account) of(id string) vps.QuotaAccount {
 	return vps.QuotaAccount{ID: id, Start: time.Unix(a.start, 0).UTC(), In: a.in, Out: a.out}
 }
@@ -79,7 +99,8 @@ type members struct {
 
 // members returns whose traffic each possible quota counts, by its ID.
 func (e *entry) members() map[string]members {
-	all := map[string]members{(&vps.Quota{Scope: vps.QuotaHost}).ID(): {rows: []int64{hostRow}}}
+	all := make(map[string]members, len(e.sample.Guests))
+	all[(&vps.Quota{Scope: vps.QuotaHost}).ID()] = members{rows: []int64{hostRow}}
 	for _, g := range e.sample.Guests {
 		row := e.guests[g.ID].row
 		all[(&vps.Quota{Scope: vps.QuotaGuest, Name: g.Name}).ID()] = members{guest: g.ID, rows: []int64{row}}
