@@ -56,6 +56,7 @@ func TestNetwork(t *testing.T) {
 	n.told(t)
 	n.rules(t)
 	n.ipv6(t)
+	n.traffic(t)
 }
 
 type network struct {
@@ -282,23 +283,22 @@ func (n *network) rules(t *testing.T) {
 func (n *network) ipv6(t *testing.T) {
 	t.Helper()
 	t.Log("ipv6")
-	const router, host = "2001:db8:ffff::1", "2001:db8:ffff::2"
-	n.Outside.Exec("ip", "-6", "addr", "add", router+"/64", "dev", "eth0", "nodad")
-	n.NS.Exec("ip", "-6", "addr", "add", host+"/64", "dev", "pub0", "nodad")
-	n.NS.Exec("ip", "-6", "route", "add", "default", "via", router)
+	n.Outside.Exec("ip", "-6", "addr", "add", routerAddress6+"/64", "dev", "eth0", "nodad")
+	n.NS.Exec("ip", "-6", "addr", "add", hostAddress6+"/64", "dev", "pub0", "nodad")
+	n.NS.Exec("ip", "-6", "route", "add", "default", "via", routerAddress6)
 	n.Outside.ExecInput(`table inet seen {
 		counter own {}
 		chain prerouting {
 			type filter hook prerouting priority raw;
-			icmpv6 type echo-request ip6 saddr `+host+` counter name own
+			icmpv6 type echo-request ip6 saddr `+hostAddress6+` counter name own
 		}
 	}`, "nft", "-f", "-")
 	defer n.Outside.Exec("nft", "delete", "table", "inet", "seen")
-	n.Eventually("alice reaches the world by IPv6", func() bool { return n.TrySSH("alice", "ping -6 -q -c1 -W1 "+router).Code == 0 })
+	n.Eventually("alice reaches the world by IPv6", func() bool { return n.TrySSH("alice", "ping -6 -q -c1 -W1 "+routerAddress6).Code == 0 })
 	if counter(t, n.Outside, "inet", "seen", "own") == 0 {
 		t.Error("the router did not see alice under the host's address")
 	}
-	bob := n.SSH("bob", "ip -6 -o addr show dev vec0 scope global | grep -o 'fd[0-9a-f:]*' | head -1")
+	bob := n.global6("bob")
 	if r := n.TrySSH("alice", "ping -6 -q -c1 -W1 "+bob); r.Code == 0 || !strings.HasPrefix(bob, "fd") {
 		t.Errorf("alice's ping of bob's %q ends with %d", bob, r.Code)
 	}
