@@ -59,7 +59,7 @@ func (p htmlPage) Title() string { return title(p.view) }
 func (htmlPage) Size(n int64) string                      { return size(n) }
 func (p htmlPage) Date(layout string, t time.Time) string { return p.Lang.date(layout, t) }
 func (p htmlPage) QuotaName(u *vps.QuotaUse) string       { return quotaName(p.Lang, p.view, u) }
-func (p htmlPage) Reset(u *vps.QuotaUse) string           { return resetDate(p.Lang, u) }
+func (p htmlPage) Reset(u *vps.QuotaUse) string           { return resetDate(p.Lang, p.Now, u) }
 func (p htmlPage) Counted(u *vps.QuotaUse) string         { return counted(p.Lang, u) }
 func (p htmlPage) InForce(u *vps.QuotaUse) string         { return inForce(p.Lang, p.Now, u) }
 func (p htmlPage) Forecast(u *vps.QuotaUse) string        { return forecast(p.Lang, p.Now, u) }
@@ -168,39 +168,47 @@ type figureRow struct {
 
 // plotData is a plot as static/plot.js reads it.
 type plotData struct {
-	Labels []string `json:"labels"`
-	Ticks  []int    `json:"ticks"`
-	Names  []string `json:"names"`
-	In     []int64  `json:"in"`
-	Out    []int64  `json:"out"`
+	// Each says how much time a step is, and Joined how much so many are.
+	Each   string         `json:"each"`
+	Joined map[int]string `json:"joined,omitempty"`
+	Labels []string       `json:"labels"`
+	Ticks  []int          `json:"ticks"`
+	Names  []string       `json:"names"`
+	In     []int64        `json:"in"`
+	Out    []int64        `json:"out"`
 }
 
 func newFigures(lang *language, of *plot) *figures {
 	top := niceCeiling(of.peak())
 	f := &figures{plot: of, shape: shapeOf(of.series, top), Sum: of.Sum(), Middle: roundSize(top / 2), Top: roundSize(top)}
+	f.Data.Each = lang.text("each." + string(of.step))
+	if of.step == vps.StepFiveMinutes {
+		f.Data.Joined = map[int]string{3: lang.text("each.15min"), 6: lang.text("each.30min"), inHour: lang.text("each.hour")}
+	}
 	for i, a := range of.series {
 		f.Data.Labels = append(f.Data.Labels, moment(lang, of, i))
 		f.Data.In = append(f.Data.In, a.In)
 		f.Data.Out = append(f.Data.Out, a.Out)
 	}
-	for _, t := range ticks(lang, of) {
+	all := ticks(lang, of)
+	for i, t := range all {
 		f.Data.Ticks = append(f.Data.Ticks, t.at)
 		f.Data.Names = append(f.Data.Names, t.label)
-		f.Ticks = append(f.Ticks, place(t, of))
+		f.Ticks = append(f.Ticks, place(t, of, (len(all)-i)%2 == 0))
 	}
 	f.Rows = rowsOf(lang, of)
 	return f
 }
 
 // place puts a label below its step: the hour at its begin, a day or a month
-// below the middle of its bar. Left out on phones is every other month.
-func place(t tick, of *plot) placedTick {
+// below the middle of its bar. Left out on phones is every other one.
+func place(t tick, of *plot, spare bool) placedTick {
 	const whole = 100
 	at := float64(t.at)
 	if of.Name != lastDay {
 		at += 0.5
 	}
-	return placedTick{strconv.FormatFloat(at/float64(len(of.starts))*whole, 'f', 2, 64) + "%", of.Name == lastYear && t.at%2 == 0, t.label}
+	return placedTick{strconv.FormatFloat(at/float64(len(of.starts))*whole, 'f', 2, 64) + "%", of.Name != lastDay && spare, t.label}
 }
 
 // rowsOf lists the steps of a plot, those of five minutes by the hour.

@@ -55,6 +55,9 @@ func writeText(w io.Writer, v *view, colour bool) error {
 	for i := range v.Quotas {
 		p.quota(v, v.Quotas[i])
 	}
+	if len(v.Quotas) == 0 {
+		p.line("%s\n", p.lang.text("quota.none"))
+	}
 	for i := range v.Plots {
 		p.plot(&v.Plots[i])
 	}
@@ -80,12 +83,17 @@ func (p *painter) quota(v *view, u *vps.QuotaUse) {
 	}
 	filled, rest := gauge(used/full, bar)
 	p.line("  %s%s %s", p.paint(sgr, filled), p.paint(sgrDim, rest), fmt.Sprintf("%.1f %%", used))
-	p.line("  %s: %s", p.lang.text("quota.reset"), resetDate(p.lang, u))
-	p.line("  %s: %s", p.lang.text("quota.state"), inForce(p.lang, v.Now, u))
+	p.fact("quota.reset", resetDate(p.lang, v.Now, u))
+	p.fact("quota.state", inForce(p.lang, v.Now, u))
 	if when := forecast(p.lang, v.Now, u); when != "" {
-		p.line("  %s: %s", p.lang.text("quota.forecast"), when)
+		p.fact("quota.forecast", when)
 	}
 	p.out.WriteByte('\n')
+}
+
+// fact writes something about a quota, behind what it is.
+func (p *painter) fact(what, value string) {
+	p.line("  %s", p.lang.text("quota.fact", p.lang.text(what), value))
 }
 
 // plot writes a column chart, with the time below.
@@ -195,10 +203,11 @@ func (p *painter) table(head string, rows int, row func(int) (string, amount, st
 	nameWidth, noteWidth := least, 0
 	for i := range rows {
 		name, _, note := row(i)
-		nameWidth = min(max(nameWidth, columns(name)), vps.MaxName)
-		noteWidth = max(noteWidth, columns(note))
+		nameWidth, noteWidth = max(nameWidth, columns(name)), max(noteWidth, columns(note))
 	}
-	bar := min(textWidth-nameWidth-3*sizeWidth-noteWidth-between, longest)
+	room := textWidth - 3*sizeWidth - noteWidth - between
+	nameWidth = min(nameWidth, room)
+	bar := min(room-nameWidth, longest)
 	p.line("%s%s%s%s%s", p.paint(sgrBold, head), pad(nameWidth+2-columns(head)),
 		padLeft(p.lang.text("in"), sizeWidth), padLeft(p.lang.text("out"), sizeWidth), padLeft(p.lang.text("total"), sizeWidth))
 	var most int64
@@ -212,8 +221,9 @@ func (p *painter) table(head string, rows int, row func(int) (string, amount, st
 		if most > 0 {
 			full, _ = gauge(float64(a.Total())/float64(most), bar)
 		}
-		p.line("  %s%s%s%s  %s %s", name+pad(nameWidth-columns(name)), padLeft(size(a.In), sizeWidth), padLeft(size(a.Out), sizeWidth),
-			padLeft(size(a.Total()), sizeWidth), p.paint(sgrBlue, full), note)
+		name = clip(name, nameWidth)
+		p.line("  %s%s%s%s  %s%s %s", name+strings.Repeat(" ", nameWidth-columns(name)), padLeft(size(a.In), sizeWidth), padLeft(size(a.Out), sizeWidth),
+			padLeft(size(a.Total()), sizeWidth), p.paint(sgrBlue, full), strings.Repeat(" ", bar-columns(full)), padLeft(note, noteWidth))
 	}
 	p.out.WriteByte('\n')
 }

@@ -192,25 +192,26 @@ func (s *Server) addQuotas(ctx context.Context, v *view) error {
 			v.Quotas = append(v.Quotas, u)
 		}
 	}
-	if len(v.Quotas) > shownQuotas {
-		// The rest stands beside the guests. The fullest are what matters.
-		slices.SortStableFunc(v.Quotas, func(a, b *vps.QuotaUse) int {
-			if host := cmp.Compare(rank(b), rank(a)); host != 0 {
-				return host
-			}
+	// What the whole page is about comes first. Of the others the fullest are what
+	// matters, when there are many; the rest stands beside the guests.
+	many := len(v.Quotas) > shownQuotas
+	slices.SortStableFunc(v.Quotas, func(a, b *vps.QuotaUse) int {
+		rank := cmp.Compare(v.rank(a), v.rank(b))
+		if rank == 0 && many {
 			return cmp.Compare(percent(b.Used, b.Limit), percent(a.Used, a.Limit))
-		})
-		v.Quotas = v.Quotas[:shownQuotas]
-	}
+		}
+		return rank
+	})
+	v.Quotas = v.Quotas[:min(len(v.Quotas), shownQuotas)]
 	return nil
 }
 
-// rank puts the host's own quota before all others.
-func rank(u *vps.QuotaUse) int {
-	if u.Quota.Scope == vps.QuotaHost {
-		return 1
+// rank is 0 for the quota of all that is on the page, and 1 for others.
+func (v *view) rank(u *vps.QuotaUse) int {
+	if u.Quota.Scope == vps.QuotaHost || v.Tenant != "" && u.Quota.Scope == vps.QuotaTenant {
+		return 0
 	}
-	return 0
+	return 1
 }
 
 // addPlot adds one period: of all together, and of the guests that have plots.

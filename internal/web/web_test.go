@@ -480,18 +480,38 @@ func TestJSON(t *testing.T) {
 	}
 }
 
-// TestText checks that the form for terminals fits in one.
+// TestText checks that the form for terminals fits in one, whatever the names, and
+// that its columns stand below each other, also where letters are wide.
 func TestText(t *testing.T) {
 	t.Parallel()
-	h := newHost()
+	h := rentedHost()
 	h.guests[0].Name = strings.Repeat("n", vps.MaxName)
 	h.uses[3].Quota.Name = h.guests[0].Name
 	s := newServer(t, h)
-	for _, path := range []string{"/t/bobs", "/t/owners", "/t/bobs?lang=zh", "/t/owners?lang=zh", "/t/carols?lang=zh"} {
-		for line := range strings.Lines(get(t, s, "GET", path, curl).body) {
-			if n := columns(strings.TrimSuffix(line, "\n")); n > textWidth {
-				t.Errorf("%s: %d columns: %s", path, n, line)
+	for key := range h.links {
+		for _, lang := range []string{"en", "zh"} {
+			path := "/t/" + key + "?lang=" + lang
+			table := 0 // where the column of totals ends
+			for line := range strings.Lines(get(t, s, "GET", path, curl).body) {
+				line = strings.TrimSuffix(line, "\n")
+				if n := columns(line); n > textWidth || line != strings.TrimRight(line, " ") {
+					t.Errorf("%s: %d columns: %q", path, n, line)
+				}
+				if total := languageFor(lang).text("total"); strings.HasSuffix(line, "  "+total) {
+					table = columns(line)
+					continue
+				}
+				if line == "" {
+					table = 0
+				}
+				at := strings.LastIndex(line, "B")
+				if table > 0 && strings.HasPrefix(line, "  ") && (at < 0 || columns(line[:at+1]) != table) {
+					t.Errorf("%s: the total does not end at column %d: %q", path, table, line)
+				}
 			}
 		}
+	}
+	if body := get(t, s, "GET", "/t/daves", curl).body; !strings.Contains(body, "No quota is set") {
+		t.Error("it is not said that there is no quota")
 	}
 }

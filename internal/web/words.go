@@ -26,7 +26,7 @@ func shortSize(n int64) string {
 	return number + unit[:1]
 }
 
-// roundSize is shortSize without zeros that say nothing: "1.5G", "20M".
+// roundSize is size without zeros that say nothing: "1.5 GiB", "20 MiB".
 func roundSize(n int64) string {
 	if n == 0 {
 		return ""
@@ -35,10 +35,7 @@ func roundSize(n int64) string {
 	if strings.Contains(number, ".") {
 		number = strings.TrimRight(strings.TrimRight(number, "0"), ".")
 	}
-	if unit == "" {
-		return number + "B"
-	}
-	return number + unit[:1]
+	return number + " " + unit + "B"
 }
 
 func scaled(n int64) (number, unit string) {
@@ -98,13 +95,18 @@ func quotaName(lang *language, v *view, u *vps.QuotaUse) string {
 	return lang.text("quota.guest", u.Quota.Name)
 }
 
-// resetDate is when a quota's month ends, by the quota's own clock.
-func resetDate(lang *language, u *vps.QuotaUse) string {
+// resetDate is when a quota's month ends, by the quota's own clock, which is
+// named when it is not the page's.
+func resetDate(lang *language, now time.Time, u *vps.QuotaUse) string {
 	zone, err := time.LoadLocation(u.Quota.Timezone)
 	if err != nil {
 		zone = time.UTC
 	}
-	return lang.date("day", u.End.In(zone)) + " (" + zone.String() + ")"
+	date := lang.date("day", u.End.In(zone))
+	if zone.String() != now.Location().String() {
+		date += " (" + zone.String() + ")"
+	}
+	return date
 }
 
 // counted says which direction a quota counts.

@@ -6,16 +6,17 @@ import "uplot/dist/uPlot.min.css";
 const height = 190;
 const units = ["", "K", "M", "G", "T", "P", "E"];
 
-// size writes bytes as the page does, with three digits.
-function size(n, suffix = "iB") {
+// size writes bytes as the page does, with three digits, or without zeros that
+// say nothing.
+function size(n, short = false) {
   let at = 0;
   while (n >= 1023.5 && at < units.length - 1) {
     n /= 1024;
     at++;
   }
   const digits = at === 0 || n >= 99.95 ? 0 : n >= 9.995 ? 1 : 2;
-  if (suffix === "") return `${Number(n.toFixed(digits))}${units[at] || "B"}`;
-  return `${n.toFixed(digits)} ${at === 0 ? "B" : units[at] + suffix}`;
+  const text = n.toFixed(digits);
+  return `${short ? Number(text) : text} ${at === 0 ? "B" : units[at] + "iB"}`;
 }
 
 // nice is the next number of bytes that people find round.
@@ -63,14 +64,39 @@ function readout(words, data) {
   };
 }
 
-function draw(canvas, data, words) {
+// joined adds up steps until a bar is wide enough to be seen by itself.
+function joined(data, width) {
+  const least = 2.5;
+  const each = [1, 3, 6].find((n) => (width * n) / data.labels.length >= least) || 12;
+  if (each === 1 || data.labels.length < 100) return data;
+  const sum = (list) => Array.from({ length: Math.ceil(list.length / each) }, (_, i) => list.slice(i * each, (i + 1) * each).reduce((a, b) => a + b, 0));
+  return { ...data, each: data.joined[each], labels: data.labels.filter((_, i) => i % each === 0), ticks: data.ticks.map((at) => at / each), in: sum(data.in), out: sum(data.out) };
+}
+
+// spaced leaves out names of ticks for which there is no room, seen from the last.
+function spaced(data, width, font) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = font;
+  const gap = 10;
+  const wanted = Math.max(0, ...data.names.map((name) => pen.measureText(name).width)) + gap;
+  const apart = ((data.ticks[1] - data.ticks[0]) * width) / data.labels.length;
+  const every = Math.max(1, Math.ceil(wanted / apart)) || 1;
+  return new Map(data.ticks.map((at, i) => [at, (data.ticks.length - 1 - i) % every ? "" : data.names[i]]));
+}
+
+function draw(canvas, all, words) {
+  const side = 62;
+  const right = 24;
+  const width = canvas.clientWidth - side - right;
+  const data = joined(all, width);
   const count = data.labels.length;
-  // On a phone there is no room for each label.
-  const every = canvas.clientWidth / data.ticks.length < 44 ? 2 : 1;
-  const names = new Map(data.ticks.map((at, i) => [at, (data.ticks.length - 1 - i) % every ? "" : data.names[i]]));
-  const top = nice(Math.max(1, ...data.in.map((n, i) => n + data.out[i])));
+  const most = Math.max(0, ...data.in.map((n, i) => n + data.out[i]));
+  const top = nice(Math.max(1, most));
+  const sizes = most ? [0, top / 2, top] : [0];
+  canvas.closest("figure").querySelector("small").textContent = data.each;
   const bars = uPlot.paths.bars({ size: [0.8, 64] });
   const font = `12px ${getComputedStyle(document.body).fontFamily}`;
+  const names = spaced(data, width, font);
   const bar = (fill) => ({ paths: bars, fill, width: 0, points: { show: false } });
   const quiet = colour("--quiet");
   const line = { stroke: colour("--line"), width: 1 };
@@ -78,7 +104,7 @@ function draw(canvas, data, words) {
     {
       width: canvas.clientWidth,
       height,
-      padding: [10, 22, 0, 0],
+      padding: [10, right, 0, 0],
       legend: { show: false },
       cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
       scales: { x: { time: false, range: [-0.5, count - 0.5] }, y: { range: [0, top] } },
@@ -89,7 +115,7 @@ function draw(canvas, data, words) {
           splits: () => data.ticks,
           values: (_, at) => at.map((i) => names.get(i)),
         },
-        { stroke: quiet, font, size: 46, gap: 6, grid: line, ticks: { show: false }, splits: () => [0, top / 2, top], values: (_, at) => at.map((n) => (n ? size(n, "") : "0")) },
+        { stroke: quiet, font, size: side, gap: 8, grid: line, ticks: { show: false }, splits: () => sizes, values: (_, at) => at.map((n) => (n ? size(n, true) : "0")) },
       ],
       plugins: [readout(words, data)],
     },
@@ -112,7 +138,7 @@ function start(canvas) {
   // It stays for those who do not see.
   drawn.classList.add("replaced");
   new ResizeObserver(() => {
-    if (canvas.clientWidth !== plot.width) plot.setSize({ width: canvas.clientWidth, height });
+    if (canvas.clientWidth !== plot.width) again();
   }).observe(canvas);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", again);
 }
