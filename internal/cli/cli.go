@@ -234,6 +234,16 @@ func columns(stream any, otherwise int) int {
 	return otherwise
 }
 
+// rows is how many lines a terminal shows; 0 where that is not known.
+func rows(stream any) int {
+	if f, ok := stream.(*os.File); ok {
+		if _, rows, err := term.GetSize(fileDescriptor(f)); err == nil {
+			return rows
+		}
+	}
+	return 0
+}
+
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(fileDescriptor(f))

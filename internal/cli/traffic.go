@@ -179,7 +179,7 @@ func (a *app) trafficHistory(cmd *cobra.Command, f *trafficFlags, guest, view st
 		return nil
 	}
 	t := historyTable(lines, f.by, f.out.format == formatWide, view != "top")
-	return t.write(a.Stdout, a.barStyle(), columns(a.Stdout, plainWidth), f.out.noHeaders)
+	return a.writeBars(t, f)
 }
 
 // history asks the daemon, and tells once when it does not know the newest.
@@ -199,6 +199,12 @@ func (a *app) history(ctx context.Context, q api.TrafficQuery) (api.TrafficHisto
 // plainWidth is how many columns tables have where no terminal tells.
 const plainWidth = 80
 
+// writeBars shows a table, which on a terminal fits there unless it is a wide one.
+func (a *app) writeBars(t *barTable, f *trafficFlags) error {
+	t.fit = a.IsTerminal(a.Stdout) && f.out.format != formatWide
+	return t.write(a.Stdout, a.barStyle(), columns(a.Stdout, plainWidth), f.out.noHeaders)
+}
+
 // table tells whether the output is for people.
 func (f *trafficFlags) table() bool { return f.out.format == formatTable || f.out.format == formatWide }
 
@@ -214,7 +220,7 @@ func noTraffic(guest string, f *trafficFlags) string {
 	if f.since != "" || f.until != "" {
 		return "no traffic of " + whose + " is kept of that time: there was none, or it is older than what is kept"
 	}
-	return "no traffic of " + whose + " is kept yet: it is counted every 10 s, from the first packet on; `sublet traffic import` takes over vnStat's history"
+	return "no traffic of " + whose + " is kept yet: it is counted from the first packet on; `sublet traffic import` takes over vnStat's history"
 }
 
 // trafficColumns are those of CSV, and what filters go by.
@@ -298,11 +304,12 @@ func (a *app) trafficSummary(cmd *cobra.Command, f *trafficFlags, guest string) 
 		a.say("no guest has had traffic this month; --months shows earlier ones")
 		return nil
 	}
-	_, host, err := a.trafficNow(ctx, api.TrafficQuery{Host: true}, trafficSplit{})
+	hostDays, hostMonths, err := a.trafficNow(ctx, api.TrafficQuery{Host: true}, trafficSplit{})
 	if err != nil {
 		return err
 	}
-	return summaryTable(lines, host, f.out.format == formatWide).write(a.Stdout, a.barStyle(), columns(a.Stdout, plainWidth), f.out.noHeaders)
+	host := slices.Concat(hostMonths, hostDays)
+	return a.writeBars(summaryTable(lines, host, f.out.format == formatWide), f)
 }
 
 func (a *app) trafficNames(lines []trafficLine) error {
@@ -342,14 +349,14 @@ func (a *app) trafficOf(ctx context.Context, cmd *cobra.Command, f *trafficFlags
 		return nil
 	}
 	page := guestTable(cmp.Or(guest, "PUBLIC LINKS"), byDay, byMonth, days)
-	if err := page.write(a.Stdout, a.barStyle(), columns(a.Stdout, plainWidth), f.out.noHeaders); err != nil {
+	if err := a.writeBars(page, f); err != nil {
 		return err
 	}
 	if last := byMonth[len(byMonth)-1]; last.Running && !f.host {
 		if _, err := fmt.Fprintln(a.Stdout); err != nil {
 			return err
 		}
-		return classTable(&last).write(a.Stdout, a.barStyle(), columns(a.Stdout, plainWidth), f.out.noHeaders)
+		return a.writeBars(classTable(&last), f)
 	}
 	return nil
 }

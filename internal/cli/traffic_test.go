@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"sublet/internal/api"
 	"sublet/internal/meter"
@@ -297,5 +299,39 @@ func TestTrafficImport(t *testing.T) {
 	w.failure = vps.Errorf(vps.CodeInvalid, "this is not what `vnstat --json` writes: it is empty")
 	if code := w.run(t.Context(), "traffic", "import", "--vnstat-json", file); code != 2 || !strings.Contains(w.errors.String(), "it is empty") {
 		t.Errorf("exit code %d: %s", code, w.errors.String())
+	}
+}
+
+// TestTrafficFits has names and numbers that are longer than a terminal is wide,
+// and more guests than it has lines.
+func TestTrafficFits(t *testing.T) {
+	t.Parallel()
+	var speeds []trafficSpeed
+	for i := range 40 {
+		speeds = append(speeds, trafficSpeed{Guest: fmt.Sprintf("guest-with-a-name-of-32-letters-%d", i), In: vps.BitRate(i) * vps.Mbit, Out: vps.Gbit, Since: vps.TrafficCount{InBytes: 1 << 40}})
+	}
+	speeds = append(speeds, trafficSpeed{Link: "pub0", In: 800 * vps.Mbit, Out: 40 * vps.Gbit})
+	for _, c := range []struct{ width, lines int }{{120, 24}, {80, 24}, {60, 10}, {46, 60}, {45, 5}} {
+		var b strings.Builder
+		table := speedTable(busiest(slices.Clone(speeds), c.lines), "")
+		table.fit = true
+		if err := table.write(&b, barStyle{in: "█", out: "▒"}, c.width, false); err != nil {
+			t.Fatal(err)
+		}
+		text := b.String()
+		if n := strings.Count(text, "\n"); n >= max(c.lines, 7) {
+			t.Errorf("%d lines for %d:\n%s", n, c.lines, text)
+		}
+		for line := range strings.Lines(text) {
+			if n := utf8.RuneCountInString(strings.TrimSuffix(line, "\n")); n > c.width {
+				t.Errorf("%d columns for %d: %s", n, c.width, line)
+			}
+		}
+		if !strings.Contains(text, "all ") || !strings.Contains(text, "780.00Mbit/s") || !strings.Contains(text, "pub0") {
+			t.Errorf("the sum of all is not there:\n%s", text)
+		}
+		if others := strings.Contains(text, " oth"); others != (c.lines < 40) {
+			t.Errorf("%d lines, others %v:\n%s", c.lines, others, text)
+		}
 	}
 }

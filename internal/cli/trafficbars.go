@@ -45,6 +45,11 @@ type barTable struct {
 	head []string
 	text []int // further columns to the left
 	rows []barRow
+	// fit is for terminals: lines are not to be longer than these are wide, as
+	// far as that goes. For it the columns drop, rising, are left out, and then
+	// names become shorter.
+	fit  bool
+	drop []int
 }
 
 // barRow is a line; one without cells is a rule. Its bar is of two parts; both
@@ -59,23 +64,79 @@ const (
 	mostBar  = 60
 )
 
-// write fits the table into width columns; bars are left out where they would
-// have no room. The longest bar is that of the row with the most.
-func (t *barTable) write(w io.Writer, style barStyle, width int, noHeaders bool) error {
-	widths := make([]int, len(t.head))
+// widths are those of the columns, and used that of all with what is between.
+func (t *barTable) widths() (widths []int, used int) {
+	widths = make([]int, len(t.head))
 	for i, cell := range t.head {
 		widths[i] = utf8.RuneCountInString(cell)
 	}
-	most := int64(0)
 	for _, r := range t.rows {
 		for i, cell := range r.cells {
 			widths[i] = max(widths[i], utf8.RuneCountInString(clean(cell)))
 		}
-		most = max(most, vps.SumBytes(r.in, r.out))
 	}
-	used := -2
+	used = -2
 	for _, n := range widths {
 		used += n + 2
+	}
+	return widths, used
+}
+
+// fitted returns the table with lines of at most width, as far as that goes.
+func (t *barTable) fitted(style barStyle, width int) *barTable {
+	const leastName = 8
+	f := &barTable{head: slices.Clone(t.head), text: t.text}
+	for _, r := range t.rows {
+		r.cells = slices.Clone(r.cells)
+		f.rows = append(f.rows, r)
+	}
+	widths, used := f.widths()
+	if used > width {
+		for _, at := range slices.Backward(t.drop) {
+			f.head = slices.Delete(f.head, at, at+1)
+			for i, r := range f.rows {
+				if r.cells != nil {
+					f.rows[i].cells = slices.Delete(r.cells, at, at+1)
+				}
+			}
+		}
+		widths, used = f.widths()
+	}
+	if used <= width {
+		return f
+	}
+	name := max(leastName, widths[0]-(used-width))
+	f.head[0] = shortened(f.head[0], name, style)
+	for _, r := range f.rows {
+		if r.cells != nil {
+			r.cells[0] = shortened(clean(r.cells[0]), name, style)
+		}
+	}
+	return f
+}
+
+// shortened cuts a text to some characters, the last of which says so.
+func shortened(text string, most int, style barStyle) string {
+	if utf8.RuneCountInString(text) <= most {
+		return text
+	}
+	end := "…"
+	if style.in == plainBars.in {
+		end = "~"
+	}
+	return string([]rune(text)[:most-1]) + end
+}
+
+// write fits the table into width columns; bars are left out where they would
+// have no room. The longest bar is that of the row with the most.
+func (t *barTable) write(w io.Writer, style barStyle, width int, noHeaders bool) error {
+	if t.fit {
+		t = t.fitted(style, width)
+	}
+	widths, used := t.widths()
+	most := int64(0)
+	for _, r := range t.rows {
+		most = max(most, vps.SumBytes(r.in, r.out))
 	}
 	room := min(width-used-2, mostBar)
 	if room < leastBar {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -182,8 +183,14 @@ func (s *liveScreen) show(cmd *cobra.Command, speeds []trafficSpeed) error {
 		return nil
 	}
 	var b strings.Builder
+	terminal := s.IsTerminal(s.Stdout)
+	if terminal && s.guest == "" {
+		speeds = busiest(speeds, rows(s.Stdout))
+	}
+	t := speedTable(speeds, s.guest)
+	t.fit = terminal // or what is drawn over would not be where it was
 	switch again := s.lines > 0; {
-	case !s.IsTerminal(s.Stdout) || s.Env("TERM") == "dumb":
+	case !terminal || s.Env("TERM") == "dumb":
 		if again {
 			b.WriteByte('\n')
 		}
@@ -191,13 +198,40 @@ func (s *liveScreen) show(cmd *cobra.Command, speeds []trafficSpeed) error {
 	case again:
 		fmt.Fprintf(&b, "\x1b[%dA\r\x1b[J", s.lines) // up, and empty from there on (ECMA-48 CUU, ED)
 	}
-	if err := speedTable(speeds, s.guest).write(&b, s.barStyle(), columns(s.Stdout, plainWidth)-1, s.out.noHeaders); err != nil {
+	if err := t.write(&b, s.barStyle(), columns(s.Stdout, plainWidth)-1, s.out.noHeaders); err != nil {
 		return err
 	}
 	text := b.String()
 	s.lines = strings.Count(text, "\n")
 	_, err = io.WriteString(s.Stdout, text)
 	return err
+}
+
+// busiest keeps guests with the most traffic, so many that the table has no more
+// lines than a screen, and adds up the others to one; 0 lines is no bound.
+func busiest(speeds []trafficSpeed, lines int) []trafficSpeed {
+	guests := slices.IndexFunc(speeds, func(s trafficSpeed) bool { return s.Guest == "" })
+	if guests < 0 {
+		guests = len(speeds)
+	}
+	// Besides guests there are: the head, the rule, all, the others, where the
+	// cursor is, and links.
+	const besides = 5
+	room := max(lines-besides-(len(speeds)-guests), 1)
+	if lines == 0 || guests <= room+1 {
+		return speeds
+	}
+	order := slices.Clone(speeds[:guests])
+	slices.SortStableFunc(order, func(a, b trafficSpeed) int { return cmp.Compare(b.In+b.Out, a.In+a.Out) })
+	others := trafficSpeed{Guest: fmt.Sprintf("%d others", guests-room)}
+	for _, o := range order[room:] {
+		others.In, others.Out = others.In+o.In, others.Out+o.Out
+		others.InPackets, others.OutPackets = others.InPackets+o.InPackets, others.OutPackets+o.OutPackets
+		others.Since = others.Since.Add(o.Since)
+	}
+	shown := order[:room]
+	slices.SortFunc(shown, func(a, b trafficSpeed) int { return cmp.Compare(a.Guest, b.Guest) })
+	return slices.Concat(shown, []trafficSpeed{others}, speeds[guests:])
 }
 
 // end leaves what was shown last.
@@ -211,7 +245,7 @@ func (s *liveScreen) end() error {
 
 // speedTable shows a line for each guest, or for each class of one guest.
 func speedTable(speeds []trafficSpeed, guest string) *barTable {
-	t := &barTable{head: []string{"GUEST", "IN", "OUT", "IN PKT/S", "OUT PKT/S", "SO FAR"}}
+	t := &barTable{head: []string{"GUEST", "IN", "OUT", "IN PKT/S", "OUT PKT/S", "SO FAR"}, drop: []int{3, 4}}
 	if guest != "" {
 		t.head[0] = guest
 	}

@@ -56,9 +56,13 @@ func historyTable(lines []trafficLine, by string, wide, sum bool) *barTable {
 
 func wideAmounts(l *trafficLine) []string {
 	var out []string
+	_, link := l.Classes[vps.TrafficUplink] // which knows no others
 	for _, class := range vps.TrafficClasses() {
-		c := l.Classes[class]
-		out = append(out, trafficAmount(c.Bytes()))
+		text := ""
+		if c := l.Classes[class]; !link {
+			text = trafficAmount(c.Bytes())
+		}
+		out = append(out, text)
 	}
 	return append(out, strconv.FormatInt(l.InPackets+l.OutPackets, 10))
 }
@@ -76,9 +80,10 @@ func stepName(s vps.TrafficStep) string {
 	return "5 minutes"
 }
 
-// summaryTable shows a line for each guest, of today and of this month.
+// summaryTable shows a line for each guest, of today and of this month, and one
+// for the public links.
 func summaryTable(lines, host []trafficLine, wide bool) *barTable {
-	t := &barTable{head: []string{"GUEST", "TODAY", "IN", "OUT", lines[0].Start.Format("2006-01"), "ESTIMATED"}}
+	t := &barTable{head: []string{"GUEST", "TODAY", lines[0].Start.Format("2006-01"), "IN", "OUT", "ESTIMATED"}}
 	if wide {
 		t.head = append(t.head, "INTERNET", "HOST", "BETWEEN", "DROPPED", "PACKETS")
 	}
@@ -93,7 +98,7 @@ func summaryTable(lines, host []trafficLine, wide bool) *barTable {
 		if l.Estimate != nil {
 			estimate = trafficAmount(l.Estimate.Total)
 		}
-		row := []string{name, today, trafficAmount(l.InBytes), trafficAmount(l.OutBytes), trafficAmount(l.Total), estimate}
+		row := []string{name, today, trafficAmount(l.Total), trafficAmount(l.InBytes), trafficAmount(l.OutBytes), estimate}
 		if wide {
 			row = append(row, wideAmounts(l)...)
 		}
@@ -130,8 +135,16 @@ func summaryTable(lines, host []trafficLine, wide bool) *barTable {
 		}
 		add("all guests", trafficAmount(todays), &all, false)
 	}
+	hostToday := ""
+	for _, l := range host {
+		if l.Step == vps.StepDay {
+			hostToday = trafficAmount(l.Total)
+		}
+	}
 	for i := range host {
-		add("public links", "", &host[i], false)
+		if host[i].Step == vps.StepMonth {
+			add("public links", hostToday, &host[i], false)
+		}
 	}
 	return t
 }
