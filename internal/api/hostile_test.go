@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -419,7 +420,7 @@ func TestNothingIsLeftRunning(t *testing.T) { //nolint:paralleltest // see above
 	cancel()
 	s.Close()
 	s.stop()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(hang.After)
 	for {
 		buf := make([]byte, 1<<20)
 		stacks := string(buf[:runtime.Stack(buf, true)])

@@ -11,9 +11,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"sublet/internal/audit"
+	"sublet/internal/hang"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
 	"sublet/internal/probe"
@@ -137,7 +137,7 @@ func (w *world) guest(g vps.NetworkGuest) audit.Guest {
 // run makes the attacks and returns what became of them, by name.
 func (w *world) run(only func(audit.Attack) bool) map[string]audit.Result {
 	w.t.Helper()
-	ctx, cancel := context.WithTimeout(w.t.Context(), 4*time.Minute)
+	ctx, cancel := context.WithTimeout(w.t.Context(), hang.After)
 	defer cancel()
 	w.options.Only = only
 	results := map[string]audit.Result{}

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/term"
 
 	"sublet/internal/api"
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -219,7 +220,7 @@ func terminal(t *testing.T, w *world) (keyboard, tty *os.File, s *screen) {
 // see waits until the screen shows text.
 func (s *screen) see(t *testing.T, text string) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(hang.After)
 	for {
 		s.mu.Lock()
 		all := s.text.String()
@@ -245,7 +246,7 @@ func awaitChan[T any](t *testing.T, c <-chan T, what string) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(10 * time.Second):
+	case <-time.After(hang.After):
 		t.Fatalf("no %s", what)
 		panic("unreachable")
 	}

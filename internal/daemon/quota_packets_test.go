@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/hostnet"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
@@ -164,7 +165,7 @@ func (w *packetWorld) connect(network string) {
 	})
 	w.guest.Do(func() {
 		var err error
-		if dialled, err = net.DialTimeout(network, stranger(network), time.Minute); err != nil {
+		if dialled, err = net.DialTimeout(network, stranger(network), hang.After); err != nil {
 			w.t.Error(err)
 		}
 	})
@@ -239,7 +240,7 @@ func (p payload) Write(b []byte) (int, error) {
 // eventually waits for something, for as long as a slow machine may take.
 func (w *packetWorld) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	const patience, pause = time.Minute, 20 * time.Millisecond
+	const patience, pause = hang.After, 20 * time.Millisecond
 	for deadline := time.Now().Add(patience); !ok(); <-time.After(pause) {
 		if time.Now().After(deadline) {
 			w.t.Fatalf("it did not come to this: %s", what)

@@ -17,6 +17,7 @@ import (
 
 	"sublet/internal/guest/uml"
 	"sublet/internal/guestinit"
+	"sublet/internal/hang"
 	"sublet/internal/kernel"
 	"sublet/internal/nstest"
 	"sublet/internal/seed"
@@ -29,7 +30,7 @@ import (
 
 // bootTimeout bounds one boot, from start to power-off; it takes 2 s alone on
 // a machine.
-const bootTimeout = 2 * time.Minute
+const bootTimeout = hang.After
 
 // initScript is /sbin/init of the image. Each fact is one line, "name=value".
 const initScript = `#!/bin/sh

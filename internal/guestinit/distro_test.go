@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/seed"
 	"sublet/internal/vps"
 	testlab "sublet/test/lab"
@@ -27,7 +28,7 @@ const rootHash = "$6$sublet$.bsRme25d6hAWrFF87MaB8clhgrZRyU73yPcpcaduwot6WREUvUS
 
 // systemTimeout bounds what is done with one guest that has a whole system,
 // which is at its login within 10 s alone on a machine.
-const systemTimeout = 5 * time.Minute
+const systemTimeout = hang.After
 
 // basics are the packages that all of them have beside the essential ones.
 const basics = ",util-linux,mount,login,procps,kmod,iproute2"

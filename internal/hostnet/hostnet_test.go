@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/hostnet"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -134,7 +135,7 @@ func TestSet(t *testing.T) {
 	}
 
 	// The link's state follows in a moment that somebody has opened it.
-	for range 100 {
+	for deadline := time.Now().Add(hang.After); time.Now().Before(deadline); {
 		if strings.Contains(host.Exec("ip", "link", "show", "sl-alice"), "state UP") {
 			break
 		}
@@ -225,8 +226,8 @@ func TestWrongOwner(t *testing.T) {
 	}
 	_ = running.Close()
 	// A child that another test is starting has a copy until its exec.
-	const patience, pause = 10 * time.Second, 10 * time.Millisecond
-	for deadline := time.Now().Add(patience); h.Set(t.Context(), n) != nil && time.Now().Before(deadline); <-time.After(pause) {
+	const pause = 10 * time.Millisecond
+	for deadline := time.Now().Add(hang.After); h.Set(t.Context(), n) != nil && time.Now().Before(deadline); <-time.After(pause) {
 	}
 	set(t, n)
 	if got := read(t, "/sys/class/net/sl-alice/owner"); got != "721399" {
@@ -258,7 +259,7 @@ func TestOthersStay(t *testing.T) {
 	}
 	// The kernel finds the carriers, and that addresses are free, by and by.
 	before := state()
-	for range 200 {
+	for deadline := time.Now().Add(hang.After); time.Now().Before(deadline); {
 		if !strings.Contains(before, "NO-CARRIER") && !strings.Contains(before, "tentative") {
 			break
 		}

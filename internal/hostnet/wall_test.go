@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/hostnet"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -158,7 +159,7 @@ func TestNDPProxy(t *testing.T) {
 		_ = conn.Close()
 	})
 	mac := strings.Fields(ns.Exec("cat", "/sys/class/net/up0/address"))[0]
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); {
+	for deadline := time.Now().Add(hang.After); time.Now().Before(deadline); {
 		if out = outside.Exec("ip", "-6", "neigh", "show", "2001:db8:1::2"); strings.Contains(out, mac) {
 			break
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -300,7 +301,7 @@ func TestKilledBuild(t *testing.T) {
 	// The kernel ends the others; that takes a moment.
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for deadline := time.Now().Add(time.Minute); len(processes(dir)) > 0 && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(hang.After); len(processes(dir)) > 0 && time.Now().Before(deadline); {
 		<-tick.C
 	}
 	s := New(dir, Options{})

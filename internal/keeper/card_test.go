@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"sublet/internal/hang"
 )
 
 // arpRequest asks who has 192.0.2.1, from 192.0.2.2.
@@ -83,7 +85,7 @@ func TestCard(t *testing.T) {
 	speaks := func(conn *net.UnixConn, what string) {
 		t.Helper()
 		frame := make([]byte, largestFrame)
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(hang.After); time.Now().Before(deadline); {
 			if _, err := conn.Write(arpRequest()); err != nil {
 				t.Fatalf("%s: %v", what, err)
 			}

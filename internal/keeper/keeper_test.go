@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -94,7 +95,7 @@ func wait(t *testing.T, in vps.Instance) vps.Exit {
 // console reads a log until it holds a text.
 func logHas(t *testing.T, c Config, text string) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(hang.After)
 	for {
 		b, _ := os.ReadFile(c.LogPath)
 		if strings.Contains(string(b), text) {

@@ -5,8 +5,8 @@ package keeper
 import (
 	"context"
 	"testing"
-	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -63,7 +63,7 @@ func TestPause(t *testing.T) {
 // still waits until a process stands still, or does not.
 func still(t *testing.T, pid int, want bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang.After)
 	defer cancel()
 	err := poll(ctx, func() (bool, error) {
 		got, err := standsStill(pid)

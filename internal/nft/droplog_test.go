@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
@@ -62,7 +63,7 @@ table netdev y {
 		if d.Link != "sl-alice" || d.Reason != vps.DropSpoofed || !strings.Contains(d.Summary, "-> 10.0.0.1:99") || !strings.Contains(d.Summary, "from "+mac) {
 			t.Errorf("logged %+v", d)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(hang.After):
 		t.Fatal("nothing was logged")
 	}
 	// The host asks, and the guest's answer is dropped as a frame.
@@ -78,7 +79,7 @@ table netdev y {
 		if d.Link != "sl-alice" || d.Reason != vps.DropARP || !strings.Contains(d.Summary, "says it has 10.0.0.2") {
 			t.Errorf("logged %+v", d)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(hang.After):
 		t.Fatal("no frame was logged")
 	}
 	cancel()

@@ -14,10 +14,10 @@ import (
 	"runtime"
 	"slices"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
@@ -275,7 +275,7 @@ func (e *ear) until(mark []byte) [][]byte {
 	var frames [][]byte
 	buffer := make([]byte, 1<<16)
 	for {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}}, int((20 * time.Second).Milliseconds()))
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(e.fd), Events: unix.POLLIN}}, int(hang.After.Milliseconds()))
 		if err == unix.EINTR {
 			continue
 		}

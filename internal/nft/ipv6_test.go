@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -423,7 +424,7 @@ func TestConnections6(t *testing.T) {
 		patience := 150 * time.Millisecond
 		if c.want != "" {
 			c.want += "\n"
-			patience = 10 * time.Second
+			patience = hang.After
 		}
 		if got := w.ask6(c.from, c.to, patience); got != c.want {
 			t.Errorf("%s: from %s to %s: got %q, want %q", c.what, c.from, c.to, got, c.want)

@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -204,10 +205,10 @@ func TestQuotaBlocks(t *testing.T) {
 	if left := w.sent("up0") - before; left > full {
 		t.Errorf("%d bytes of a guest left behind the host's own", left)
 	}
-	if got := w.ask(w.host, "tcp", outside+":80", 5*time.Second); got != "outside:80 sees "+public {
+	if got := w.ask(w.host, "tcp", outside+":80", hang.After); got != "outside:80 sees "+public {
 		t.Errorf("the host's own traffic is cut off: %q", got)
 	}
-	if got := w.ask(w.guests["bob"], "udp", public+":20001", 5*time.Second); got == "" {
+	if got := w.ask(w.guests["bob"], "udp", public+":20001", hang.After); got == "" {
 		t.Error("traffic between guests is cut off")
 	}
 	if w.count(vps.DropQuota) == 0 {
@@ -327,7 +328,7 @@ func TestSuspend(t *testing.T) {
 		n, _ := conn.Read(buffer)
 		return string(buffer[:n])
 	}
-	if hello(5*time.Second) == "" {
+	if hello(hang.After) == "" {
 		t.Fatal("the connection does not work")
 	}
 	own6 := vps.Address6(w.network.Guests[0].Prefix6).String()
@@ -366,7 +367,7 @@ func TestSuspend(t *testing.T) {
 		t.Error("drops are not counted")
 	}
 	w.setQuotas(nil)
-	if hello(20*time.Second) == "" {
+	if hello(hang.After) == "" {
 		t.Error("the connection did not come back")
 	}
 	if err := ping(); err != nil {

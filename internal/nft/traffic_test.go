@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -134,7 +135,7 @@ func TestTrafficClasses(t *testing.T) {
 			return ledger{"sl-alice dropped/0": out(q, 1)}
 		}},
 	} {
-		patience := 5 * time.Second
+		patience := hang.After
 		if c.answer == "" {
 			patience = 200 * time.Millisecond
 		}
@@ -335,7 +336,7 @@ func TestTrafficEpochs(t *testing.T) {
 	w := newWorld(t)
 	ask := func() {
 		t.Helper()
-		if w.ask(w.guests["alice"], "udp", outside+":80", 5*time.Second) == "" {
+		if w.ask(w.guests["alice"], "udp", outside+":80", hang.After) == "" {
 			t.Fatal("no answer")
 		}
 		w.ask(w.guests["alice"], "udp", gateway+":80", 10*time.Millisecond) // is dropped
@@ -427,7 +428,7 @@ func TestForgetTraffic(t *testing.T) {
 	dropped := func() {
 		t.Helper()
 		for _, name := range []string{"alice", "bob"} {
-			w.ask(w.guests[name], "udp", outside+":80", 5*time.Second)
+			w.ask(w.guests[name], "udp", outside+":80", hang.After)
 			w.ask(w.guests[name], "udp", gateway+":80", 10*time.Millisecond) // is dropped
 		}
 	}

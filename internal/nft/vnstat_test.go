@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -123,7 +124,7 @@ func TestVnStat(t *testing.T) {
 	w.converse(tap)
 	var rx, tx int64
 	received, sent := w.rxBytes(link), w.sent(link)
-	for deadline := time.Now().Add(time.Minute); ; {
+	for deadline := time.Now().Add(hang.After); ; {
 		if rx, tx = look(); rx == received && tx == sent || time.Now().After(deadline) {
 			break
 		}
@@ -187,7 +188,7 @@ func (w *world) converse(tap *os.File) {
 		}{w.outside: {public + ":20002", 1200}, w.host: {a.Address.String() + ":9", 700}} {
 			w.pour(ns, c.to, 200*c.size, c.size)
 			total += 200 * c.size
-			for deadline := time.Now().Add(time.Minute); read.Load()-before < total; {
+			for deadline := time.Now().Add(hang.After); read.Load()-before < total; {
 				if time.Now().After(deadline) {
 					w.t.Fatalf("the guest got %d bytes of %d", read.Load()-before, total)
 				}

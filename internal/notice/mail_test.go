@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -284,7 +285,7 @@ func TestMailEnds(t *testing.T) {
 	o := newOutbox(waiting("m", ownerMail))
 	s := senderFor(o, mailHost(t, server, vps.MailNoTLS, ""), nil)
 	run(t, s)
-	deadline := time.After(30 * time.Second)
+	deadline := time.After(hang.After)
 	for connected := false; !connected; {
 		select {
 		case <-deadline:

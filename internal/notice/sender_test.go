@@ -20,6 +20,7 @@ import (
 
 	standard "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -82,7 +83,7 @@ func (o *outbox) hear(t *testing.T) string {
 	select {
 	case s := <-o.told:
 		return s
-	case <-time.After(30 * time.Second):
+	case <-time.After(hang.After):
 		t.Fatal("nothing happened")
 		return ""
 	}

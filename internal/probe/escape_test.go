@@ -17,10 +17,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/creack/pty"
 	"golang.org/x/sys/unix"
+
+	"sublet/internal/hang"
 )
 
 // The roles that this test binary plays, by an environment variable.
@@ -277,7 +278,7 @@ func start(t *testing.T, role string) (*Client, Targets) {
 
 func ask(t *testing.T, c *Client, r Request) Answer {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), hang.After)
 	defer cancel()
 	a, err := c.Do(ctx, r)
 	if err != nil {

@@ -5,8 +5,8 @@ import (
 	"io"
 	"net"
 	"testing"
-	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/nstest"
 	"sublet/internal/probe"
 )
@@ -27,7 +27,7 @@ func TestFrames(t *testing.T) {
 	served := make(chan error, 1)
 	other.Start(func() { served <- probe.ServeFrames(toProbe, fromProbe, "far0") })
 	client := probe.NewClient(console{hear, ask})
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang.After)
 	defer cancel()
 	do := func(r probe.Request) probe.Answer {
 		t.Helper()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
@@ -106,7 +107,7 @@ func counters(t *testing.T, host *nstest.NS) [2]int64 {
 
 func await(t *testing.T, what string, done func() bool) {
 	t.Helper()
-	deadline := time.After(2 * time.Minute)
+	deadline := time.After(hang.After)
 	for !done() {
 		select {
 		case <-deadline:

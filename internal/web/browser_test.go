@@ -19,6 +19,7 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -48,7 +49,7 @@ func chromium(t *testing.T) context.Context {
 	options := append(chromedp.DefaultExecAllocatorOptions[:],
 		chromedp.ExecPath("chromium"), chromedp.NoSandbox, chromedp.UserDataDir(t.TempDir()),
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"), chromedp.Flag("disable-dev-shm-usage", true),
-		chromedp.WSURLReadTimeout(time.Minute))
+		chromedp.WSURLReadTimeout(hang.After))
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), options...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
@@ -203,7 +204,7 @@ func TestBrowser(t *testing.T) {
 		t.Run(look.name, func(t *testing.T) {
 			tab, cancel := chromedp.NewContext(browser)
 			defer cancel()
-			tab, stop := context.WithTimeout(tab, time.Minute)
+			tab, stop := context.WithTimeout(tab, hang.After)
 			defer stop()
 			seen := watch(t, tab, host)
 			page, picture, err := visit(tab, server.URL+"/t/"+look.path, look.lang, look.scheme, look.width, look.scale, look.scripts)

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -24,14 +25,14 @@ func TestAutostart(t *testing.T) {
 	create := func(name string, args ...string) {
 		h.Sublet(append([]string{"create", name, "--memory", "128MiB", "--ssh-key", h.Key + ".pub"}, args...)...)
 	}
-	create("alice", "--wait", "ssh", "--timeout", "3m")
+	create("alice", "--wait", "ssh", "--timeout", hang.After.String())
 	create("always-off", "--stopped")
 	create("bob", "--autostart=false")
 	create("carol")
 	create("dave")
 	h.SSH("alice", "echo precious > /root/data && sync")
 	for _, name := range []string{"bob", "carol", "dave"} {
-		h.Sublet("wait", name, "--for", "running", "--timeout", "2m")
+		h.Sublet("wait", name, "--for", "running", "--timeout", hang.After.String())
 	}
 	h.Sublet("kill", "dave") // stopped by order, and so to stay
 	before := h.Show("alice")
@@ -39,7 +40,7 @@ func TestAutostart(t *testing.T) {
 	powerCut(t, h, "7a0e3f0c-1111-4222-8333-0123456789ab")
 	h.Start()
 	for _, name := range []string{"alice", "carol"} {
-		h.Sublet("wait", name, "--for", "ssh", "--timeout", "3m")
+		h.Sublet("wait", name, "--for", "ssh", "--timeout", hang.After.String())
 	}
 	h.Eventually("the plan is empty", h.Settled)
 	states := func(want string) {
@@ -69,7 +70,7 @@ func TestAutostart(t *testing.T) {
 	states("alice running, always-off stopped, bob stopped, carol running, dave stopped")
 
 	t.Log("one that was left out can be started")
-	h.Sublet("start", "bob", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("start", "bob", "--wait", "ssh", "--timeout", hang.After.String())
 	states("alice running, always-off stopped, bob running, carol running, dave stopped")
 }
 

@@ -8,8 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -20,7 +20,7 @@ func TestBroken(t *testing.T) {
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
-	h.Sublet("create", "alice", "--ssh-key", h.Key+".pub", "--data-disk", "data=64MiB", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--ssh-key", h.Key+".pub", "--data-disk", "data=64MiB", "--wait", "ssh", "--timeout", hang.After.String())
 	before := h.Show("alice")
 
 	// It locks everybody out, and leaves traps for whoever copies.
@@ -85,7 +85,7 @@ func mended(t *testing.T, h *lab.Host, before lab.Guest) {
 func letIn(t *testing.T, h *lab.Host) {
 	t.Helper()
 	h.SubletInput("correct horse\n", "reset-password", "alice", "--password-file", "-")
-	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	if said := h.SSH("alice", "cat /root/mended /etc/copied-in; getent shadow root"); !strings.Contains(said, "from-rescue\nkept\nroot:$6$") {
 		t.Errorf("after it was mended the guest says %q", said)
 	}
@@ -100,7 +100,7 @@ func reinstalled(t *testing.T, h *lab.Host, before lab.Guest) {
 		t.Errorf("unasked: exit code %d, %s", r.Code, r.Stderr)
 	}
 	h.Sublet("reinstall", "alice", "--yes")
-	h.Sublet("wait", "alice", "--for", "ssh", "--timeout", "3m")
+	h.Sublet("wait", "alice", "--for", "ssh", "--timeout", hang.After.String())
 	now := h.Show("alice")
 	if now.ID != before.ID || now.Spec != before.Spec || now.UID != before.UID || now.Link != before.Link {
 		t.Errorf("it was %+v and is %+v", before, now)
@@ -119,7 +119,7 @@ func timeBoxed(t *testing.T, h *lab.Host) {
 	h.Sublet("rescue", "alice", "--key", h.Key+".pub", "--for", "10s", "--yes", "--no-wait")
 	h.Kill()
 	h.Start()
-	h.Within(2*time.Minute, "the rescue is over, and the guest back", func() bool { return h.Show("alice").Status.State == "running" && h.Settled() })
+	h.Eventually("the rescue is over, and the guest back", func() bool { return h.Show("alice").Status.State == "running" && h.Settled() })
 	if roots, err := os.ReadDir(filepath.Join(h.StateDir, "rescue")); err != nil && !errors.Is(err, os.ErrNotExist) || len(roots) > 0 {
 		t.Errorf("left of the rescue: %v, %v", roots, err)
 	}
@@ -153,5 +153,5 @@ func daemonKilledWhileCopying(t *testing.T, h *lab.Host) {
 	if left, err := os.ReadDir(runs); err != nil || len(left) > 0 {
 		t.Errorf("left of the appliance: %v, %v", left, err)
 	}
-	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 }

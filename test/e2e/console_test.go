@@ -12,6 +12,7 @@ import (
 
 	"github.com/creack/pty"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -99,7 +100,7 @@ func (s *screen) enter(keys string) {
 // shows waits until the program has said something.
 func (s *screen) shows(text string) {
 	s.t.Helper()
-	for end := time.Now().Add(time.Minute); !strings.Contains(s.String(), text); <-time.After(50 * time.Millisecond) {
+	for end := time.Now().Add(hang.After); !strings.Contains(s.String(), text); <-time.After(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			s.t.Fatalf("%s never shows %q, but\n%s", strings.Join(s.cmd.Args[1:], " "), text, s)
 		}
@@ -111,7 +112,7 @@ func (s *screen) ends(code int) {
 	s.t.Helper()
 	select {
 	case <-s.done:
-	case <-time.After(time.Minute):
+	case <-time.After(hang.After):
 		s.t.Fatalf("%s does not end; it shows\n%s", strings.Join(s.cmd.Args[1:], " "), s)
 	}
 	if got := s.cmd.ProcessState.ExitCode(); got != code {
@@ -126,7 +127,7 @@ func TestConsole(t *testing.T) {
 	h.UseImage()
 	h.Start()
 	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub",
-		"--root-password-file", passwordFile(t, "correct horse"), "--wait", "ssh", "--timeout", "3m")
+		"--root-password-file", passwordFile(t, "correct horse"), "--wait", "ssh", "--timeout", hang.After.String())
 	h.Eventually("the console asks who is there", func() bool { return strings.Contains(h.Sublet("logs", "alice"), "alice login:") })
 
 	t.Log("it says how to leave, replays what was said, and takes a login")

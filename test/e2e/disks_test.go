@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"sublet/internal/disk"
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -23,7 +24,7 @@ func TestDisks(t *testing.T) {
 	h.UseImage()
 	h.Start()
 	h.Sublet("create", "alice", "--memory", "320MiB", "--disk", "2GiB", "--ssh-key", h.Key+".pub",
-		"--data-disk", "data=96MiB", "--wait", "ssh", "--timeout", "3m")
+		"--data-disk", "data=96MiB", "--wait", "ssh", "--timeout", hang.After.String())
 	id := h.Show("alice").ID
 
 	t.Log("a data disk is there, and empty")
@@ -51,7 +52,7 @@ func TestDisks(t *testing.T) {
 		t.Errorf("restoring a guest that runs ends with %d: %s", r.Code, r.Stderr)
 	}
 	h.Sublet("snapshot", "restore", "alice", "one", "--yes", "--stop")
-	h.Sublet("wait", "alice", "--for", "ssh", "--timeout", "3m")
+	h.Sublet("wait", "alice", "--for", "ssh", "--timeout", hang.After.String())
 	if got := h.SSH("alice", "cat /root/file; mount /dev/ubdd /mnt; cat /mnt/file"); got != "first\nfirst" {
 		t.Errorf("after the restore the files say %q", got)
 	}
@@ -63,7 +64,7 @@ func TestDisks(t *testing.T) {
 	if list := h.Sublet("disk", "list", "alice"); strings.Count(list, "before the guest's next start") != 3 {
 		t.Errorf("the list says:\n%s", list)
 	}
-	h.Sublet("restart", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("restart", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	const sizes = "blockdev --getsize64 /dev/ubdd /dev/ubde; mount /dev/ubdd /mnt; cat /mnt/file"
 	if got := h.SSH("alice", sizes); got != "134217728\n16777216\nfirst" {
 		t.Errorf("the disks are %q", got)
@@ -73,16 +74,16 @@ func TestDisks(t *testing.T) {
 	}
 	h.Sublet("disk", "remove", "alice", "more", "--yes")
 	h.Sublet("stop", "alice")
-	h.Within(time.Minute, "the disk is gone", func() bool { return !strings.Contains(h.Sublet("disk", "list", "alice"), "more") })
+	h.Eventually("the disk is gone", func() bool { return !strings.Contains(h.Sublet("disk", "list", "alice"), "more") })
 
 	t.Log("a daemon that is killed amid a snapshot leaves no guest that stands still")
-	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	h.SSH("alice", "head -c 400000000 /dev/urandom > /root/much; sync")
 	killed := make(chan struct{})
 	go func() {
 		defer close(killed)
 		stat := filepath.Join("/proc", strconv.Itoa(h.Show("alice").Status.PID), "stat")
-		for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		for deadline := time.Now().Add(hang.After); time.Now().Before(deadline); {
 			if b, err := os.ReadFile(stat); err != nil || strings.Contains(string(b), ") T ") {
 				break
 			}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -34,14 +35,16 @@ func TestDrift(t *testing.T) {
 	h.UseImage()
 	h.Start()
 	untouched("with the daemon")
-	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 	untouched("with a guest")
 	alice := h.Show("alice")
 	life := h.SSH("alice", "cat /proc/sys/kernel/random/boot_id")
 	h.Eventually("the plan is empty", h.Settled)
 	ours := ourNetwork(h, alice.Link)
 
-	const deadline = 5 * time.Second // the promise
+	// The promise is 5 s, on a machine that has time for it. A pass that comes by
+	// itself, every 30 s, is too late.
+	const deadline = 25 * time.Second
 	for _, blow := range []struct{ what, command string }{
 		{"the tap deleted", "ip link del " + alice.Link},
 		{"the table deleted", "nft delete table inet sublet"},
@@ -70,7 +73,7 @@ func TestDrift(t *testing.T) {
 		if !mended {
 			t.Errorf("%s: not mended, or not told, within %s; events %+v (-want +got):\n%s", blow.what, deadline, eventsAfter(t, h, last), cmp.Diff(ours, now))
 		}
-		h.Within(time.Minute, blow.what+": the guest is reached again", func() bool {
+		h.Eventually(blow.what+": the guest is reached again", func() bool {
 			r := h.TrySSH("alice", "cat /proc/sys/kernel/random/boot_id")
 			return r.Code == 0 && strings.TrimSpace(r.Stdout) == life
 		})

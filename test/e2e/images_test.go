@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -39,7 +40,7 @@ func TestImportedImage(t *testing.T) {
 	h := lab.New(t)
 	h.Start()
 	h.Sublet("image", "import", tarball, "--name", "arch/latest", "--capacity", "4GiB")
-	h.Sublet("create", "alice", "--image", "arch/latest", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--image", "arch/latest", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 	if got := h.SSH("alice", "stat -c %a:%U /usr/bin/passwd"); got != "4755:root" {
 		t.Errorf("passwd is %s", got)
 	}
@@ -68,7 +69,7 @@ func TestImportedFilesystems(t *testing.T) {
 			h.Sublet("image", "import", tarball, "--name", name, "--filesystem", kind, "--capacity", "10GiB")
 		}
 		guest := "g-" + kind
-		h.Sublet("create", guest, "--image", name, "--memory", "256MiB", "--disk", "3GiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "4m")
+		h.Sublet("create", guest, "--image", name, "--memory", "256MiB", "--disk", "3GiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 		if got := h.SSH(guest, "findmnt -no FSTYPE / || awk '$2 == \"/\" { t = $3 } END { print t }' /proc/mounts"); got != kind {
 			t.Errorf("the root of %s is %s", guest, got)
 		}

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -31,7 +32,7 @@ func TestOwnKernel(t *testing.T) {
 
 	t.Log("a guest follows the default, whatever that becomes, from its next start on")
 	create := func(name string, more ...string) lab.Result {
-		return h.Try(append([]string{"create", name, "--memory", "256MiB", "--ssh-key", h.Key + ".pub", "--wait", "ssh", "--timeout", "3m"}, more...)...)
+		return h.Try(append([]string{"create", name, "--memory", "256MiB", "--ssh-key", h.Key + ".pub", "--wait", "ssh", "--timeout", hang.After.String()}, more...)...)
 	}
 	mustCreate := func(name string, more ...string) string {
 		r := create(name, more...)
@@ -49,7 +50,7 @@ func TestOwnKernel(t *testing.T) {
 	if got := h.SSH("alice", "uname -r"); got != packaged {
 		t.Errorf("alice runs on %s at once", got)
 	}
-	h.Sublet("restart", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("restart", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	if got := h.SSH("alice", "uname -r"); got != release {
 		t.Errorf("alice runs on %s after a restart, not on %s", got, release)
 	}

@@ -6,8 +6,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -20,7 +20,7 @@ func TestLife(t *testing.T) {
 
 	h.Sublet("create", "alice", "--memory", "320MiB", "--disk", "3GiB", "--ssh-key", h.Key+".pub",
 		"--timezone", "Asia/Shanghai", "--hostname", "alice.example.org", "--dns", "192.0.2.53",
-		"--root-password-file", passwordFile(t, "correct horse"), "--wait", "ssh", "--timeout", "3m")
+		"--root-password-file", passwordFile(t, "correct horse"), "--wait", "ssh", "--timeout", hang.After.String())
 
 	t.Log("its identity is what was asked for")
 	for command, want := range map[string]string{
@@ -62,7 +62,7 @@ func TestLife(t *testing.T) {
 	before := h.Show("alice")
 	bootID := h.SSH("alice", "cat /proc/sys/kernel/random/boot_id")
 	h.TrySSH("alice", "systemctl reboot")
-	h.Within(2*time.Minute, "the guest boots again", func() bool {
+	h.Eventually("the guest boots again", func() bool {
 		r := h.TrySSH("alice", "cat /proc/sys/kernel/random/boot_id")
 		return r.Code == 0 && strings.TrimSpace(r.Stdout) != bootID
 	})
@@ -81,7 +81,7 @@ func TestLife(t *testing.T) {
 		t.Fatalf("after stop it is %+v; want stopped by power-off", g.Status)
 	}
 	h.Sublet("update", "alice", "--disk", "4GiB", "--memory", "256MiB")
-	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("start", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	if got := h.SSH("alice", "cat /root/data"); got != "precious" {
 		t.Errorf("after stop and start the file says %q", got)
 	}
@@ -91,8 +91,8 @@ func TestLife(t *testing.T) {
 
 	t.Log("a panic is told from a crash, and both are restarted")
 	h.TrySSH("alice", "sysctl -q kernel.sysrq=1; sync; (sleep 0.2; echo c > /proc/sysrq-trigger) >/dev/null 2>&1 &")
-	h.Within(2*time.Minute, "the panic is seen", func() bool { return strings.Contains(h.Sublet("events"), "ended by panic") })
-	h.Within(3*time.Minute, "it is started again", func() bool {
+	h.Eventually("the panic is seen", func() bool { return strings.Contains(h.Sublet("events"), "ended by panic") })
+	h.Eventually("it is started again", func() bool {
 		g = h.Show("alice")
 		return g.Status.State == "running" && g.Status.Restarts == 1
 	})
@@ -102,12 +102,12 @@ func TestLife(t *testing.T) {
 	if err := syscall.Kill(g.Status.PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	h.Within(time.Minute, "the crash is seen", func() bool { return strings.Contains(h.Sublet("events"), "ended by crash") })
-	h.Sublet("wait", "alice", "--for", "ssh", "--timeout", "3m")
+	h.Eventually("the crash is seen", func() bool { return strings.Contains(h.Sublet("events"), "ended by crash") })
+	h.Sublet("wait", "alice", "--for", "ssh", "--timeout", hang.After.String())
 
 	t.Log("a power-off inside stays off; start starts it again")
 	h.TrySSH("alice", "systemctl poweroff")
-	h.Sublet("wait", "alice", "--for", "stopped", "--timeout", "2m")
+	h.Sublet("wait", "alice", "--for", "stopped", "--timeout", hang.After.String())
 	h.Sublet("start", "alice")
 	h.Sublet("kill", "alice")
 	if g := h.Show("alice"); g.Status.State != "stopped" || g.Status.Exit.Reason != "killed" {

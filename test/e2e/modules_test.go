@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -23,8 +24,8 @@ func TestModules(t *testing.T) {
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
-	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
-	h.Sublet("create", "bob", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
+	h.Sublet("create", "bob", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 
 	t.Log("a firewall inside works, by modules that come when they are asked for")
 	firewallDrops(t, h, "alice")
@@ -39,7 +40,7 @@ func TestModules(t *testing.T) {
 
 	t.Log("a guest locks itself; nothing that root does opens it, and its firewall works")
 	h.SSH("alice", lockItself)
-	h.Sublet("restart", "alice", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("restart", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	locked(t, h, "alice", own, "modprobe overlay")
 	hostfsRefused(t, h, "alice")
 	firewallDrops(t, h, "alice")

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/internal/nstest"
 	"sublet/test/lab"
 )
@@ -38,7 +39,7 @@ func TestNetwork(t *testing.T) {
 	h.UseImage()
 	h.Start()
 	for _, name := range []string{"alice", "bob"} {
-		h.Sublet("create", name, "--memory", "192MiB", "--ports", "5", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+		h.Sublet("create", name, "--memory", "192MiB", "--ports", "5", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 	}
 	alice, bob := h.Show("alice"), h.Show("bob")
 	first := alice.Spec.Ports.First

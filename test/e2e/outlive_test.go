@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -15,7 +16,7 @@ func TestGuestsOutliveTheDaemon(t *testing.T) {
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
-	h.Sublet("create", "alice", "--memory", "256MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--memory", "256MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 	before := h.Show("alice")
 	uptime := h.SSH("alice", "cat /proc/sys/kernel/random/boot_id")
 	for range 5 {
@@ -64,7 +65,7 @@ func TestDaemonKilledAtEveryStep(t *testing.T) {
 			if g := h.Try("show", name, "-o", "json"); g.Code == 3 {
 				return // killed before the order was written down
 			}
-			h.Sublet("wait", name, "--for", "running", "--timeout", "1m")
+			h.Sublet("wait", name, "--for", "running", "--timeout", hang.After.String())
 		}},
 		{"kill", []string{"create", "NAME", "--memory", "128MiB", "--ssh-key", h.Key + ".pub"}, []string{"kill", "NAME"}, func(name string) {
 			h.Sublet("kill", name)
@@ -104,9 +105,9 @@ func TestDaemonKilledAtEveryStep(t *testing.T) {
 				h.Stop()
 			}
 			h.Start()
-			h.Within(time.Minute, life.name+": the plan is empty", h.Settled)
+			h.Eventually(life.name+": the plan is empty", h.Settled)
 			life.check(name)
-			h.Within(time.Minute, life.name+": the plan is empty", h.Settled)
+			h.Eventually(life.name+": the plan is empty", h.Settled)
 			if now := h.Show("bystander").Status.PID; now != bystander {
 				t.Fatalf("%s at moment %d: the bystander is process %d; was %d", life.name, moment, now, bystander)
 			}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -24,7 +25,7 @@ func TestPack(t *testing.T) {
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
-	h.Sublet("create", "alice", "--memory", "320MiB", "--disk", "2GiB", "--ssh-key", h.Key+".pub", "--data-disk", "data=64MiB", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--memory", "320MiB", "--disk", "2GiB", "--ssh-key", h.Key+".pub", "--data-disk", "data=64MiB", "--wait", "ssh", "--timeout", hang.After.String())
 	h.SSH("alice", "head -c 20000000 /dev/urandom > /root/file; head -c 5000000 /dev/urandom | dd of=/dev/ubdd seek=3000 status=none; sync")
 	want := h.SSH("alice", packSums)
 
@@ -73,7 +74,7 @@ func unpackElsewhere(t *testing.T, file, key, want string) {
 	if r := sublet(t, other, "unpack "+file+" --name bob --resume --start"); r.Code != 0 || !strings.Contains(r.Stderr, "going on behind") {
 		t.Fatalf("going on ends with %d: %s", r.Code, r.Stderr)
 	}
-	other.Sublet("wait", "bob", "--for", "ssh", "--timeout", "3m")
+	other.Sublet("wait", "bob", "--for", "ssh", "--timeout", hang.After.String())
 	if got := other.SSH("bob", packSums); got != want {
 		t.Errorf("on the other host the guest says %q, and said %q", got, want)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -22,7 +23,7 @@ func TestQuota(t *testing.T) {
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
-	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 	q := &quotaLab{Host: h, link: "sl-alice", port: h.Show("alice").Spec.Ports.First}
 	q.serve(t)
 
@@ -113,12 +114,13 @@ func (q *quotaLab) passed(t *testing.T, link, counter string) int64 {
 
 // still waits until nothing comes from the guest any more.
 func (q *quotaLab) still() {
+	const pause = 3 * time.Second // longer than a slow guest does nothing
 	last, since := q.received.Load(), time.Now()
 	q.Eventually("nothing passes any more", func() bool {
 		if now := q.received.Load(); now != last {
 			last, since = now, time.Now()
 		}
-		return time.Since(since) > time.Second
+		return time.Since(since) > pause
 	})
 }
 
@@ -228,7 +230,7 @@ func (q *quotaLab) stops(t *testing.T) {
 	t.Log("stopped")
 	q.Sublet("quota", "remove", "alice")
 	q.Sublet("quota", "set", "alice", "--month", "1MiB", "--at", "100%=stop")
-	q.Sublet("wait", "alice", "--for", "stopped", "--timeout", "2m")
+	q.Sublet("wait", "alice", "--for", "stopped", "--timeout", hang.After.String())
 	q.Kill()
 	q.Start()
 	for _, order := range [][]string{{"start", "alice"}, {"restart", "alice"}, {"wait", "alice", "--for", "running"}} {
@@ -243,7 +245,7 @@ func (q *quotaLab) stops(t *testing.T) {
 		t.Errorf("list does not say so:\n%s", list)
 	}
 	q.Sublet("quota", "lift", "alice")
-	q.Sublet("wait", "alice", "--for", "ssh", "--timeout", "3m")
+	q.Sublet("wait", "alice", "--for", "ssh", "--timeout", hang.After.String())
 	if boots := strings.Count(q.Sublet("events", "alice"), "no quota stops it any more"); boots != 1 {
 		t.Errorf("it was started again %d times", boots)
 	}

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 	"sublet/test/lab"
 )
@@ -56,7 +57,7 @@ func (n *network) traffic(t *testing.T) {
 
 	// What the host sends to a guest that is not there yet gets lost behind the
 	// counters, so that from here on only the way to the outside agrees.
-	n.Sublet("restart", "alice", "--wait", "ssh", "--timeout", "3m")
+	n.Sublet("restart", "alice", "--wait", "ssh", "--timeout", hang.After.String())
 	a.agrees(t, "after a restart of the guest", vps.TrafficInternet)
 	n.Kill()
 	n.SSHFrom(n.Outside, n.first, sendUDP(lab.StrangerAddress, 10, 900))

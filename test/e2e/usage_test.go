@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 	"sublet/test/lab"
 )
@@ -19,7 +20,7 @@ func TestDiskUsage(t *testing.T) {
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
-	h.Sublet("create", "alice", "--memory", "256MiB", "--disk", "2GiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	h.Sublet("create", "alice", "--memory", "256MiB", "--disk", "2GiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 
 	t.Log("a guest that runs: the numbers are those of its last write-back")
 	fields := strings.Fields(h.SSH("alice", "sync; df -B1 --output=size,used,avail / | tail -n1; stat -f -c '%c %d' /"))

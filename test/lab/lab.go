@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/internal/nstest"
 )
 
@@ -234,8 +235,7 @@ func (h *Host) RemoveGroups() {
 			continue
 		}
 		for _, dir := range append(slices.Collect(maps.Values(g.Group.V1)), g.Group.V2) {
-			const patience = 10 * time.Second
-			for deadline := time.Now().Add(patience); dir != "" && errors.Is(syscall.Rmdir(dir), syscall.EBUSY); {
+			for deadline := time.Now().Add(hang.After); dir != "" && errors.Is(syscall.Rmdir(dir), syscall.EBUSY); {
 				if time.Now().After(deadline) {
 					h.t.Errorf("something stays in %s", dir)
 					break
@@ -299,8 +299,7 @@ func (h *Host) must(r Result, name string, args []string) string {
 
 func (h *Host) run(stdin *strings.Reader, path string, args ...string) Result {
 	h.t.Helper()
-	const patience = 5 * time.Minute
-	ctx, cancel := context.WithTimeout(h.t.Context(), patience)
+	ctx, cancel := context.WithTimeout(h.t.Context(), 2*hang.After) // it may wait for something itself
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	var stdout, stderr bytes.Buffer
@@ -399,23 +398,17 @@ func (h *Host) SSHFrom(from *nstest.NS, port int, command ...string) string {
 func (h *Host) sshArgs(address string, port int) []string {
 	return []string{
 		"-q", "-i", h.Key, "-p", fmt.Sprint(port), "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-		"-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "root@" + address,
+		"-o", "BatchMode=yes", "-o", "ConnectTimeout=40", "root@" + address,
 	}
 }
 
-// Eventually waits until ok is true, for a minute at most.
+// Eventually waits until ok is true.
 func (h *Host) Eventually(what string, ok func() bool) {
 	h.t.Helper()
-	h.Within(time.Minute, what, ok)
-}
-
-// Within is Eventually with a deadline of its own.
-func (h *Host) Within(patience time.Duration, what string, ok func() bool) {
-	h.t.Helper()
 	const pause = 50 * time.Millisecond
-	for deadline := time.Now().Add(patience); !ok(); {
+	for deadline := time.Now().Add(hang.After); !ok(); {
 		if time.Now().After(deadline) {
-			h.t.Fatalf("not within %s: %s", patience, what)
+			h.t.Fatalf("not within %s: %s", hang.After, what)
 		}
 		<-time.After(pause)
 	}

@@ -21,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/hang"
 	"sublet/test/lab"
 )
 
@@ -212,8 +213,7 @@ func (m *machine) try(args ...string) (string, error) {
 }
 
 func (m *machine) tryFor(ctx context.Context, args ...string) (string, error) {
-	const patience = 2 * time.Minute
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, hang.After)
 	defer cancel()
 	args = append([]string{
 		"--target", strconv.Itoa(m.init), "--mount", "--pid", "--net", "--uts", "--ipc", "--cgroup", "--root", "--wd",
@@ -245,10 +245,9 @@ func (m *machine) property(unit, name string) string {
 // off waits until the machine has switched itself off.
 func (m *machine) off() {
 	m.t.Helper()
-	const patience = 2 * time.Minute
 	select {
 	case <-m.gone:
-	case <-time.After(patience):
+	case <-time.After(hang.After):
 		m.t.Fatal("the machine does not switch itself off")
 	}
 	m.on = nil
@@ -256,13 +255,13 @@ func (m *machine) off() {
 	m.removeCgroup()
 }
 
-// eventually waits until ok is true, for two minutes at most.
+// eventually waits until ok is true.
 func (m *machine) eventually(what string, ok func() bool) {
 	m.t.Helper()
-	const patience, pause = 2 * time.Minute, 100 * time.Millisecond
-	for deadline := time.Now().Add(patience); !ok(); {
+	const pause = 100 * time.Millisecond
+	for deadline := time.Now().Add(hang.After); !ok(); {
 		if time.Now().After(deadline) {
-			m.t.Fatalf("not within %s: %s", patience, what)
+			m.t.Fatalf("not within %s: %s", hang.After, what)
 		}
 		<-time.After(pause)
 	}

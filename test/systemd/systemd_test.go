@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+
+	"sublet/internal/hang"
 )
 
 const (
@@ -61,11 +63,11 @@ func TestSystemd(t *testing.T) {
 
 	t.Log("orders go through the unit: restart, stop and start, also of a unit that has just ended")
 	for range 3 {
-		m.run("sublet", "restart", "first", "--wait", "ssh")
+		m.run("sublet", "restart", "first", "--wait", "ssh", "--timeout", hang.After.String())
 		m.run("sublet", "kill", "first")
 		m.run("sublet", "start", "first", "--wait", "running")
 	}
-	m.run("sublet", "wait", "first", "--for", "ssh")
+	m.run("sublet", "wait", "first", "--for", "ssh", "--timeout", hang.After.String())
 
 	t.Log("systemctl stop of the guest's unit is an orderly stop, and is taken as one")
 	m.run("sublet", "ssh", "first", "echo precious > /root/data")
@@ -77,7 +79,7 @@ func TestSystemd(t *testing.T) {
 	if _, err := m.try("systemctl", "is-active", "--quiet", guestUnit); err == nil {
 		t.Error("its unit is still active")
 	}
-	m.run("sublet", "start", "first", "--wait", "ssh")
+	m.run("sublet", "start", "first", "--wait", "ssh", "--timeout", hang.After.String())
 	if got := m.run("sublet", "ssh", "first", "cat /root/data"); got != "precious" {
 		t.Errorf("after systemctl stop the file says %q", got)
 	}
@@ -93,7 +95,7 @@ func TestSystemd(t *testing.T) {
 
 	t.Log("and its boot starts those that are marked for it")
 	m.boot()
-	m.run("sublet", "wait", "first", "--for", "ssh")
+	m.run("sublet", "wait", "first", "--for", "ssh", "--timeout", hang.After.String())
 	if got := m.run("sublet", "ssh", "first", "cat /root/data"); got != "precious\nmore" {
 		t.Errorf("after the machine's power-off the file says %q", got)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"sublet/internal/guest"
 	"sublet/internal/guest/guesttest"
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -41,7 +42,7 @@ func TestCrowd(t *testing.T) {
 	s.Until(t, "some-gone")
 	for range 3 {
 		// Who ended in the guest ends on the host a little later.
-		for deadline := time.Now().Add(time.Minute); bounds.count(t, "pids", "pids.current") > int64(m.Resources.Processes)-4; {
+		for deadline := time.Now().Add(hang.After); bounds.count(t, "pids", "pids.current") > int64(m.Resources.Processes)-4; {
 			if time.Now().After(deadline) {
 				t.Fatal("the host still counts who ended")
 			}

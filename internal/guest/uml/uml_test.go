@@ -16,6 +16,7 @@ import (
 
 	"sublet/internal/guest"
 	"sublet/internal/guest/guesttest"
+	"sublet/internal/hang"
 	"sublet/internal/keeper"
 	"sublet/internal/vps"
 )
@@ -40,7 +41,7 @@ func processes(t *testing.T, m vps.Machine) []string {
 
 func wantNone(t *testing.T, m vps.Machine) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(hang.After)
 	for {
 		left := processes(t, m)
 		if len(left) == 0 {
