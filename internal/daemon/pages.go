@@ -178,8 +178,11 @@ func (b backend) CreatePageLink(ctx context.Context, c api.CreatePageLink) (api.
 		return api.CreatedPageLink{}, err
 	}
 	made := api.CreatedPageLink{Schema: api.SchemaVersion, PageLink: link, Address: b.config.Pages.address(b.publicAddress(ctx, host.Settings)) + vps.PagePath + key}
-	if b.config.Pages.Listen == "" {
+	switch {
+	case b.config.Pages.Listen == "":
 		made.Warnings = append(made.Warnings, "the daemon serves no pages; start it with --pages, for example --pages 127.0.0.1:8444 (SUBLET_PAGES in /etc/default/sublet)")
+	case strings.HasPrefix(made.Address, "/"):
+		made.Warnings = append(made.Warnings, "it is not known how pages are reached, so the link is printed without the host; start the daemon with --pages-url, for example --pages-url https://usage.example.com (SUBLET_PAGES_URL)")
 	}
 	return made, nil
 }

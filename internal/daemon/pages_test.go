@@ -154,6 +154,28 @@ func (b backend) idOf(t *testing.T, name string) string {
 	return host.Guest(name).ID
 }
 
+// TestPageLinkWarnings says what stands between a link and its page.
+func TestPageLinkWarnings(t *testing.T) {
+	t.Parallel()
+	b, _ := pagesWorld(t)
+	for _, tt := range []struct {
+		listen, want string
+	}{
+		{"", "serves no pages"},
+		{"nowhere", "--pages-url"}, // it is not known how it is reached
+		{"127.0.0.1:8444", ""},
+	} {
+		b.config.Pages.Listen = tt.listen
+		made, err := b.CreatePageLink(t.Context(), api.CreatePageLink{All: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Join(made.Warnings, " "); !strings.Contains(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("%q: warnings are %q, want %q", tt.listen, made.Warnings, tt.want)
+		}
+	}
+}
+
 func TestPageAddresses(t *testing.T) {
 	t.Parallel()
 	public := netip.MustParseAddr("203.0.113.5")

@@ -81,7 +81,7 @@ type Options struct {
 const (
 	headerTimeout = 10 * time.Second
 	replyTimeout  = 30 * time.Second
-	idleTimeout   = 2 * time.Minute
+	idleTimeout   = 20 * time.Second // a page is had at once, and there are only so many connections
 	maxHeader     = 16 << 10
 	grace         = 3 * time.Second
 )
@@ -130,7 +130,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, gates ...func(http.
 		handler = gate(handler)
 	}
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: replyTimeout,
+		Handler: secured(handler), ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: replyTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
 		ErrorLog: slog.NewLogLogger(s.o.Log.Handler(), slog.LevelDebug),
 	}
@@ -163,7 +163,7 @@ func secured(next http.Handler) http.Handler {
 		h.Set("X-Robots-Tag", "noindex, nofollow, noarchive")
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cross-Origin-Opener-Policy", "same-origin")
-		h.Set("Cache-Control", "no-store")
+		h.Set("Cache-Control", "private, no-store")
 		next.ServeHTTP(w, r)
 	})
 }

@@ -94,7 +94,7 @@ func TestHeaders(t *testing.T) {
 	for _, path := range []string{"/t/bobs", "/t/nobodys", "/robots.txt"} {
 		h := get(t, s, "GET", path, browser).Header
 		for name, want := range map[string]string{
-			"Referrer-Policy": "no-referrer", "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff",
+			"Referrer-Policy": "no-referrer", "Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff",
 			"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
 		} {
 			if h.Get(name) != want {
