@@ -35,8 +35,12 @@ type Bills interface {
 	// one of the month; it returns the kept one.
 	KeepBill(ctx context.Context, b vps.Bill, ev vps.Event) (kept vps.Bill, first bool, err error)
 	AddCorrection(ctx context.Context, month vps.Month, c vps.BillCorrection) error
-	// Begun returns the first month whose bill is made unasked, or
-	// vps.CodeNotFound. BeginBills keeps another one, and EndBills none.
+}
+
+// Billing keeps from which month on bills are made unasked.
+type Billing interface {
+	// Begun returns that month, or vps.CodeNotFound. BeginBills keeps another
+	// one, and EndBills none.
 	Begun(ctx context.Context) (vps.Month, error)
 	BeginBills(ctx context.Context, month vps.Month) error
 	EndBills(ctx context.Context) error
@@ -51,9 +55,10 @@ type Ledger interface {
 // Book keeps the days of guests and the bills. It may be used by many
 // goroutines at a time: what is kept of a month is kept once.
 type Book struct {
-	Days   Days
-	Bills  Bills
-	Ledger Ledger
+	Days    Days
+	Bills   Bills
+	Billing Billing
+	Ledger  Ledger
 	// Host returns the desired state: whose price, zone and guests count.
 	Host func(ctx context.Context) (vps.Host, error)
 	// Now tells the time.
@@ -159,11 +164,11 @@ func (b *Book) Close(ctx context.Context) error {
 	case err != nil || !at.sure:
 		return err
 	case !at.host.Settings.Price.Set():
-		return b.Bills.EndBills(ctx)
+		return b.Billing.EndBills(ctx)
 	}
-	begun, err := b.Bills.Begun(ctx)
+	begun, err := b.Billing.Begun(ctx)
 	if vps.ErrorCode(err) == vps.CodeNotFound || err == nil && begun.Compare(at.month) > 0 {
-		begun, err = at.month, b.Bills.BeginBills(ctx, at.month)
+		begun, err = at.month, b.Billing.BeginBills(ctx, at.month)
 	}
 	if err != nil {
 		return err
@@ -182,7 +187,7 @@ func (b *Book) Settle(ctx context.Context) error {
 	if at.sure || !at.host.Settings.Price.Set() {
 		return b.Close(ctx)
 	}
-	begun, err := b.Bills.Begun(ctx)
+	begun, err := b.Billing.Begun(ctx)
 	if err != nil {
 		return ignoreNotFound(err)
 	}
@@ -259,7 +264,7 @@ func (b *Book) List(ctx context.Context) ([]vps.BillSummary, error) {
 	if err != nil || !at.host.Settings.Price.Set() {
 		return all, err
 	}
-	begun, err := b.Bills.Begun(ctx)
+	begun, err := b.Billing.Begun(ctx)
 	if vps.ErrorCode(err) == vps.CodeNotFound {
 		begun, err = at.month, nil
 	}

@@ -36,7 +36,7 @@ func newWorld(t *testing.T) *world {
 	w := &world{db: db, host: vps.Host{Settings: vps.DefaultSettings(), Tenants: []vps.Tenant{{Name: "owner"}}}, now: day(2026, 10, 1)}
 	w.host.Settings.Price = yuan()
 	w.Book = &bill.Book{
-		Days: db, Bills: db, Ledger: w,
+		Days: db, Bills: db, Billing: db, Ledger: w,
 		Host: func(context.Context) (vps.Host, error) { return w.host, nil },
 		Now:  func() time.Time { return w.now },
 		Sure: func(context.Context) bool { return !w.wrong },

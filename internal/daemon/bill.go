@@ -17,7 +17,7 @@ const billEvery = time.Minute
 
 // book keeps who was there on which day, and the bills.
 func (p *parts) book() *bill.Book {
-	return &bill.Book{Days: p.db, Bills: p.db, Ledger: settledLedger{p}, Host: p.state.Host, Now: time.Now, Sure: p.clockSure}
+	return &bill.Book{Days: p.db, Bills: p.db, Billing: p.db, Ledger: settledLedger{p}, Host: p.state.Host, Now: time.Now, Sure: p.clockSure}
 }
 
 // settledLedger is the ledger with all that the kernel counted until now. Of

@@ -84,7 +84,8 @@ func TestImport(t *testing.T) {
 
 	t.Log("what is no traffic is refused, and changes nothing")
 	for _, bad := range []vps.TrafficRow{
-		row(vps.StepDay, at(1, 0, 0), -1), row("year", at(1, 0, 0), 1), {Step: vps.StepDay, TrafficKey: vps.TrafficKey{Class: "x"}},
+		row(vps.StepDay, at(1, 0, 0), -1), row("year", at(1, 0, 0), 1),
+		{Step: vps.StepDay, TrafficKey: vps.TrafficKey{Class: "x"}},
 		row(vps.StepDay, at(1, 0, 0), vps.MaxImportedRow+1),
 	} {
 		imported.Rows = []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -2, 0), 1), bad}

@@ -186,8 +186,13 @@ func FuzzParseSince(f *testing.F) {
 func TestSumBytes(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct{ a, b, want int64 }{
-		{1, 2, 3}, {math.MaxInt64, 1, math.MaxInt64}, {1 << 62, 1 << 62, math.MaxInt64}, {math.MaxInt64, math.MinInt64, -1},
-		{math.MinInt64, -1, math.MinInt64}, {-5, 3, -2}, {math.MaxInt64, -1, math.MaxInt64 - 1},
+		{1, 2, 3},
+		{math.MaxInt64, 1, math.MaxInt64},
+		{1 << 62, 1 << 62, math.MaxInt64},
+		{math.MaxInt64, math.MinInt64, -1},
+		{math.MinInt64, -1, math.MinInt64},
+		{-5, 3, -2},
+		{math.MaxInt64, -1, math.MaxInt64 - 1},
 	} {
 		if got := SumBytes(c.a, c.b); got != c.want {
 			t.Errorf("%d and %d are %d, want %d", c.a, c.b, got, c.want)

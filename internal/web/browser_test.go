@@ -3,6 +3,7 @@ package web
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http/httptest"
 	"net/url"
 	"os"
@@ -243,9 +244,7 @@ func checkPlots(t *testing.T, page *measured, scripts bool, scale float64) {
 // with one guest, and with five whose names are long.
 func rentedHost() *host {
 	h := newHost()
-	for key, tenant := range map[string]string{"daves": "dave", "erins": "erin", "franks": "frank-and-sons-of-the-long-names"} {
-		h.links[key] = tenant
-	}
+	maps.Copy(h.links, map[string]string{"daves": "dave", "erins": "erin", "franks": "frank-and-sons-of-the-long-names"})
 	h.guests = append(h.guests, Guest{ID: "id-one", Name: "one", Tenant: "erin", State: vps.StateCrashed})
 	lifted := h.use(vps.NewQuota(vps.QuotaTenant, "erin", "Asia/Shanghai"), 100*vps.GiB, 1.2)
 	lifted.Quota.LiftedMonth = lifted.Quota.Month(now)
