@@ -65,7 +65,7 @@ func flagOf(field string) string {
 	case "billing_weight", "month", "guest", "amount", "reason", "currency", "share", "in", "out", "free_in", "free_out", "free_per":
 		return dashed(key)
 	case "tenant", "image", "memory", "disk", "storage", "swap", "kernel", "isolation", "cpus", "hostname", "locale", "address", "dns", "ports", "ipv6",
-		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "count", "reset_day", "grace", "note", "email", "webhook":
+		"network_peer", "bandwidth", "restart", "autostart", "stop_timeout", "since", "until", "interface", "count", "reset_day", "grace", "note", "email", "webhook":
 		return dashed(key)
 	}
 	return ""

@@ -173,6 +173,9 @@ away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 	fixedCompletion(cmd, "smtp-tls", string(vps.MailStartTLS), string(vps.MailTLS), string(vps.MailNoTLS))
 	dryRun := addDryRun(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if sample < 0 {
+			return usage(cmd, "--traffic-sample: %s is negative; write for example 10s", sample)
+		}
 		u := api.UpdateHost{Notices: api.UpdateNotices{
 			Webhook: given(cmd, "webhook", webhook), AllowPrivate: given(cmd, "allow-private-webhooks", private), To: given(cmd, "email", to),
 			Server: given(cmd, "smtp-server", server), TLS: given(cmd, "smtp-tls", mode), From: given(cmd, "mail-from", from),

@@ -66,6 +66,7 @@ func TestNoticeVerbs(t *testing.T) {
 		"no zone":             {args: "host set --timezone=", code: 2, err: "--timezone: \"\" is not a time zone"},
 		"sample too often":    {args: "host set --traffic-sample 999ms", code: 2, err: "--traffic-sample: 999ms is out of range; use 1s to 5m0s"},
 		"sample too seldom":   {args: "host set --traffic-sample 1h", code: 2, err: "--traffic-sample: 1h0m0s is out of range"},
+		"sample before":       {args: "host set --traffic-sample -1s", code: 2, err: "--traffic-sample: -1s is negative"},
 		"no duration":         {args: "host set --traffic-sample often", code: 2, err: "often"},
 		"private":             {args: "host set --webhook http://10.0.0.1/", code: 2, err: "--webhook: 10.0.0.1 is not a public address"},
 		"private but allowed": {args: "host set --webhook http://10.0.0.1/ --allow-private-webhooks", err: "AllowPrivate:true"},

@@ -155,6 +155,9 @@ between guests does not; the quota of the host counts its public links.`,
 		if err := noMore(cmd, rest, 0); err != nil {
 			return err
 		}
+		if f.grace < 0 {
+			return usage(cmd, "--grace: %s is negative; write for example 24h", f.grace)
+		}
 		q := api.SetQuota{
 			Limit: given(cmd, "month", f.month), Count: given(cmd, "count", vps.QuotaCount(f.count)),
 			ResetDay: given(cmd, "reset-day", f.resetDay), Timezone: given(cmd, "timezone", f.timezone),

@@ -173,7 +173,7 @@ func trafficAmount(n int64) string {
 	for _, u := range []struct {
 		name string
 		size vps.Bytes
-	}{{"PiB", vps.TiB << 10}, {"TiB", vps.TiB}, {"GiB", vps.GiB}, {"MiB", vps.MiB}, {"KiB", vps.KiB}} {
+	}{{"EiB", vps.EiB}, {"PiB", vps.PiB}, {"TiB", vps.TiB}, {"GiB", vps.GiB}, {"MiB", vps.MiB}, {"KiB", vps.KiB}} {
 		// What would be rounded up to 1024.00 is told in the next unit.
 		if float64(b) >= float64(u.size)*(1-0.5/102400) {
 			return fmt.Sprintf("%.2f%s", float64(b)/float64(u.size), u.name)

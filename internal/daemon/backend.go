@@ -13,6 +13,7 @@ import (
 
 	"sublet/internal/api"
 	"sublet/internal/desired"
+	"sublet/internal/notice"
 	"sublet/internal/reconcile"
 	"sublet/internal/vps"
 )
@@ -173,6 +174,15 @@ func (b backend) isRunning(ctx context.Context, name string) bool {
 }
 
 func (b backend) PutTenant(ctx context.Context, name string, u api.UpdateTenant) error {
+	if u.Webhook != nil {
+		host, err := b.state.Host(ctx)
+		if err != nil {
+			return err
+		}
+		if err := notice.CheckWebhook(ctx, net.DefaultResolver.LookupNetIP, &host, "webhook", *u.Webhook); err != nil {
+			return err
+		}
+	}
 	_, err := b.state.PutTenant(ctx, name, func(t vps.Tenant) vps.Tenant { return updateTenant(t, u) })
 	b.loop.Kick()
 	b.quotas.touch()
@@ -189,6 +199,9 @@ func (b backend) DeleteTenant(ctx context.Context, name string) error {
 func (b backend) Apply(ctx context.Context, file io.Reader, o api.ApplyOptions) (api.Change, error) {
 	var content bytes.Buffer
 	e, err := b.state.Apply(ctx, io.TeeReader(file, &content), o.Prune, true)
+	if err == nil {
+		err = checkWebhooks(ctx, net.DefaultResolver.LookupNetIP, e.Before, e.After)
+	}
 	if err == nil && !o.DryRun {
 		if err = b.settleBills(ctx, e); err == nil {
 			b.sampleTraffic(ctx) // the file may give guests to other tenants, as UpdateGuest

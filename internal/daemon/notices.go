@@ -2,6 +2,8 @@ package daemon
 
 import (
 	"context"
+	"fmt"
+	"net"
 	"os"
 	"time"
 
@@ -29,6 +31,9 @@ func (b backend) UpdateHost(ctx context.Context, u api.UpdateHost, dryRun bool) 
 	if err != nil {
 		return api.Change{}, err
 	}
+	if err := checkWebhooks(ctx, net.DefaultResolver.LookupNetIP, e.Before, e.After); err != nil {
+		return api.Change{}, err
+	}
 	if !dryRun {
 		if err := b.settleBills(ctx, e); err != nil {
 			return api.Change{}, err
@@ -38,6 +43,24 @@ func (b backend) UpdateHost(ctx context.Context, u api.UpdateHost, dryRun bool) 
 		}
 	}
 	return b.change(ctx, e, dryRun)
+}
+
+// checkWebhooks wants those that an edit sets to lead to public addresses.
+func checkWebhooks(ctx context.Context, lookup notice.Lookup, before, after vps.Host) error {
+	private := before.Settings.Notices.AllowPrivate // then none was checked
+	if hook := after.Settings.Notices.Webhook; private || hook != before.Settings.Notices.Webhook {
+		if err := notice.CheckWebhook(ctx, lookup, &after, "settings.notices.webhook", hook); err != nil {
+			return err
+		}
+	}
+	for i, t := range after.Tenants {
+		if was := before.Tenant(t.Name); private || was == nil || was.Webhook != t.Webhook {
+			if err := notice.CheckWebhook(ctx, lookup, &after, fmt.Sprintf("tenants[%d].webhook", i), t.Webhook); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // Notices implements api.Notices.

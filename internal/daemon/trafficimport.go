@@ -60,6 +60,9 @@ type chosenInterface struct {
 	skip  string // why it is left out
 }
 
+// noRows says why an interface of a file is left out.
+const noRows = "the file has no traffic of it by 5 minutes, hours, days or months; `vnstat --json` without more writes all of them"
+
 // chooseInterfaces finds whose each interface is. It returns an error when
 // there would be nothing to take over.
 func chooseInterfaces(file *vnstat.File, o api.ImportTraffic, owner *sqlite.TrafficOwner, host *vps.Host, uplinks []string) ([]chosenInterface, error) {
@@ -80,7 +83,7 @@ func chooseInterfaces(file *vnstat.File, o api.ImportTraffic, owner *sqlite.Traf
 		return nil, vps.Invalid("interface", "there is no interface %q; %s", o.Interface, there)
 	}
 	var chosen []chosenInterface
-	taken := 0
+	taken, empty := 0, 0
 	for i := range file.Interfaces {
 		c := chosenInterface{Interface: &file.Interfaces[i]}
 		if o.Interface != "" && c.Name != o.Interface {
@@ -91,10 +94,17 @@ func chooseInterfaces(file *vnstat.File, o api.ImportTraffic, owner *sqlite.Traf
 		} else {
 			c.find(host, uplinks)
 		}
-		if c.skip == "" {
+		switch {
+		case c.skip == "" && len(c.Rows) == 0:
+			c.skip = noRows
+			empty++
+		case c.skip == "":
 			taken++
 		}
 		chosen = append(chosen, c)
+	}
+	if taken == 0 && empty > 0 {
+		return nil, vps.Errorf(vps.CodeInvalid, "there is nothing to take over: %s", noRows)
 	}
 	if taken == 0 {
 		return nil, vps.Invalid("guest", "no interface is the link of a guest or a public link of this host; name the guest with --guest, and --interface: %s", there)
@@ -129,10 +139,6 @@ func linkOf(host *vps.Host, id string) string {
 func (b backend) importInterface(ctx context.Context, host *vps.Host, c chosenInterface, dryRun bool, now time.Time) (api.ImportedInterface, error) {
 	made := api.ImportedInterface{Interface: c.Name, Guest: c.guest.Name, Skipped: c.skip, Rows: map[vps.TrafficStep]int{}}
 	if c.skip != "" {
-		return made, nil
-	}
-	if len(c.Rows) == 0 {
-		made.Skipped = "the file has no traffic of it by 5 minutes, hours, days or months; `vnstat --json` without more writes all of them"
 		return made, nil
 	}
 	made.Until = c.Updated

@@ -193,7 +193,7 @@ func (p parser) parse(in *jsonLinks) (Interface, error) {
 	} {
 		rows, err := p.rows(list.step, list.rows)
 		if err != nil {
-			return out, vps.Errorf(vps.CodeInvalid, "%s, in a row of step %s of the interface %.20q", vps.ErrorMessage(err), list.step, out.Name)
+			return out, vps.Errorf(vps.CodeInvalid, "%s, among the rows of step %s of the interface %.20q", vps.ErrorMessage(err), list.step, out.Name)
 		}
 		out.Rows = append(out.Rows, rows...)
 	}

@@ -182,10 +182,10 @@ func TestRefused(t *testing.T) {
 		document2(`"hour":[{"date":` + good + `,"time":{"hour":24,"minute":0},"rx":1,"tx":1}]`):                               "no time of a day",
 		document2(`"day":[{"date":` + good + `,"rx":1,"tx":1},{"date":` + good + `,"rx":2,"tx":1}]`):                          "there twice",
 		`{"jsonversion":"2","interfaces":[{"name":"a"},{"name":"a"}]}`:                                                        "there twice",
-		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"days":[{"date":` + good + `,"rx":70368744177665,"tx":0}]}}]}`: "70368744177665 KiB are more than any link passes, so the file is damaged; at most 65536TiB are taken over, in a row of step day of the interface \"a\"",
+		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"days":[{"date":` + good + `,"rx":70368744177665,"tx":0}]}}]}`: "70368744177665 KiB are more than any link passes, so the file is damaged; at most 64PiB are taken over, among the rows of step day of the interface \"a\"",
 		day(good, `"rx":1,"tx":72057594037927937`):                                                                            "72057594037927937 bytes are more than any link passes",
 		day(good, `"rx":1,"tx":9223372036854775807`):                                                                          "more than any link passes",
-		document2(`"day":[` + largeDays(17) + `]`):                                                                            "all rows together have 1114112TiB, which is more than any link passes, so the file is damaged; at most 1048576TiB are taken over, in a row of step day",
+		document2(`"day":[` + largeDays(17) + `]`):                                                                            "all rows together have 1.1EiB, which is more than any link passes, so the file is damaged; at most 1EiB are taken over, among the rows of step day",
 		`{"jsonversion":"1","interfaces":[{"id":"a","traffic":{"hours":[{"id":24,"date":` + good + `,"rx":1,"tx":0}]}}]}`:     "24 is no hour",
 	} {
 		file, err := Parse(strings.NewReader(text), time.UTC, now)

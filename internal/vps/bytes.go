@@ -8,8 +8,8 @@ import (
 )
 
 // Bytes is a size in bytes. In JSON it is an integer; in text and YAML it is
-// written with a unit: KiB, MiB, GiB, TiB are powers of 1024 and kB, MB, GB,
-// TB powers of 1000.
+// written with a unit: KiB, MiB, GiB, TiB, PiB, EiB are powers of 1024 and kB,
+// MB, GB, TB, PB, EB powers of 1000.
 type Bytes int64
 
 // Powers of 1024.
@@ -18,22 +18,31 @@ const (
 	MiB Bytes = 1 << 20
 	GiB Bytes = 1 << 30
 	TiB Bytes = 1 << 40
+	PiB Bytes = 1 << 50
+	EiB Bytes = 1 << 60
 )
 
 var byteUnits = []struct {
 	suffix string
 	size   Bytes
 }{
+	{"EiB", EiB},
+	{"PiB", PiB},
 	{"TiB", TiB},
 	{"GiB", GiB},
 	{"MiB", MiB},
 	{"KiB", KiB},
+	{"EB", 1e18},
+	{"PB", 1e15},
 	{"TB", 1e12},
 	{"GB", 1e9},
 	{"MB", 1e6},
 	{"kB", 1e3},
 	{"B", 1},
 }
+
+// powers is how many of the units are powers of 1024.
+const powers = 6
 
 const outOfRange = "%q is out of range for a size; sizes stay below 2^63 bytes, and are not negative"
 
@@ -74,7 +83,7 @@ func ParseBytes(s string) (Bytes, error) {
 // Exact writes b so that ParseBytes gives b again, in the largest power of
 // 1024 that divides it: "512MiB", "1536MiB", "1000B".
 func (b Bytes) Exact() string {
-	for _, u := range byteUnits[:4] {
+	for _, u := range byteUnits[:powers] {
 		if b != 0 && b%u.size == 0 {
 			return strconv.FormatInt(int64(b/u.size), 10) + u.suffix
 		}
@@ -84,7 +93,7 @@ func (b Bytes) Exact() string {
 
 // String writes b for people, rounded to one decimal: "1.5GiB".
 func (b Bytes) String() string {
-	for _, u := range byteUnits[:4] {
+	for _, u := range byteUnits[:powers] {
 		if b >= u.size {
 			return strings.Replace(fmt.Sprintf("%.1f%s", float64(b)/float64(u.size), u.suffix), ".0", "", 1)
 		}
