@@ -115,13 +115,14 @@ func (s scan) each(ctx context.Context, tx *sql.Tx, do func(begin, guest int64, 
 			query, args = s.jumping(), append(args, string(list))
 		}
 	}
+	var counts tally // one for all pages, of which there are thousands
 	return each(ctx, tx, func(rows *sql.Rows) error {
 		var begin, page int64
 		var blob sql.RawBytes
 		if err := rows.Scan(&begin, &page, &blob); err != nil || s.guests != nil && !pages[page] {
 			return err
 		}
-		return readCounts(blob, func(guest int64, counts *tally) {
+		return readCounts(blob, &counts, func(guest int64, counts *tally) {
 			if s.guests == nil || wanted[guest] {
 				do(begin, guest, counts)
 			}
@@ -283,7 +284,11 @@ func (r *rowsOf) rows() []vps.TrafficRow {
 		}
 		return int(max(min(a.guest-b.guest, 1), -1))
 	})
-	var rows []vps.TrafficRow
+	if len(keys) == 0 {
+		return nil
+	}
+	const usual = 2 // classes and families that a guest has traffic of
+	rows := make([]vps.TrafficRow, 0, usual*len(keys))
 	for _, k := range keys {
 		g := r.guests[k.guest]
 		begin := k.begin

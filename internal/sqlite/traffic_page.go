@@ -23,16 +23,14 @@ func appendCounts(page []byte, number int64, counts *tally) []byte {
 	return counts.append(binary.AppendUvarint(page, uint64(number)))
 }
 
-// readCounts calls do for all that is on a page; the tally is valid until do
-// returns.
-func readCounts(page []byte, do func(number int64, counts *tally)) error {
+// readCounts calls do for all that is on a page, with its tally in counts.
+func readCounts(page []byte, counts *tally, do func(number int64, counts *tally)) error {
 	r := pageReader{page: page}
-	var counts tally
 	for r.more() {
 		number := r.number()
-		r.tally(&counts)
+		r.tally(counts)
 		if r.err == nil {
-			do(number, &counts)
+			do(number, counts)
 		}
 	}
 	return r.err
@@ -82,13 +80,14 @@ func eachLink(ctx context.Context, tx *sql.Tx, do func(name string, l *linkBook)
 
 // eachMark reads the marks of a step, by its number, or of all for 0.
 func eachMark(ctx context.Context, tx *sql.Tx, step int, do func(step int, row int64, total *tally)) error {
+	var counts tally
 	return each(ctx, tx, func(rows *sql.Rows) error {
 		var of int
 		var page sql.RawBytes
 		if err := rows.Scan(&of, &page); err != nil {
 			return err
 		}
-		return readCounts(page, func(row int64, total *tally) { do(of, row, total) })
+		return readCounts(page, &counts, func(row int64, total *tally) { do(of, row, total) })
 	}, "SELECT step, totals FROM traffic_mark WHERE step = ?1 OR ?1 = 0", step)
 }
 
