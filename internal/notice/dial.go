@@ -34,9 +34,10 @@ type Lookup func(ctx context.Context, network, name string) ([]netip.Addr, error
 // lookupTimeout is how long a name is looked up while somebody waits.
 const lookupTimeout = 2 * time.Second
 
-// CheckWebhook wants a webhook of a host to be good (vps.ValidWebhook), and to lead
-// to public addresses now, unless private ones are allowed; field is named in the error. A name that is not found
-// is good: what it leads to is checked whenever a notice is sent.
+// CheckWebhook wants a webhook of a host to be good (vps.ValidWebhook), and to
+// lead to public addresses now, unless private ones are allowed; field is named in
+// the error. A name that is not found is good: what it leads to is checked
+// whenever a notice is sent.
 func CheckWebhook(ctx context.Context, lookup Lookup, host *vps.Host, field, webhook string) error {
 	private := host.Settings.Notices.AllowPrivate
 	if err := vps.ValidWebhook(field, webhook, private); err != nil {
@@ -50,7 +51,7 @@ func CheckWebhook(ctx context.Context, lookup Lookup, host *vps.Host, field, web
 	defer cancel()
 	to, err := lookup(ctx, "ip", u.Hostname())
 	if err != nil {
-		return nil //nolint:nilerr // it may be there tomorrow
+		return nil // it may be there tomorrow
 	}
 	for _, a := range to {
 		switch a = a.Unmap(); {

@@ -97,7 +97,7 @@ func TestSlowCallers(t *testing.T) {
 		"reads slowly": {func(t *testing.T, conn net.Conn) {
 			t.Helper()
 			ask(t, conn, "/t/bobs", "Accept: text/html")
-			time.Sleep(replyTimeout + time.Second)
+			<-time.After(replyTimeout + time.Second)
 		}, replyTimeout + time.Second},
 		"stays": {func(t *testing.T, conn net.Conn) {
 			t.Helper()
@@ -106,7 +106,8 @@ func TestSlowCallers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			_, err = io.Copy(io.Discard, r.Body)
+			if err := errors.Join(err, r.Body.Close()); err != nil {
 				t.Fatal(err)
 			}
 		}, idleTimeout},
@@ -114,6 +115,7 @@ func TestSlowCallers(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			served(t, io.Discard, func(t *testing.T, p *pipes) {
+				t.Helper()
 				conn, began := p.dial(), time.Now()
 				tt.do(t, conn)
 				rest, err := io.ReadAll(conn)
@@ -129,6 +131,7 @@ func TestSlowCallers(t *testing.T) {
 func TestHugeHeaders(t *testing.T) {
 	t.Parallel()
 	served(t, io.Discard, func(t *testing.T, p *pipes) {
+		t.Helper()
 		conn := p.dial()
 		go func() {
 			for range 64 { // until the server has enough
@@ -158,6 +161,7 @@ func TestNothingIsLogged(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	served(t, &log, func(t *testing.T, p *pipes) {
+		t.Helper()
 		for _, path := range []string{"/t/bobs", "/t/bobs?guest=alice", "/t/bobs;x=%zz", "/t/bobs%zz", "//t/bobs", "/t/bobs/..//", "/t/nobodys", "/t/bobs?a;b"} {
 			conn := p.dial()
 			ask(t, conn, path, "Connection: close")
