@@ -335,3 +335,18 @@ func TestTrafficFits(t *testing.T) {
 		}
 	}
 }
+
+// TestEstimateAfterAZoneChange: a day that began when it did in another zone is
+// longer than others, and what it will have is worked out by that.
+func TestEstimateAfterAZoneChange(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 10, 20, 2, 0, 0, 0, time.UTC)
+	h := api.TrafficHistory{Step: vps.StepDay, Zone: "UTC", At: at, Rows: []vps.TrafficRow{{
+		Start: at.Add(-2 * time.Hour), From: at.Add(-10 * time.Hour), Step: vps.StepDay,
+		TrafficKey: vps.TrafficKey{Class: vps.TrafficInternet, Family: 4}, TrafficCount: vps.TrafficCount{InBytes: 10_000_000},
+	}}}
+	lines := trafficLines(h, trafficSplit{})
+	if len(lines) != 1 || lines[0].Estimate == nil || lines[0].Estimate.In != 32_000_000 || lines[0].Rate != 2222 {
+		t.Errorf("%+v, %+v", lines, lines[0].Estimate)
+	}
+}

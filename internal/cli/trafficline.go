@@ -32,6 +32,10 @@ type trafficLine struct {
 	Estimate *trafficEstimate                      `json:"estimate,omitempty"`
 	Classes  map[vps.TrafficClass]vps.TrafficCount `json:"classes"`
 	Families map[trafficFamily]vps.TrafficCount    `json:"families"`
+
+	// from is when what it holds began to be counted, Start unless the zone was
+	// changed.
+	from time.Time
 }
 
 // trafficFamily names the version of IP; other is traffic that was taken over
@@ -76,7 +80,7 @@ func trafficLines(h api.TrafficHistory, split trafficSplit) []trafficLine {
 		l := lines[k]
 		if l == nil {
 			l = &trafficLine{
-				Step: h.Step, Start: r.Start.In(zone), End: h.Step.End(r.Start, zone), Class: k.class,
+				Step: h.Step, Start: r.Start.In(zone), End: h.Step.End(r.Start, zone), Class: k.class, from: r.Began(),
 				Classes: map[vps.TrafficClass]vps.TrafficCount{}, Families: map[trafficFamily]vps.TrafficCount{},
 			}
 			if split.guest {
@@ -110,6 +114,9 @@ func classRank(c vps.TrafficClass) int { return slices.Index(vps.TrafficClasses(
 
 // add counts a row. Dropped traffic is in the sum of nothing but itself.
 func (l *trafficLine) add(r vps.TrafficRow, byClass bool) {
+	if began := r.Began(); began.Before(l.from) {
+		l.from = began
+	}
 	l.Classes[r.Class] = l.Classes[r.Class].Add(r.TrafficCount)
 	if r.Class == vps.TrafficDropped && !byClass {
 		return
@@ -122,10 +129,10 @@ func (l *trafficLine) add(r vps.TrafficRow, byClass bool) {
 // finish works out what follows from the counts.
 func (l *trafficLine) finish(now time.Time) {
 	l.Total = l.Bytes()
-	elapsed, length := l.End.Sub(l.Start), l.End.Sub(l.Start)
+	elapsed := l.End.Sub(l.Start)
 	if l.Running = now.Before(l.End); l.Running {
-		elapsed = max(now.Sub(l.Start), 0)
-		l.Estimate = estimateTraffic(l.InBytes, l.OutBytes, elapsed, length)
+		elapsed = max(now.Sub(l.from), 0)
+		l.Estimate = estimateTraffic(l.InBytes, l.OutBytes, elapsed, l.End.Sub(l.from))
 	}
 	l.Rate = averageRate(l.Total, elapsed)
 }

@@ -27,7 +27,9 @@ func NameTraffic(rows []vps.TrafficRow, zone *time.Location, now time.Time) []vp
 		if i == 0 || !r.Start.Equal(was) { // many have the same
 			was, start = r.Start, r.Step.Named(r.Start, zone, now)
 		}
-		moved = moved || !start.Equal(r.Start)
+		if !start.Equal(r.Start) {
+			moved, r.From = true, r.Start.In(zone)
+		}
 		r.Start = start
 	}
 	if !moved {
@@ -38,7 +40,7 @@ func NameTraffic(rows []vps.TrafficRow, zone *time.Location, now time.Time) []vp
 	for _, r := range rows {
 		k := key{r.GuestID, r.Start.Unix(), r.TrafficKey}
 		if i, there := at[k]; there {
-			sums[i].TrafficCount = sums[i].Add(r.TrafficCount)
+			sums[i].Join(&r)
 			continue
 		}
 		at[k] = len(sums)
@@ -65,9 +67,9 @@ func SumTraffic(rows []vps.TrafficRow) []vps.TrafficRow {
 		if !ok {
 			i = len(out)
 			at[k] = i
-			out = append(out, vps.TrafficRow{Start: r.Start, Step: r.Step, TrafficKey: r.TrafficKey})
+			out = append(out, vps.TrafficRow{Start: r.Start, Step: r.Step, From: r.From, TrafficKey: r.TrafficKey})
 		}
-		out[i].TrafficCount = out[i].Add(r.TrafficCount)
+		out[i].Join(&r)
 	}
 	slices.SortFunc(out, func(a, b vps.TrafficRow) int {
 		return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Family, b.Family))

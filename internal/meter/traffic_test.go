@@ -54,6 +54,9 @@ func TestNameTraffic(t *testing.T) {
 				if !r.Step.Begin(r.Start, zone).Equal(r.Start) {
 					t.Errorf("%s: %s begins at %s", zone, r.Step, r.Start)
 				}
+				if began := r.Began(); (r.InBytes > 1 || c.want == "11-01 a 2; ") && !began.Equal(r.Step.Begin(time.Date(2026, 11, r.Start.Day(), 12, 0, 0, 0, east), east)) {
+					t.Errorf("%s: what is joined of %s began at %s", zone, r.Start, began)
+				}
 				got += fmt.Sprintf("%s %s %d; ", r.Start.Format("01-02"), r.Guest, r.InBytes)
 			}
 			if got != c.want {

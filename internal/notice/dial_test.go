@@ -44,7 +44,7 @@ func TestCheckWebhook(t *testing.T) {
 		"http://mapped.example/":        "leads to 10.0.0.1",
 		"http://nat.example/":           "leads to 64:ff9b::a00:1",
 		"http://guest.example/":         "leads to 10.213.0.2",
-		"http://localhost.localdomain/": "leads to 127.0.0.1",
+		"http://localhost.localdomain/": "is this host itself",
 		"http://10.0.0.1/":              "10.0.0.1 is not a public address",
 		"http://[2a00:1:2::5]/":         "2a00:1:2::5 is this host or a guest of it",
 		"ftp://public.example/":         "a webhook has a URL with https or http",

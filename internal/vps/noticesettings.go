@@ -166,7 +166,7 @@ func validWebhookHost(field, host string, allowPrivate bool) error {
 	case endsInNumber(last):
 		// Some resolvers take such for an IPv4 address (WHATWG URL, "ends in a number").
 		return Invalid(field, "%q is neither a name nor an address", host)
-	case !allowPrivate && (last == "localhost" || name == "ip6-localhost"):
+	case !allowPrivate && (last == "localhost" || last == "localdomain" || name == "ip6-localhost" || name == "ip6-loopback"):
 		return Invalid(field, "%s is this host itself; %s", host, allow)
 	}
 	return nil

@@ -125,8 +125,27 @@ type TrafficRow struct {
 	// zone.
 	Start time.Time   `json:"start"`
 	Step  TrafficStep `json:"step"`
+	// From is when what it holds began to be counted, where that was not at Start:
+	// the step is called as it was in another zone of the host. It is zero else.
+	From time.Time `json:"from,omitzero"`
 	TrafficKey
 	TrafficCount
+}
+
+// Began is when what the row holds began to be counted.
+func (r *TrafficRow) Began() time.Time {
+	if r.From.IsZero() {
+		return r.Start
+	}
+	return r.From
+}
+
+// Join adds another row of the same step to r.
+func (r *TrafficRow) Join(o *TrafficRow) {
+	if began := o.Began(); began.Before(r.Began()) {
+		r.From = began
+	}
+	r.TrafficCount = r.Add(o.TrafficCount)
 }
 
 // TrafficQuery selects rows of history.
