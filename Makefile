@@ -91,7 +91,7 @@ fmt: ## format all Go files
 
 .PHONY: golden
 golden: ## rewrite the golden files and generated documents from what the code says
-	@go test ./internal/api ./internal/cli ./internal/nft ./internal/meter -run 'Golden|OpenAPI|Docs|Reference|DiskUsage' -update
+	@go test ./internal/api ./internal/cli ./internal/daemon ./internal/nft ./internal/meter -run 'Golden|OpenAPI|Docs|Reference|DiskUsage' -update
 
 .PHONY: fuzz
 fuzz: ## run every fuzz test for a minute

@@ -313,16 +313,6 @@ func TestColour(t *testing.T) {
 	}
 }
 
-// TestReference checks that docs/cli.md is what the commands say.
-func TestReference(t *testing.T) {
-	t.Parallel()
-	var b bytes.Buffer
-	if err := WriteReference(&b, New(newWorld().options)); err != nil {
-		t.Fatal(err)
-	}
-	golden(t, "../../docs/cli.md", b.String())
-}
-
 func TestSocket(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {

@@ -16,7 +16,7 @@ func WriteReference(w io.Writer, root *cobra.Command) error {
 	var b bytes.Buffer
 	b.WriteString(`# Command line
 
-This page is made from the commands themselves; ` + "`go test ./internal/cli -update`" + ` writes it.
+This page is made from the commands themselves; ` + "`make golden`" + ` writes it.
 
 Data goes to standard output, everything else to standard error. There is no
 colour and nothing that moves without a terminal, or with ` + "`NO_COLOR`" + ` set.
@@ -55,16 +55,22 @@ When all of several failed in the same way, the code is that way's.
 	return err
 }
 
+// describe writes of a command, where it does something by itself, and of all
+// below it.
 func describe(b *bytes.Buffer, c *cobra.Command) {
 	if c.Hidden || c.Name() == "help" {
 		return
 	}
-	if c.HasSubCommands() {
-		for _, sub := range c.Commands() {
-			describe(b, sub)
-		}
-		return
+	// A noun that is a verb as well has switches of its own.
+	if !c.HasSubCommands() || c.LocalNonPersistentFlags().HasAvailableFlags() {
+		describeOne(b, c)
 	}
+	for _, sub := range c.Commands() {
+		describe(b, sub)
+	}
+}
+
+func describeOne(b *bytes.Buffer, c *cobra.Command) {
 	fmt.Fprintf(b, "\n### %s\n\n", c.CommandPath())
 	text := c.Long
 	if text == "" {

@@ -21,10 +21,16 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine, Look: look})
-	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), sampleCommand(stderr), keeperCommand(stderr))
+	root := newRoot(stdin, stdout, stderr)
 	root.SetArgs(args)
 	return cli.ExitCode(root.ExecuteContext(ctx), stderr)
+}
+
+// newRoot makes all verbs of the program.
+func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
+	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine, Look: look})
+	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), sampleCommand(stderr), keeperCommand(stderr))
+	return root
 }
 
 func serveCommand(stderr io.Writer) *cobra.Command {
@@ -79,8 +85,9 @@ func cleanupCommand(stderr io.Writer) *cobra.Command {
 		Use:     "cleanup",
 		GroupID: "host",
 		Short:   "Take the links and rules of a stopped daemon off the host",
-		Long: `Take the links and the firewall rules of a stopped daemon off the host. Guests' disks, images and the state stay. It refuses while the daemon or
-a guest runs. Nothing that belongs to others is touched.`,
+		Long: `Take the links and the firewall rules of a stopped daemon off the host. Guests'
+disks, images and the state stay. It refuses while the daemon or a guest runs.
+Nothing that belongs to others is touched.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return CleanUp(cmd.Context(), c, c.logger(stderr))
