@@ -98,13 +98,18 @@ fuzz: ## run every fuzz test for a minute
 	@scripts/fuzz 1m
 
 .PHONY: bench
-bench: ## measure what docs/performance.md tells (root; about 8 minutes, on a machine that does nothing else)
+bench: ## measure what docs/performance.md tells (root; about 15 minutes, on a machine that does nothing else)
 	@scripts/install-deps test
 	@go test -run '^$$' -bench 'Create|Kernels|HundredGuests' -benchtime 7x ./test/bench
-	@go test -run '^$$' -bench 'TenGuests|Throughput|Walls' -benchtime 2x ./test/bench
-	@go test -run '^$$' -bench . ./internal/plan ./internal/nft ./internal/hostnet
+	@go test -run '^$$' -bench 'TenGuests|Throughput|Counting|Walls' -benchtime 2x ./test/bench
+	@go test -run '^$$' -bench . ./internal/plan ./internal/hostnet ./internal/meter
+	@go test -run '^$$' -bench 'Render|Load|AddOne|ApplySame|Traffic|Quotas' ./internal/nft
+	@go test -run '^$$' -bench Counting -benchtime 20x ./internal/nft
 	@go test -run '^$$' -bench . -benchtime 10x ./internal/fsusage
-	@go test -run '^$$' -bench Pages -benchtime 20x ./internal/daemon
+	@go test -run '^$$' -bench 'Sample|Months' ./internal/sqlite
+	@go test -run '^$$' -bench 'Month$$' -benchtime 1x ./internal/sqlite
+	@go test -run '^$$' -bench Sample -benchtime 60x ./internal/daemon
+	@go test -run '^$$' -bench 'Pages|Months' -benchtime 20x ./internal/daemon
 
 .PHONY: clean
 clean: ## remove what was built

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -12,11 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sublet/internal/api"
 	"sublet/internal/desired"
-	"sublet/internal/meter"
 	"sublet/internal/reconcile"
 	"sublet/internal/sqlite"
 	"sublet/internal/vps"
@@ -201,115 +197,6 @@ func TestPageAddresses(t *testing.T) {
 	} {
 		if _, err := bad.listen(t.Context()); vps.ErrorCode(err) != vps.CodeInvalid {
 			t.Errorf("%+v: %v", bad, err)
-		}
-	}
-}
-
-// BenchmarkPages makes pages on a host with 1,000 guests, each with a quota,
-// whose ledger is 40 days old, as a browser gets them: after each sample, and
-// again before the next.
-func BenchmarkPages(b *testing.B) {
-	const guests = 1000
-	back, _ := pagesWorld(b)
-	var file strings.Builder
-	file.WriteString("version: 1\nsettings: {subnet: 10.213.0.0/16, ports: 10000-60000}\ntenants: [{name: bob}, {name: many}]\nguests:\n")
-	for i := range guests {
-		tenant := "many"
-		if i < 5 {
-			tenant = "bob"
-		}
-		fmt.Fprintf(&file, "- {name: g%d, tenant: %s, ports: 0}\n", i, tenant)
-	}
-	file.WriteString("quotas:\n- {scope: host, limit: 2TiB}\n- {scope: tenant, name: many, limit: 1TiB}\n")
-	for i := range guests {
-		fmt.Fprintf(&file, "- {scope: guest, name: g%d, limit: 500GiB}\n", i)
-	}
-	if _, err := back.state.Apply(b.Context(), strings.NewReader(file.String()), false, false); err != nil {
-		b.Fatal(err)
-	}
-	host, err := back.state.Host(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
-	fillLedger(b, back.db, &host)
-	accounts, err := back.db.QuotaAccounts(b.Context())
-	if err != nil {
-		b.Fatal(err)
-	}
-	back.quotas.states = meter.EvaluateQuotas(host.Quotas, accounts, nil, time.Now())
-	back.quotas.loop = loadedLoop{host: host}
-	history := &unchanged{db: back.db}
-	served := web.New(pages{
-		DB: back.db, history: history, host: back.quotas.host, uses: usesOf(back), status: func() map[string]vps.GuestStatus { return nil },
-	}, web.Options{})
-	for name, c := range map[string]api.CreatePageLink{"five guests": {Tenant: "bob"}, "995 guests": {Tenant: "many"}, "owner": {All: true}} {
-		link, err := back.CreatePageLink(b.Context(), c)
-		if err != nil {
-			b.Fatal(err)
-		}
-		for _, look := range []string{"first look", "again"} {
-			b.Run(name+"/"+look, func(b *testing.B) {
-				before := processorTime(b)
-				for b.Loop() {
-					if look == "first look" {
-						history.answers = nil
-					}
-					if code, body := open(b, served, link.Address, "text/html"); code != http.StatusOK {
-						b.Fatal(code, body)
-					}
-				}
-				b.ReportMetric(float64((processorTime(b)-before).Microseconds())/1000/float64(b.N), "cpu-ms/op")
-			})
-		}
-	}
-}
-
-// processorTime is what the process has used of processors.
-func processorTime(b *testing.B) time.Duration {
-	b.Helper()
-	var use unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &use); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
-}
-
-// fillLedger samples each guest every six hours for 40 days, and each five
-// minutes of the last day.
-func fillLedger(b *testing.B, db *sqlite.DB, host *vps.Host) {
-	b.Helper()
-	sample := sqlite.TrafficSample{Boot: "boot", Quotas: host.Quotas, Counters: vps.TrafficCounters{Epoch: "1"}}
-	for i := range host.Guests {
-		g := &host.Guests[i]
-		sample.Guests = append(sample.Guests, sqlite.TrafficGuest{ID: g.ID, Name: g.Spec.Name, Tenant: g.Spec.Tenant, Link: g.Link()})
-	}
-	sample.Tenants = map[string]time.Time{}
-	for i := range host.Tenants {
-		sample.Tenants[host.Tenants[i].Name] = host.Tenants[i].Created
-	}
-	start := time.Now().AddDate(0, 0, -40).Truncate(5 * time.Minute)
-	for at := start; !at.After(time.Now()); {
-		past := int64(at.Sub(start) / time.Second)
-		sample.Uptime = at.Sub(start) + time.Hour
-		sample.Counters.At = at
-		sample.Counters.Links = sample.Counters.Links[:0]
-		for _, g := range sample.Guests {
-			for _, class := range []vps.TrafficClass{vps.TrafficInternet, vps.TrafficHost} {
-				for _, family := range []int{4, 6} {
-					sample.Counters.Links = append(sample.Counters.Links, vps.LinkTraffic{
-						Link: g.Link, TrafficKey: vps.TrafficKey{Class: class, Family: family}, TrafficCount: vps.TrafficCount{InBytes: past * 1000, InPackets: past, OutBytes: past * 3000, OutPackets: past},
-					})
-				}
-			}
-		}
-		sample.Uplinks = []vps.LinkTraffic{{Link: "eth0", TrafficKey: vps.TrafficKey{Class: vps.TrafficUplink}, TrafficCount: vps.TrafficCount{InBytes: past * 1e6, OutBytes: past * 3e6}}}
-		if _, err := db.AddTraffic(b.Context(), sample); err != nil {
-			b.Fatal(err)
-		}
-		if time.Since(at) > 25*time.Hour {
-			at = at.Add(6 * time.Hour)
-		} else {
-			at = at.Add(30 * time.Minute)
 		}
 	}
 }

@@ -24,38 +24,64 @@ const (
 )
 
 // BenchmarkThroughput compares one TCP connection between a guest and its host
-// with all rules in place to the same without the table, in turns, in both
-// directions. The daemon is stopped meanwhile, or it would put the table back;
-// the guest runs on without it. The host connects, because it does not let
-// guests in; the first direction is that of the bytes.
+// with all rules in place to the same without any.
 func BenchmarkThroughput(b *testing.B) {
+	compare(b, "all rules", "bare tap", 95, "inet sublet", "inet sublet-traffic", "inet sublet-quota", "bridge sublet-traffic", "bridge sublet-quota")
+}
+
+// BenchmarkCounting compares the same with the tables that count and hold
+// quotas to the wall alone.
+func BenchmarkCounting(b *testing.B) {
+	compare(b, "counted and held", "not counted", 98, "inet sublet-traffic", "inet sublet-quota", "bridge sublet-traffic", "bridge sublet-quota")
+}
+
+// compare measures with these tables and without them, in turns, in both
+// directions; guest, tenant and host have quotas. The daemon is stopped meanwhile,
+// or it would put the tables back; the guest runs on without it. The host
+// connects, because it does not let guests in; the first direction is that of
+// the bytes.
+func compare(b *testing.B, with, without string, goal float64, tables ...string) {
+	b.Helper()
 	h := lab.New(b)
 	h.UseImage()
 	h.Start()
 	h.Sublet("create", "alice", "--memory", "512MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", "3m")
+	for _, scope := range [][]string{{"alice"}, {"--tenant", "owner"}, {"--host"}} {
+		h.Sublet(append(append([]string{"quota", "set"}, scope...), "--month", "1000TiB", "--at", "100%=suspend-network")...)
+	}
 	address := net.JoinHostPort(h.Show("alice").Spec.Address, streamPort)
 	startStream(b, h, address)
 	h.Stop()
-	rules := h.NS.Exec("nft", "--stateless", "list", "table", "inet", "sublet")
+	var rules strings.Builder
+	for _, table := range tables {
+		rules.WriteString(h.NS.Exec("nft", append([]string{"--stateless", "list", "table"}, strings.Fields(table)...)...) + "\n")
+	}
+	switchTables := func(there bool) {
+		if strings.Contains(h.NS.Exec("nft", "list", "tables"), "table "+tables[0]+"\n") == there {
+			return
+		}
+		if there {
+			h.NS.ExecInput(rules.String(), "nft", "-f", "-")
+			return
+		}
+		for _, table := range tables {
+			h.NS.Exec("nft", append([]string{"delete", "table"}, strings.Fields(table)...)...)
+		}
+	}
 
 	type direction struct {
 		measure           func(*testing.B, string) float64
 		with, bare, ratio *figure
 	}
-	directions := []direction{
-		{
-			fromGuest,
-			&figure{name: "guest to host, all rules", unit: "Gbit/s", metric: "out-Gbit/s"},
-			&figure{name: "guest to host, bare tap", unit: "Gbit/s", metric: "out-bare-Gbit/s"},
-			&figure{name: "guest to host, ratio of the medians", unit: "%", metric: "out-ratio-%", atLeast: 95},
-		},
-		{
-			toGuest,
-			&figure{name: "host to guest, all rules", unit: "Gbit/s", metric: "in-Gbit/s"},
-			&figure{name: "host to guest, bare tap", unit: "Gbit/s", metric: "in-bare-Gbit/s"},
-			&figure{name: "host to guest, ratio of the medians", unit: "%", metric: "in-ratio-%", atLeast: 95},
-		},
+	way := func(name, metric string, measure func(*testing.B, string) float64) direction {
+		return direction{
+			measure,
+			&figure{name: name + ", " + with, unit: "Gbit/s", metric: metric + "-Gbit/s"},
+			&figure{name: name + ", " + without, unit: "Gbit/s", metric: metric + "-bare-Gbit/s"},
+			&figure{name: name + ", ratio of the medians", unit: "%", metric: metric + "-ratio-%", atLeast: goal},
+		}
 	}
+	directions := []direction{way("guest to host", "out", fromGuest), way("host to guest", "in", toGuest)}
 	turn := 0
 	for b.Loop() {
 		for range rounds {
@@ -65,13 +91,7 @@ func BenchmarkThroughput(b *testing.B) {
 				slices.Reverse(order)
 			}
 			for _, ruled := range order {
-				if h.NS.Exec("nft", "list", "tables") == "" == ruled {
-					if ruled {
-						h.NS.ExecInput(rules, "nft", "-f", "-")
-					} else {
-						h.NS.Exec("nft", "delete", "table", "inet", "sublet")
-					}
-				}
+				switchTables(ruled)
 				for _, d := range directions {
 					speed := 0.0
 					h.NS.Do(func() { speed = d.measure(b, address) })
