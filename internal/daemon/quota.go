@@ -202,7 +202,8 @@ func (e *enforcer) tell(ctx context.Context, states []meter.QuotaState, host *vp
 	return e.db.ReachSteps(ctx, undone, redated, news)
 }
 
-// newsOf is what is told of a step that was reached.
+// newsOf is what is told of a step that was reached: to the owner, and to the
+// tenants whose guests it acts on.
 func newsOf(s *meter.QuotaState, r vps.QuotaReached, host *vps.Host, now time.Time) sqlite.QuotaNews {
 	q, n := &s.Use.Quota, vps.Notice{Kind: vps.EventQuota, Time: now, Message: s.Tell(r, now), Data: s.Data(r, now)}
 	switch q.Scope {
@@ -215,10 +216,21 @@ func newsOf(s *meter.QuotaState, r vps.QuotaReached, host *vps.Host, now time.Ti
 		n.Tenant = q.Name
 	case vps.QuotaHost:
 	}
-	return sqlite.QuotaNews{
-		QuotaReached: r, Notice: n, To: host.NoticeTo(n.Tenant),
+	news := sqlite.QuotaNews{
+		QuotaReached: r, Notices: []sqlite.AddressedNotice{{Notice: n, To: host.NoticeTo(n.Tenant)}},
 		Event: vps.Event{Kind: n.Kind, Guest: n.Guest, Message: n.Message, Time: now},
 	}
+	if q.Scope == vps.QuotaHost && s.Acts(r, now) {
+		for _, t := range host.Tenants {
+			own := vps.Notice{Kind: n.Kind, Time: now, Tenant: t.Name, Message: s.TellTenant(r, now, t.Name), Data: s.TenantData(r, now)}
+			// The owner knows by the host's notice.
+			to := slices.DeleteFunc(host.NoticeTo(t.Name), func(to vps.NoticeTo) bool { return to.Recipient == "" })
+			if len(to) > 0 && slices.ContainsFunc(host.Guests, func(g vps.Guest) bool { return g.Spec.Tenant == t.Name }) {
+				news.Notices = append(news.Notices, sqlite.AddressedNotice{Notice: own, To: to})
+			}
+		}
+	}
+	return news
 }
 
 // hold has the kernel hold what is in force, and the next steps until the next

@@ -229,53 +229,90 @@ func KernelQuotas(states []QuotaState, h *vps.Host, at time.Time, shaped func(li
 func (s *QuotaState) Tell(r vps.QuotaReached, now time.Time) string {
 	u := &s.Use
 	text := fmt.Sprintf("%d%% of the quota of %s is used: %s of %s since %s", r.Step.Percent, u.Quota.Whose(), vps.Bytes(u.Used), vps.Bytes(u.Limit), u.Start.Format(time.DateOnly))
-	subject := "its network is"
-	if u.Quota.Scope != vps.QuotaGuest {
-		subject = "the network of its guests is"
+	if u.Quota.Scope == vps.QuotaGuest {
+		return text + s.outcome(r, now, "its network is", "it is")
 	}
+	return text + s.outcome(r, now, "the network of its guests is", "its guests are")
+}
+
+// TellTenant says what a step of the host's quota means for a tenant with
+// guests. What the host used and may use is its owner's own business.
+func (s *QuotaState) TellTenant(r vps.QuotaReached, now time.Time, tenant string) string {
+	text := fmt.Sprintf("%d%% of the traffic that the whole host may have in its month is used", r.Step.Percent)
+	return text + s.outcome(r, now, "the network of all guests of "+tenant+" is", "all guests of "+tenant+" are")
+}
+
+// outcome is what follows from a step that was reached, with the beginnings of
+// what is said of networks and of guests.
+func (s *QuotaState) outcome(r vps.QuotaReached, now time.Time, networks, guests string) string {
+	var what string
 	switch r.Step.Action {
 	case vps.ActionNotify:
-		return text
+		return ""
 	case vps.ActionThrottle:
-		subject += " throttled to " + r.Step.Rate.String()
+		what = networks + " throttled to " + r.Step.Rate.String()
 	case vps.ActionSuspend:
-		subject += " suspended"
+		what = networks + " suspended"
 	case vps.ActionStop:
-		if subject = "it is stopped"; u.Quota.Scope != vps.QuotaGuest {
-			subject = "its guests are stopped"
-		}
+		what = guests + " stopped"
 	}
 	const minute = "2006-01-02 15:04 MST"
-	zone := u.End.Location()
+	end := s.Use.End
 	switch due := s.due(r); {
-	case u.Quota.LiftedAt(now):
-		return text + "; the quota is lifted, so nothing else follows"
-	case due.Before(u.End) && now.Before(due):
-		return fmt.Sprintf("%s; %s from %s until %s", text, subject, due.In(zone).Format(minute), u.End.Format(minute))
+	case s.Use.Quota.LiftedAt(now):
+		return "; the quota is lifted, so nothing else follows"
+	case !due.Before(end) && now.Before(due):
+		return "; the month ends before the grace does"
 	case now.Before(due):
-		return text + "; the month ends before the grace does"
+		return fmt.Sprintf("; %s from %s until %s", what, due.In(end.Location()).Format(minute), end.Format(minute))
 	}
-	return fmt.Sprintf("%s; %s until %s", text, subject, u.End.Format(minute))
+	return fmt.Sprintf("; %s until %s", what, end.Format(minute))
+}
+
+// Acts tells whether a step that was reached comes into force in this month,
+// at once or after grace, unless somebody raises or lifts the quota before.
+func (s *QuotaState) Acts(r vps.QuotaReached, now time.Time) bool {
+	q := &s.Use.Quota
+	return r.Step.Action != vps.ActionNotify && !q.LiftedAt(now) && s.due(r).Before(s.Use.End)
+}
+
+// stepData is what TellTenant tells, for programs.
+type stepData struct {
+	Quota   string          `json:"quota"`
+	Percent int             `json:"percent"`
+	Action  vps.QuotaAction `json:"action"`
+	Rate    vps.BitRate     `json:"rate,omitempty"`
+	Start   time.Time       `json:"start"`
+	End     time.Time       `json:"end"`
+	// From is when the action is in force; absent when it never is.
+	From *time.Time `json:"from,omitempty"`
+}
+
+func (s *QuotaState) data(r vps.QuotaReached, now time.Time) stepData {
+	u := &s.Use
+	data := stepData{u.Quota.ID(), r.Step.Percent, r.Step.Action, r.Step.Rate, u.Start, u.End, nil}
+	if s.Acts(r, now) {
+		due := s.due(r)
+		data.From = &due
+	}
+	return data
 }
 
 // Data tells for programs what Tell tells for people: a JSON object.
 func (s *QuotaState) Data(r vps.QuotaReached, now time.Time) json.RawMessage {
-	u := &s.Use
-	data := struct {
-		Quota   string          `json:"quota"`
-		Percent int             `json:"percent"`
-		Action  vps.QuotaAction `json:"action"`
-		Rate    vps.BitRate     `json:"rate,omitempty"`
-		Used    int64           `json:"used"`
-		Limit   int64           `json:"limit"`
-		Start   time.Time       `json:"start"`
-		End     time.Time       `json:"end"`
-		// From is when the action is in force; absent when it never is.
-		From *time.Time `json:"from,omitempty"`
-	}{u.Quota.ID(), r.Step.Percent, r.Step.Action, r.Step.Rate, u.Used, u.Limit, u.Start, u.End, nil}
-	if due := s.due(r); r.Step.Action != vps.ActionNotify && !u.Quota.LiftedAt(now) && due.Before(u.End) {
-		data.From = &due
-	}
+	return object(struct {
+		stepData
+		Used  int64 `json:"used"`
+		Limit int64 `json:"limit"`
+	}{s.data(r, now), s.Use.Used, s.Use.Limit})
+}
+
+// TenantData tells for programs what TellTenant tells for people.
+func (s *QuotaState) TenantData(r vps.QuotaReached, now time.Time) json.RawMessage {
+	return object(s.data(r, now))
+}
+
+func object(data any) json.RawMessage {
 	text, err := json.Marshal(data)
 	if err != nil {
 		return nil // There is nothing in it that cannot be written.

@@ -291,6 +291,39 @@ func TestTellAndForecast(t *testing.T) {
 	}
 }
 
+// TestTellTenant: a tenant hears what the host's quota means for him, and not
+// how much the host has.
+func TestTellTenant(t *testing.T) {
+	t.Parallel()
+	host := func(q *vps.Quota) { q.Scope, q.Name = vps.QuotaHost, "" }
+	const begin = "100% of the traffic that the whole host may have in its month is used; "
+	for name, tt := range map[string]struct {
+		change func(*vps.Quota)
+		step   string
+		want   string
+		acts   bool
+	}{
+		"throttled":         {host, "100%=throttle:1Mbit", begin + "the network of all guests of bob is throttled to 1Mbit until 2026-11-30 00:00 CST", true},
+		"suspended":         {host, "100%=suspend-network", begin + "the network of all guests of bob is suspended until 2026-11-30 00:00 CST", true},
+		"stopped":           {host, "100%=stop", begin + "all guests of bob are stopped until 2026-11-30 00:00 CST", true},
+		"after grace":       {func(q *vps.Quota) { host(q); q.Grace = vps.Duration(2 * time.Hour) }, "100%=stop", begin + "all guests of bob are stopped from 2026-11-10 22:00 CST until 2026-11-30 00:00 CST", true},
+		"grace outlasts it": {func(q *vps.Quota) { host(q); q.Grace = vps.Duration(720 * time.Hour) }, "100%=stop", begin + "the month ends before the grace does", false},
+	} {
+		q := quotaOf(tt.change, tt.step)
+		s := meter.EvaluateQuotas([]vps.Quota{q}, used(&q, 1000, noon), nil, noon)[0]
+		r := s.New[0]
+		if got := s.TellTenant(r, noon, "bob"); got != tt.want || s.Acts(r, noon) != tt.acts {
+			t.Errorf("%s: %q, acts: %v", name, got, s.Acts(r, noon))
+		}
+		if data := string(s.TenantData(r, noon)); strings.Contains(data, "used") || strings.Contains(data, "limit") || strings.Contains(data, `"from"`) != tt.acts {
+			t.Errorf("%s: %s", name, data)
+		}
+		if data := string(s.Data(r, noon)); !strings.Contains(data, `"used":`) || !strings.Contains(data, `"limit":`) || !strings.Contains(data, `"quota":"host"`) {
+			t.Errorf("%s, to the owner: %s", name, data)
+		}
+	}
+}
+
 func TestQuotaPaces(t *testing.T) {
 	t.Parallel()
 	h := hostOf()

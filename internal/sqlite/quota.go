@@ -15,10 +15,14 @@ const keepSteps = 100 * days
 // QuotaNews is a step that was reached, with what is told of it.
 type QuotaNews struct {
 	vps.QuotaReached
-	Event vps.Event
-	// Notice goes to all of To.
-	Notice vps.Notice
-	To     []vps.NoticeTo
+	Event   vps.Event
+	Notices []AddressedNotice
+}
+
+// AddressedNotice is a notice that goes to all of To.
+type AddressedNotice struct {
+	vps.Notice
+	To []vps.NoticeTo
 }
 
 // QuotaSteps returns the steps that were told of, also those of past months.
@@ -84,5 +88,10 @@ func (db *DB) reachStep(ctx context.Context, tx *sql.Tx, n QuotaNews) error {
 	if err := db.addEvent(ctx, tx, &n.Event); err != nil {
 		return err
 	}
-	return db.addNotice(ctx, tx, n.Notice, n.To)
+	for _, notice := range n.Notices {
+		if err := db.addNotice(ctx, tx, notice.Notice, notice.To); err != nil {
+			return err
+		}
+	}
+	return nil
 }

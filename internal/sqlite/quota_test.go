@@ -48,7 +48,9 @@ func TestReachSteps(t *testing.T) {
 		for _, r := range turn.new {
 			news = append(news, QuotaNews{
 				QuotaReached: r, Event: vps.Event{Kind: vps.EventQuota, Message: r.Quota},
-				Notice: vps.Notice{Kind: vps.EventQuota, Message: r.Quota}, To: []vps.NoticeTo{{Recipient: "bob", Channel: vps.ChannelMail}},
+				Notices: []AddressedNotice{{
+					Notice: vps.Notice{Kind: vps.EventQuota, Message: r.Quota}, To: []vps.NoticeTo{{Recipient: "bob", Channel: vps.ChannelMail}},
+				}},
 			})
 		}
 		if err := db.ReachSteps(t.Context(), turn.undone, turn.redated, news); err != nil {
