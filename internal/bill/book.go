@@ -46,10 +46,11 @@ type Billing interface {
 	EndBills(ctx context.Context) error
 }
 
-// Ledger is the history of traffic. What it tells of a month that is over is
-// all that there will be.
+// Ledger is the history of traffic.
 type Ledger interface {
-	Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error)
+	// Traffic returns rows with all that was counted until now. When that cannot
+	// be told, whole makes it an error, or else the rows lack the last of it.
+	Traffic(ctx context.Context, q vps.TrafficQuery, whole bool) ([]vps.TrafficRow, error)
 }
 
 // Book keeps the days of guests and the bills. It may be used by many
@@ -303,11 +304,9 @@ func (b *Book) make(ctx context.Context, at moment, m vps.Month) (vps.Bill, erro
 	if err != nil {
 		return vps.Bill{}, err
 	}
-	if m.Compare(at.month) < 0 && at.sure {
-		in.State = vps.BillFinal
+	if in.State == vps.BillFinal {
 		return Make(in)
 	}
-	in.State = vps.BillOpen
 	made, err := Make(in)
 	if err == nil {
 		estimate(&made, in, at.now)
@@ -318,7 +317,10 @@ func (b *Book) make(ctx context.Context, at moment, m vps.Month) (vps.Bill, erro
 func (b *Book) gather(ctx context.Context, at moment, m vps.Month) (Input, error) {
 	in := Input{
 		Month: m, Price: at.host.Settings.Price, Zone: at.zone, Made: at.now.Truncate(time.Second).UTC(),
-		Passed: m.Days(), Tenants: map[string]string{},
+		Passed: m.Days(), State: vps.BillOpen, Tenants: map[string]string{},
+	}
+	if m.Compare(at.month) < 0 && at.sure {
+		in.State = vps.BillFinal
 	}
 	if m == at.month {
 		in.Passed = at.now.Day()
@@ -386,7 +388,7 @@ func (b *Book) count(ctx context.Context, at moment, in *Input) error {
 	}
 	q := vps.TrafficQuery{Step: vps.StepDay}
 	q.Since, q.Until = q.Step.Around(in.Start, in.End)
-	rows, err := b.Ledger.Traffic(ctx, q)
+	rows, err := b.Ledger.Traffic(ctx, q, in.State == vps.BillFinal)
 	if err != nil {
 		return err
 	}

@@ -44,7 +44,7 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
-func (w *world) Traffic(_ context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+func (w *world) Traffic(_ context.Context, q vps.TrafficQuery, _ bool) ([]vps.TrafficRow, error) {
 	var found []vps.TrafficRow
 	for _, r := range w.rows {
 		if q.Step == vps.StepDay && !r.Start.Before(q.Since) && r.Start.Before(q.Until) {

@@ -20,13 +20,12 @@ func (p *parts) book() *bill.Book {
 	return &bill.Book{Days: p.db, Bills: p.db, Billing: p.db, Ledger: settledLedger{p}, Host: p.state.Host, Now: time.Now, Sure: p.clockSure}
 }
 
-// settledLedger is the ledger with all that the kernel counted until now. Of
-// time that is past it tells only what is sure to be whole.
+// settledLedger is the ledger with all that the kernel counted until now.
 type settledLedger struct{ *parts }
 
-func (l settledLedger) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
+func (l settledLedger) Traffic(ctx context.Context, q vps.TrafficQuery, whole bool) ([]vps.TrafficRow, error) {
 	if err := l.settle(ctx); err != nil {
-		if q.Until.Before(time.Now()) {
+		if whole {
 			return nil, err
 		}
 		l.log.WarnContext(ctx, "traffic could not be kept; the kernel goes on counting", "error", err)

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -97,5 +98,39 @@ func TestPriceWaits(t *testing.T) {
 	}
 	if b, _, err := w.db.Bill(t.Context(), past); err != nil || b.Price.Month != 94*vps.DecimalOne {
 		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// TestUnsettled: a month that just ended gets no final bill as long as the last
+// of its traffic is only in the kernel; the open bill of one that runs may lack it.
+func TestUnsettled(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	w.synced = func() bool { return true }
+	if _, err := w.state.SetPrice(t.Context(), func(p vps.Price) vps.Price { p.Currency = "CNY"; return p }, false); err != nil {
+		t.Fatal(err)
+	}
+	month := vps.MonthOf(time.Now().UTC())
+	book := w.book()
+	if err := book.Close(t.Context()); err != nil { // bills begin
+		t.Fatal(err)
+	}
+	book.Now = func() time.Time { return month.Next().Start(time.UTC).Add(time.Minute) }
+	w.broken = errors.New("no counters")
+	if err := book.Close(t.Context()); !errors.Is(err, w.broken) {
+		t.Errorf("a bill is made without the last traffic: %v", err)
+	}
+	if there, err := w.db.HasBill(t.Context(), month); err != nil || there {
+		t.Errorf("it is kept: %v", err)
+	}
+	if b, err := book.Bill(t.Context(), nil); err != nil || b.State != vps.BillOpen {
+		t.Errorf("the month that runs: %+v, %v", b, err)
+	}
+	w.broken = nil
+	if err := book.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if there, err := w.db.HasBill(t.Context(), month); err != nil || !there {
+		t.Errorf("no bill is made: %v", err)
 	}
 }
