@@ -1,6 +1,7 @@
 package desired
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -98,16 +99,8 @@ func setQuota(c *contents, scope vps.QuotaScope, name string, now time.Time, sha
 	if err := q.Validate(); err != nil {
 		return "", err
 	}
-	q = normalizeQuota(was, q, now)
-	if q.TopupMonth != was.TopupMonth && q.TopupMonth != "" {
-		if err := q.ValidMonth("topup_month", q.TopupMonth); err != nil {
-			return "", err
-		}
-	}
-	if q.LiftedMonth != was.LiftedMonth && q.LiftedMonth != "" {
-		if err := q.ValidMonth("lifted_month", q.LiftedMonth); err != nil {
-			return "", err
-		}
+	if q, err = normalizeQuota(was, q, now); err != nil {
+		return "", err
 	}
 	if old != nil {
 		*old = q
@@ -117,24 +110,48 @@ func setQuota(c *contents, scope vps.QuotaScope, name string, now time.Time, sha
 	return guest, nil
 }
 
-// normalizeQuota makes quotas that mean the same also equal, and lets what
-// holds for the present month hold on when the month begins on another day.
-func normalizeQuota(was, q vps.Quota, now time.Time) vps.Quota {
-	if month := was.Month(now); month != q.Month(now) {
-		if was.TopupMonth == month && q.TopupMonth == month {
-			q.TopupMonth = q.Month(now)
-		}
-		if was.LiftedMonth == month && q.LiftedMonth == month {
-			q.LiftedMonth = q.Month(now)
-		}
-	}
+// normalizeQuota makes quotas that mean the same also equal, and settles which
+// months a top-up and a lift are for.
+func normalizeQuota(was, q vps.Quota, now time.Time) (vps.Quota, error) {
 	if q.Topup == 0 {
 		q.TopupMonth = ""
+	}
+	topup, topupErr := heldMonth(&was, &q, "topup_month", was.TopupMonth, q.TopupMonth, now)
+	lifted, liftedErr := heldMonth(&was, &q, "lifted_month", was.LiftedMonth, q.LiftedMonth, now)
+	if q.TopupMonth, q.LiftedMonth = topup, lifted; topup == "" {
+		q.Topup = 0
 	}
 	if q.Steps == nil {
 		q.Steps = []vps.QuotaStep{}
 	}
-	return q
+	return q, cmp.Or(topupErr, liftedErr)
+}
+
+// heldMonth returns the month of q that something holds for, or "" for none;
+// month says so, and before did of the quota as it was. What holds for the
+// present month holds on when that begins on another day now. A month that the
+// quota does not have, and that is over or was one of before, is dropped: it
+// means nothing any more, and no host that the quota is taken to would know it.
+// Any other is an error that names field.
+func heldMonth(was, q *vps.Quota, field, before, month string, now time.Time) (string, error) {
+	if month == "" {
+		return "", nil
+	}
+	if month == before && month == was.Month(now) {
+		return q.Month(now), nil
+	}
+	err := q.ValidMonth(field, month)
+	if err != nil && (month == before || over(month, now)) {
+		return "", nil
+	}
+	return month, err
+}
+
+// over tells whether a month that began on a day is over, whichever day of the
+// month and zone it goes by.
+func over(month string, now time.Time) bool {
+	const longest = 31
+	return month < now.UTC().AddDate(0, 0, -longest-1).Format(time.DateOnly)
 }
 
 // counted returns the ID of the guest of this name, and "" for the host and for

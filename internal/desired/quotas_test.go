@@ -178,9 +178,9 @@ quotas:
 		"quotas:\n- scope: guest\n  name: carol\n  limit: 1GiB\n":                                        "line 3, column 9: there is no guest carol",
 		"quotas:\n- scope: host\n  reset_day: 31\n":                                                      "line 2, column 3: a quota of zero",
 		"quotas:\n- scope: host\n  limit: 1\n  timezone: Mars/X\n":                                       "line 4, column 13: there is no time zone",
-		"quotas:\n- {scope: guest, name: alice, reset_day: 31, topup: 1,\n   topup_month: 2026-10-15}\n": "line 3, column 17: no month of the quota begins on 2026-10-15; with the reset day 31 the one that holds this day begins on 2026-09-30",
+		"quotas:\n- {scope: guest, name: alice, reset_day: 31, topup: 1,\n   topup_month: 2999-10-15}\n": "line 3, column 17: no month of the quota begins on 2999-10-15; with the reset day 31 the one that holds this day begins on 2999-09-30",
 		"quotas:\n- {scope: guest, name: alice, reset_day: 1,\n   lifted_month: 2026-02-30}\n":           "\"2026-02-30\" is not the first day of a month",
-		"quotas:\n- {scope: guest, name: alice, reset_day: 31,\n   lifted_month: 2026-02-27}\n":          "line 3, column 18: no month of the quota begins on 2026-02-27; with the reset day 31 the one that holds this day begins on 2026-01-31",
+		"quotas:\n- {scope: guest, name: alice, reset_day: 31,\n   lifted_month: 2999-02-27}\n":          "line 3, column 18: no month of the quota begins on 2999-02-27; with the reset day 31 the one that holds this day begins on 2999-01-31",
 		"settings:\n  timezone: Mars/Olympus\n":                                                          "line 2, column 13: there is no time zone \"Mars/Olympus\"",
 		"settings: {timezone: Local}\n":                                                                  "\"Local\" is not a time zone",
 		"settings: {timezone: \"\"}\n":                                                                   "is not a time zone",
@@ -193,6 +193,51 @@ quotas:
 	apply("quotas: [{scope: guest, name: alice, limit: 1, reset_day: 31, topup: 1, topup_month: 2026-02-28, lifted_month: 2026-03-31}]\n", false)
 	if got := apply("guests: []\nquotas: []\n", true); len(host(t, s).Quotas) > 0 {
 		t.Errorf("after all are pruned there are quotas: %q", got)
+	}
+}
+
+// TestMonthsThatAreOver: what was topped up and lifted in a month that is over
+// keeps no export from being applied elsewhere, whatever changed since.
+func TestMonthsThatAreOver(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	past := time.Now().AddDate(0, 0, -70)
+	edit := func(change func(*vps.Quota)) *vps.Quota {
+		t.Helper()
+		_, err := s.SetQuota(ctx, vps.QuotaHost, "", func(q vps.Quota) (vps.Quota, error) { change(&q); return q, nil }, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return host(t, s).Quota(vps.QuotaHost, "")
+	}
+	q := edit(func(q *vps.Quota) {
+		q.Limit, q.ResetDay, q.Topup = vps.GiB, 28, vps.MiB
+		q.TopupMonth, q.LiftedMonth = q.Month(past), q.Month(past)
+	})
+	if q.Topup != vps.MiB || q.TopupMonth != q.Month(past) || q.LiftedMonth != q.Month(past) {
+		t.Errorf("what was stays as long as the months do: %+v", q)
+	}
+	if q = edit(func(q *vps.Quota) { q.ResetDay = 1 }); q.Topup != 0 || q.TopupMonth != "" || q.LiftedMonth != "" {
+		t.Errorf("after months begin on another day: %+v", q)
+	}
+	var export strings.Builder
+	if err := s.Export(ctx, &export); err != nil {
+		t.Fatal(err)
+	}
+	// One that was written when such months were kept is taken, too.
+	for _, file := range []string{export.String(), "quotas: [{scope: host, limit: 1GiB, topup: 1MiB, topup_month: 2020-09-28, lifted_month: 2020-09-28}]\n"} {
+		other, _ := open(t)
+		if _, err := other.Apply(ctx, strings.NewReader(file), true, false); err != nil {
+			t.Errorf("%v\n%s", err, file)
+			continue
+		}
+		if e, err := other.Apply(ctx, strings.NewReader(file), true, false); err != nil || len(e.Lines()) > 0 {
+			t.Errorf("applied again: %q, %v", e.Lines(), err)
+		}
+		if got := host(t, other).Quota(vps.QuotaHost, ""); got == nil || got.Limit != vps.GiB || got.Topup != 0 || got.LiftedMonth != "" {
+			t.Errorf("%+v", got)
+		}
 	}
 }
 
