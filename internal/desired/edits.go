@@ -167,6 +167,9 @@ func (s *State) PutTenant(ctx context.Context, name string, shape func(t vps.Ten
 	before, after, err := s.edit(ctx, false, func(c *contents) error {
 		old := c.host.Tenant(name)
 		if old == nil {
+			if err := checkNewTenant(c, name); err != nil {
+				return err
+			}
 			c.host.Tenants = append(c.host.Tenants, vps.Tenant{Name: name, Created: s.now().UTC()})
 			old = &c.host.Tenants[len(c.host.Tenants)-1]
 		}
@@ -178,7 +181,19 @@ func (s *State) PutTenant(ctx context.Context, name string, shape func(t vps.Ten
 	return Edited{Before: before, After: after}, err
 }
 
-// DeleteTenant removes a tenant who has no guests, with its quota.
+// checkNewTenant refuses a tenant while there are guests of one of that name who
+// is gone: they would become the new one's, with what is counted of them.
+func checkNewTenant(c *contents, name string) error {
+	for i := range c.host.Guests {
+		if g := &c.host.Guests[i]; g.Spec.Tenant == name {
+			return vps.Errorf(vps.CodeConflict, "the guest %s of the old tenant %s is still being deleted; try again in a moment", g.Spec.Name, name)
+		}
+	}
+	return nil
+}
+
+// DeleteTenant removes a tenant who has no guests but such as are being deleted,
+// with its quota.
 func (s *State) DeleteTenant(ctx context.Context, name string) (Edited, error) {
 	before, after, err := s.edit(ctx, false, func(c *contents) error {
 		if c.host.Tenant(name) == nil {
@@ -235,6 +250,8 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	for _, t := range f.Tenants {
 		if old := c.host.Tenant(t.Name); old != nil {
 			*old = t.Merge(*old)
+		} else if err := checkNewTenant(c, t.Name); err != nil {
+			return err
 		} else {
 			c.host.Tenants = append(c.host.Tenants, t.Merge(vps.Tenant{Name: t.Name, Created: s.now().UTC()}))
 		}

@@ -239,3 +239,36 @@ func TestListsEditedAtTheSameTime(t *testing.T) {
 		t.Errorf("of 8 rules there are %v", got)
 	}
 }
+
+// TestTenantsAnewWait is about security: who takes the name of a tenant that is
+// gone does not get its guests that are still being deleted.
+func TestTenantsAnewWait(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	ctx := t.Context()
+	same := func(t vps.Tenant) vps.Tenant { return t }
+	if _, err := s.PutTenant(ctx, "ann", same); err != nil {
+		t.Fatal(err)
+	}
+	g := create(t, s, "a", func(spec *vps.GuestSpec) { spec.Tenant = "ann" })
+	if _, err := s.Delete(ctx, "a", false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.DeleteTenant(ctx, "ann"); err != nil {
+		t.Fatal(err)
+	}
+	file := "version: 1\ntenants:\n  - name: ann\n"
+	_, put := s.PutTenant(ctx, "ann", same)
+	_, applied := s.Apply(ctx, strings.NewReader(file), false, false)
+	for _, err := range []error{put, applied} {
+		if vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(vps.ErrorMessage(err), "guest a of the old tenant ann is still being deleted") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if err := s.Forget(ctx, g.ID); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Apply(ctx, strings.NewReader(file), false, false); err != nil || host(t, s).Tenant("ann") == nil {
+		t.Errorf("when it is gone: %v", err)
+	}
+}

@@ -47,16 +47,18 @@ func (db *DB) TrafficOwners(ctx context.Context) ([]TrafficOwner, error) {
 }
 
 // keepGuest brings a guest's row up to date and returns it. Without one, and
-// for another tenant than that of the last one, there is a new row.
+// for another tenant than that of the last one, there is a new row. A row of
+// which it is not known when its tenant was made is his only as in ofTenant: what
+// is older than he is may be another's.
 func keepGuest(ctx context.Context, tx *sql.Tx, g TrafficGuest, tenantMade int64, now time.Time) (row int64, err error) {
 	var last TrafficGuest
-	var made int64
-	err = tx.QueryRowContext(ctx, "SELECT id, name, tenant, tenant_made FROM traffic_guest WHERE guest = ? ORDER BY id DESC LIMIT 1", g.ID).
-		Scan(&row, &last.Name, &last.Tenant, &made)
+	var made, since int64
+	err = tx.QueryRowContext(ctx, "SELECT id, name, tenant, tenant_made, since FROM traffic_guest WHERE guest = ? ORDER BY id DESC LIMIT 1", g.ID).
+		Scan(&row, &last.Name, &last.Tenant, &made, &since)
 	switch {
 	case err == nil && last.Tenant == g.Tenant && made == tenantMade && last.Name == g.Name:
 		return row, nil
-	case err == nil && last.Tenant == g.Tenant && (made == tenantMade || made == 0):
+	case err == nil && last.Tenant == g.Tenant && (made == tenantMade || made == 0 && since >= tenantMade/int64(time.Second)):
 		_, err = tx.ExecContext(ctx, "UPDATE traffic_guest SET name = ?, tenant_made = ? WHERE id = ?", g.Name, tenantMade, row)
 	case err == nil || errors.Is(err, sql.ErrNoRows):
 		err = tx.QueryRowContext(ctx, "INSERT INTO traffic_guest (guest, name, tenant, tenant_made, since) VALUES (?, ?, ?, ?, ?) RETURNING id",

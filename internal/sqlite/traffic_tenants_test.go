@@ -197,3 +197,29 @@ func TestMigrateTrafficTenants(t *testing.T) {
 		t.Errorf("%d rows are alice's (%v)", rows, err)
 	}
 }
+
+// TestMigrateMovedGuests is about security: before it was written down when
+// tenants were made, a guest was another's for longer than its tenant is there.
+func TestMigrateMovedGuests(t *testing.T) {
+	t.Parallel()
+	c := newRented(t)
+	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1000)
+	if _, err := c.db.write.ExecContext(t.Context(), "UPDATE traffic_guest SET tenant_made = 0"); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "copy.db")
+	if _, err := c.db.write.ExecContext(t.Context(), "VACUUM INTO ?", path); err != nil {
+		t.Fatal(err)
+	}
+	c.db = openAt(t, path)
+	later := &vps.Tenant{Name: "bob", Created: c.Counters.At}
+	c.Tenants["bob"] = later.Created
+	c.sees(later)
+	c.sample()
+	c.sees(later)
+	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1)
+	c.sees(later, "alice 1")
+	if got := c.seen(vps.TrafficQuery{}); !slices.Equal(got, []string{"alice 1001"}) {
+		t.Errorf("the owner sees %v", got)
+	}
+}
