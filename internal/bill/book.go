@@ -83,10 +83,7 @@ func (b *Book) moment(ctx context.Context) (moment, error) {
 	if err != nil {
 		return moment{}, err
 	}
-	zone, err := time.LoadLocation(host.Settings.Timezone)
-	if err != nil {
-		zone = time.UTC
-	}
+	zone := vps.Zone(host.Settings.Timezone)
 	sure := b.Sure == nil || b.Sure(ctx) // asked first: the clock may be set in between
 	now := b.Now().In(zone)
 	return moment{host: host, zone: zone, now: now, month: vps.MonthOf(now), sure: sure}, nil

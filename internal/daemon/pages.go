@@ -113,11 +113,7 @@ func (p pages) Page(ctx context.Context, key string) (web.Subject, error) {
 		return web.Subject{}, vps.Errorf(vps.CodeNotFound, "the tenant of the link is gone")
 	}
 	status := p.status()
-	zone, err := time.LoadLocation(host.Settings.Timezone)
-	if err != nil {
-		zone = time.UTC // as the ledger does
-	}
-	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: zone}
+	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: hostZone(&host)}
 	if link.Tenant == "" {
 		if s.Host, err = os.Hostname(); err != nil {
 			return web.Subject{}, vps.Wrap(vps.CodeInternal, err, "the host's name cannot be read")

@@ -57,10 +57,9 @@ func (s *sampler) rehearse(ctx context.Context, host *vps.Host) (accounts []vps.
 }
 
 func (s *sampler) enter(ctx context.Context, host *vps.Host, add func(context.Context, sqlite.TrafficSample) ([]vps.QuotaAccount, error)) (accounts []vps.QuotaAccount, at time.Time, err error) {
-	zone, err := time.LoadLocation(host.Settings.Timezone)
-	if err != nil {
-		s.log.WarnContext(ctx, "the host's time zone is unknown, so days begin in UTC", "timezone", host.Settings.Timezone)
-		zone = time.UTC
+	zone := hostZone(host)
+	if name := host.Settings.Timezone; name != "" && zone.String() != name {
+		s.log.WarnContext(ctx, "the host's time zone is unknown, so days begin in UTC", "timezone", name)
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()

@@ -14,14 +14,9 @@ import (
 	"sublet/internal/vps"
 )
 
-// hostZone is where the host's days begin.
-func hostZone(host *vps.Host) *time.Location {
-	zone, err := time.LoadLocation(host.Settings.Timezone)
-	if err != nil {
-		return time.UTC // as the sampler does, which says so
-	}
-	return zone
-}
+// hostZone is where the host's days begin: in UTC when its zone is unknown, of
+// which the sampler tells.
+func hostZone(host *vps.Host) *time.Location { return vps.Zone(host.Settings.Timezone) }
 
 // trafficOwner finds whose history a name means: the guest that has it, or else
 // the one that had it last.

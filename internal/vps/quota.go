@@ -466,6 +466,16 @@ func validZoneName(field, name string) error {
 // time, and quotas ask for theirs with each sample.
 var zones sync.Map // string -> *time.Location
 
+// Zone returns the zone of a name, and UTC where there is none of it here. It is
+// safe for concurrent use, and quick but for the first time.
+func Zone(name string) *time.Location {
+	zone, err := loadZone(name)
+	if err != nil {
+		return time.UTC
+	}
+	return zone
+}
+
 func loadZone(name string) (*time.Location, error) {
 	if zone, ok := zones.Load(name); ok {
 		return zone.(*time.Location), nil

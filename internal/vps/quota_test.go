@@ -292,3 +292,14 @@ func TestHostQuotas(t *testing.T) {
 		}
 	}
 }
+
+func TestZone(t *testing.T) {
+	t.Parallel()
+	for name, want := range map[string]string{"Asia/Shanghai": "Asia/Shanghai", "Etc/UTC": "Etc/UTC", "": "UTC", "Mars/Olympus": "UTC"} {
+		for range 2 { // loaded, and remembered
+			if got := vps.Zone(name).String(); got != want {
+				t.Errorf("%q is %s, want %s", name, got, want)
+			}
+		}
+	}
+}

@@ -98,10 +98,7 @@ func quotaName(lang *language, v *view, u *vps.QuotaUse) string {
 // resetDate is when a quota's month ends, by the quota's own clock, which is
 // named when it is not the page's.
 func resetDate(lang *language, now time.Time, u *vps.QuotaUse) string {
-	zone, err := time.LoadLocation(u.Quota.Timezone)
-	if err != nil {
-		zone = time.UTC
-	}
+	zone := vps.Zone(u.Quota.Timezone)
 	date := lang.date("day", u.End.In(zone))
 	if zone.String() != now.Location().String() {
 		date += " (" + zone.String() + ")"
