@@ -38,7 +38,7 @@ type Input struct {
 	// that are not billed do not count.
 	Rows []vps.TrafficRow
 	// Tenants tells, by a guest's ID, whose a guest with traffic is that was not
-	// there on any day of the month. Others are the owner's.
+	// there on any day of the month. Others are those that the row names.
 	Tenants map[string]string
 }
 
@@ -146,11 +146,12 @@ func (m *maker) name(id string) string {
 }
 
 // tenant is whose a guest was on a day: on the last one before on which it was
-// there, or the first one after.
-func (m *maker) tenant(id, day string) string {
+// there, or the first one after. One that was there on no day of the month is
+// that of its last day, or that of the ledger, which sees all that have traffic.
+func (m *maker) tenant(id, day, ledger string) string {
 	days := m.lived[id]
 	if len(days) == 0 {
-		return cmp.Or(m.in.Tenants[id], vps.DefaultTenant)
+		return cmp.Or(m.in.Tenants[id], ledger, vps.DefaultTenant)
 	}
 	i, found := slices.BinarySearchFunc(days, day, func(d vps.GuestDay, day string) int { return cmp.Compare(d.Day, day) })
 	if !found {

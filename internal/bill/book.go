@@ -13,8 +13,12 @@ import (
 // Days keeps who was there on which day.
 type Days interface {
 	// KeepGuestDays keeps days in place of what is there of them, and drops
-	// what is kept of days after today.
+	// what is kept of days after today, and all spans.
 	KeepGuestDays(ctx context.Context, today string, days []vps.GuestDay) error
+	// KeepGuestSpans adds to what was kept while the clock was not sure, and
+	// GuestSpans returns that, as it came.
+	KeepGuestSpans(ctx context.Context, spans []vps.GuestSpan) error
+	GuestSpans(ctx context.Context) ([]vps.GuestSpan, error)
 	GuestDays(ctx context.Context, month vps.Month) ([]vps.GuestDay, error)
 	// LastGuestDays returns each guest's last day, FirstGuestDay the first day
 	// of any, or "".
@@ -64,8 +68,9 @@ type Book struct {
 	Host func(ctx context.Context) (vps.Host, error)
 	// Now tells the time.
 	Now func() time.Time
-	// Sure tells whether that may be believed. While it may not, nothing is kept
-	// and nothing dropped: neither days nor bills. Nil means always.
+	// Sure tells whether that may be believed. While it may not, no bill and no
+	// day is kept or dropped: who is there is kept apart, as spans. Nil means
+	// always.
 	Sure func(ctx context.Context) bool
 }
 
@@ -87,71 +92,6 @@ func (b *Book) moment(ctx context.Context) (moment, error) {
 	sure := b.Sure == nil || b.Sure(ctx) // asked first: the clock may be set in between
 	now := b.Now().In(zone)
 	return moment{host: host, zone: zone, now: now, month: vps.MonthOf(now), sure: sure}, nil
-}
-
-// Record keeps that the guests of this moment are there today, and on the days
-// since each was last seen or made: while no daemon ran, nothing changed. It is
-// idempotent, and writes only what is new. Guests of an audit are nobody's.
-func (b *Book) Record(ctx context.Context) error {
-	at, err := b.moment(ctx)
-	if err != nil {
-		return err
-	}
-	_, err = b.record(ctx, at)
-	return err
-}
-
-// record is Record at a moment. It returns the days that are not kept because
-// the clock is not sure.
-func (b *Book) record(ctx context.Context, at moment) ([]vps.GuestDay, error) {
-	last, err := b.Days.LastGuestDays(ctx)
-	if err != nil {
-		return nil, err
-	}
-	seen := map[string]vps.GuestDay{}
-	today, future := at.now.Format(time.DateOnly), false
-	for _, d := range last {
-		seen[d.GuestID] = d
-		future = future || d.Day > today
-	}
-	var days []vps.GuestDay
-	for i := range at.host.Guests {
-		g := &at.host.Guests[i]
-		if g.Spec.Probe != "" || g.Created.In(at.zone).Format(time.DateOnly) > today {
-			continue // not of anybody, or the clock is behind
-		}
-		d := vps.GuestDay{GuestID: g.ID, Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Memory: g.Spec.Memory, Weight: g.Spec.BillingWeight}
-		for _, d.Day = range missing(g.Created.In(at.zone), seen[g.ID].Day, at.now) {
-			days = append(days, d)
-		}
-		if d.Day = today; seen[g.ID] != d {
-			days = append(days, d)
-		}
-	}
-	if !at.sure || len(days) == 0 && !future {
-		return days, nil
-	}
-	return nil, b.Days.KeepGuestDays(ctx, today, days)
-}
-
-// missing are the days before today that are not kept of a guest, at most two
-// years of them: it was made at created, and last seen on a day, or on none.
-func missing(created time.Time, seen string, now time.Time) []string {
-	const most = 2 * 366
-	today := now.Format(time.DateOnly)
-	first := created.Format(time.DateOnly)
-	if seen != "" { // by a clock that was behind it may have been before it was made
-		first = max(first, nextDay(seen))
-	}
-	if created.IsZero() || first >= today {
-		return nil
-	}
-	first = max(first, now.AddDate(0, 0, -most).Format(time.DateOnly))
-	var days []string
-	for day := first; day < today; day = nextDay(day) {
-		days = append(days, day)
-	}
-	return days
 }
 
 // Close makes and keeps the bills of all months that are over, since there is a
@@ -337,29 +277,10 @@ func (b *Book) gather(ctx context.Context, at moment, m vps.Month) (Input, error
 	if err != nil {
 		return in, err
 	}
-	for _, d := range last {
+	for _, d := range append(last, unkept...) {
 		in.Tenants[d.GuestID] = d.Tenant
 	}
 	return in, b.known(ctx, at, in)
-}
-
-// within lays days of a month over those that are kept of it.
-func within(m vps.Month, kept, more []vps.GuestDay) []vps.GuestDay {
-	type key struct{ day, guest string }
-	there := map[key]int{}
-	for i, d := range kept {
-		there[key{d.Day, d.GuestID}] = i
-	}
-	for _, d := range more {
-		i, found := there[key{d.Day, d.GuestID}]
-		switch {
-		case found:
-			kept[i] = d
-		case d.Day >= m.Day(1) && d.Day <= m.Day(m.Days()):
-			kept = append(kept, d)
-		}
-	}
-	return kept
 }
 
 // count adds the month's rows of the ledger, and what bounds them. Those are the

@@ -19,7 +19,7 @@ func (m *maker) count() {
 			continue
 		}
 		day := vps.StepDay.Named(r.Start, m.in.Zone, m.in.Made)
-		l := m.line(m.tenant(r.GuestID, day.Format(time.DateOnly)), r.GuestID, cmp.Or(m.name(r.GuestID), r.Guest))
+		l := m.line(m.tenant(r.GuestID, day.Format(time.DateOnly), r.Tenant), r.GuestID, cmp.Or(m.name(r.GuestID), r.Guest))
 		if l.In.Bytes > math.MaxInt64-r.InBytes || l.Out.Bytes > math.MaxInt64-r.OutBytes {
 			m.tooMuch = true
 			return

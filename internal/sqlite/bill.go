@@ -15,10 +15,14 @@ import (
 
 // KeepGuestDays keeps who was there, each in place of what is there of the same
 // guest on the same day. What is kept of days after today is dropped: it comes
-// from a clock that was wrong.
+// from a clock that was wrong. All spans are dropped, too: days has what they
+// were good for.
 func (db *DB) KeepGuestDays(ctx context.Context, today string, days []vps.GuestDay) error {
 	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
 		if _, err := tx.ExecContext(ctx, "DELETE FROM guest_day WHERE day > ?", today); err != nil {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, "DELETE FROM guest_span"); err != nil {
 			return err
 		}
 		for _, d := range days {
@@ -30,6 +34,35 @@ func (db *DB) KeepGuestDays(ctx context.Context, today string, days []vps.GuestD
 		}
 		return nil
 	})
+}
+
+// KeepGuestSpans keeps who was there by a clock that may be wrong, after what is
+// kept of that before.
+func (db *DB) KeepGuestSpans(ctx context.Context, spans []vps.GuestSpan) error {
+	return db.change(ctx, func(ctx context.Context, tx *sql.Tx) error {
+		for _, s := range spans {
+			_, err := tx.ExecContext(ctx, "INSERT INTO guest_span (first, last, guest, name, tenant, memory, weight) VALUES (?, ?, ?, ?, ?, ?, ?)",
+				s.First, s.Day, s.GuestID, s.Guest, s.Tenant, s.Memory, s.Weight)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// GuestSpans returns what KeepGuestSpans kept since the last KeepGuestDays, in
+// its order.
+func (db *DB) GuestSpans(ctx context.Context) (spans []vps.GuestSpan, err error) {
+	err = db.view(ctx, func(tx *sql.Tx) error {
+		return each(ctx, tx, func(rows *sql.Rows) error {
+			var s vps.GuestSpan
+			err := rows.Scan(&s.First, &s.Day, &s.GuestID, &s.Guest, &s.Tenant, &s.Memory, &s.Weight)
+			spans = append(spans, s)
+			return err
+		}, "SELECT first, last, guest, name, tenant, memory, weight FROM guest_span ORDER BY id")
+	})
+	return spans, err
 }
 
 // GuestDays returns who was there on the days of a month, by day.

@@ -167,6 +167,13 @@ func (m Month) Day(day int) string { return fmt.Sprintf("%s-%02d", m, day) }
 // Compare returns -1, 0 or 1, as m is before, the same as, or after o.
 func (m Month) Compare(o Month) int { return strings.Compare(m.String(), o.String()) }
 
+// GuestSpan says that a guest was there from First to Day, as a clock showed that
+// may have been wrong.
+type GuestSpan struct {
+	First string // as Day
+	GuestDay
+}
+
 // GuestDay says that a guest was there on a day, at any time of it, with what
 // the host's fixed price is shared by. What changes during a day counts as it
 // is at its end.
