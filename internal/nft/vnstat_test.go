@@ -3,13 +3,9 @@
 package nft_test
 
 import (
-	"encoding/json"
-	"fmt"
 	"net"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -43,46 +39,6 @@ func openTap(t *testing.T, link string) *os.File {
 	return tap
 }
 
-// vnstat is vnStat's daemon with a database of its own.
-type vnstat struct {
-	host *nstest.NS
-	conf string
-	cmd  *exec.Cmd
-}
-
-func (v *vnstat) start(t *testing.T) {
-	t.Helper()
-	v.host.Do(func() {
-		// Not killed with the test's context: it is told to end, and writes then.
-		v.cmd = exec.Command("vnstatd", "--config", v.conf, "--nodaemon", "--noadd")
-		if err := v.cmd.Start(); err != nil {
-			t.Error(err)
-		}
-	})
-	if t.Failed() {
-		t.FailNow()
-	}
-}
-
-// stop ends the daemon, which writes what it knows, and returns that.
-func (v *vnstat) stop(t *testing.T, link string) (rx, tx int64) {
-	t.Helper()
-	_ = v.cmd.Process.Signal(unix.SIGTERM)
-	if err := v.cmd.Wait(); err != nil {
-		t.Fatal(err)
-	}
-	var report struct {
-		Interfaces []struct {
-			Traffic struct{ Total struct{ Rx, Tx int64 } }
-		}
-	}
-	if err := json.Unmarshal([]byte(v.host.Exec("vnstat", "--config", v.conf, "--json", "-i", link)), &report); err != nil || len(report.Interfaces) != 1 {
-		t.Fatalf("%v: %+v", err, report)
-	}
-	total := report.Interfaces[0].Traffic.Total
-	return total.Rx, total.Tx
-}
-
 // TestVnStat compares the sum of a guest's classes with what vnStat has of its
 // tap, to the byte, in the same run: the world, the host, what is dropped, in
 // both directions.
@@ -99,39 +55,25 @@ func TestVnStat(t *testing.T) {
 	w.sink(w.outside, 9)
 	a, link := w.network.Guests[0], w.network.Guests[0].Link
 	tap := openTap(t, link)
-	v := &vnstat{host: w.host, conf: filepath.Join(t.TempDir(), "vnstat.conf")}
-	settings := fmt.Sprintf("DatabaseDir %q\nPidFile %q\nUseLogging 0\nUpdateInterval 2\nPollInterval 2\nSaveInterval 1\nBandwidthDetection 0\nMaxBandwidth 0\nTimeSyncWait 0\n",
-		filepath.Dir(v.conf), filepath.Join(filepath.Dir(v.conf), "pid"))
-	if err := os.WriteFile(v.conf, []byte(settings), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	w.apply()
 	w.traffic()
 	w.host.Exec("ip", "link", "set", link, "up")
 	w.host.Exec("ip", "addr", "add", gateway+"/32", "dev", link)
 	w.host.Exec("ip", "route", "add", a.Address.String(), "dev", link, "src", gateway)
 	w.host.Exec("ip", "neigh", "replace", a.Address.String(), "lladdr", a.MAC.String(), "dev", link, "nud", "permanent")
-	w.host.Exec("vnstatd", "--config", v.conf, "--initdb")
-	w.host.Exec("vnstat", "--config", v.conf, "--add", "-i", link)
-	// vnStat looks every two seconds. Its first look is where it begins, and
-	// what comes while it is stopped it adds.
-	look := func() (rx, tx int64) {
-		v.start(t)
-		<-time.After(3 * time.Second)
-		return v.stop(t, link)
-	}
-	look()
+	v := w.host.VnStat(link)
 	w.converse(tap)
-	var rx, tx int64
+	var got nstest.VnStatCount
 	received, sent := w.rxBytes(link), w.sent(link)
 	for deadline := time.Now().Add(hang.After); ; {
-		if rx, tx = look(); rx == received && tx == sent || time.Now().After(deadline) {
+		v.Look()
+		if got, _, _ = v.Counts(link); got.Rx == received && got.Tx == sent || time.Now().After(deadline) {
 			break
 		}
 	}
 	l, _ := w.traffic()
-	if sum := l.sum(link); sum.OutBytes != rx || sum.InBytes != tx || rx < mebi || tx < mebi {
-		t.Errorf("vnStat has %d bytes received and %d sent, the link %d and %d, and we %+v: %v", rx, tx, received, sent, sum, l)
+	if sum := l.sum(link); sum.OutBytes != got.Rx || sum.InBytes != got.Tx || got.Rx < mebi || got.Tx < mebi {
+		t.Errorf("vnStat has %d bytes received and %d sent, the link %d and %d, and we %+v: %v", got.Rx, got.Tx, received, sent, sum, l)
 	}
 	for _, class := range []string{"internet/4", "host/4", "dropped/0"} {
 		if c := l[link+" "+class]; c.OutPackets == 0 {

@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"sublet/internal/hang"
+	"sublet/internal/nstest"
 	"sublet/internal/vps"
 	"sublet/test/lab"
 )
@@ -41,7 +42,9 @@ func (n *network) traffic(t *testing.T) {
 	n.serve(t)
 	bob6 := n.global6("bob")
 	a := &account{network: n, wire: watch(t, "sl-alice", n.peers(n.global6("alice"), bob6))}
+	vnstat := n.NS.VnStat("sl-alice")
 	a.begin()
+	vnstatAgrees := a.vnstat(t, vnstat)
 	live := n.live(t)
 
 	least := n.exchange(t, bob6)
@@ -54,6 +57,7 @@ func (n *network) traffic(t *testing.T) {
 	}
 	live(a.passed(vps.TrafficInternet))
 	n.adds(t)
+	vnstatAgrees()
 
 	// What the host sends to a guest that is not there yet gets lost behind the
 	// counters, so that from here on only the way to the outside agrees.
@@ -298,6 +302,54 @@ func (a *account) begin() {
 		}
 		return maps.Equal(a.wireBefore, a.wire.counts())
 	})
+}
+
+// vnstat has vnStat begin in a moment in which nothing passes, and returns what
+// waits until its days and months have grown by as many bytes as those of the
+// ledger, and of what is in no class, which is ARP.
+func (a *account) vnstat(t *testing.T, v *nstest.VnStat) (agrees func()) {
+	t.Helper()
+	t.Log(v.Version())
+	now := func() (wire map[vps.TrafficKey]vps.TrafficCount, have, ledger map[string]nstest.VnStatCount) {
+		wire = a.wire.counts()
+		v.Look()
+		_, days, months := v.Counts("sl-alice")
+		have = map[string]nstest.VnStatCount{"--days": days, "--months": months}
+		ledger = map[string]nstest.VnStatCount{}
+		for view := range have {
+			var sum vps.TrafficCount
+			for _, count := range a.ledger(view) {
+				sum = sum.Add(count)
+			}
+			ledger[view] = nstest.VnStatCount{Rx: sum.OutBytes, Tx: sum.InBytes} // the host's end of the link
+		}
+		return wire, have, ledger
+	}
+	var wireBefore map[vps.TrafficKey]vps.TrafficCount
+	var haveBefore, ledgerBefore map[string]nstest.VnStatCount
+	a.Eventually("nothing passes while vnStat looks", func() bool {
+		wireBefore, haveBefore, ledgerBefore = now()
+		return maps.Equal(wireBefore, a.wire.counts())
+	})
+	return func() {
+		t.Helper()
+		a.Eventually("vnStat agrees with the ledger", func() bool {
+			wire, have, ledger := now()
+			arp := minus(wire, wireBefore)[vps.TrafficKey{}]
+			for view := range have {
+				got := nstest.VnStatCount{Rx: have[view].Rx - haveBefore[view].Rx, Tx: have[view].Tx - haveBefore[view].Tx}
+				want := nstest.VnStatCount{
+					Rx: ledger[view].Rx - ledgerBefore[view].Rx + arp.OutBytes,
+					Tx: ledger[view].Tx - ledgerBefore[view].Tx + arp.InBytes,
+				}
+				t.Logf("%s: vnStat has %+v, the ledger %+v with %d and %d bytes of ARP", view, got, want, arp.OutBytes, arp.InBytes)
+				if got != want || got.Rx < upload || got.Tx < download {
+					return false
+				}
+			}
+			return true
+		})
+	}
 }
 
 // passed is what the wire had of a class since then.

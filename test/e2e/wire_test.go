@@ -75,7 +75,8 @@ func watch(t *testing.T, link string, who peers) *wire {
 	return w
 }
 
-// count adds a frame of IPv4 or IPv6 (RFC 791, RFC 8200).
+// count adds a frame: of IPv4 or IPv6 (RFC 791, RFC 8200) to its class, and any
+// other to none.
 func (w *wire) count(frame []byte, length int64, sender unix.Sockaddr) {
 	var from, to netip.Addr
 	key := vps.TrafficKey{}
@@ -85,8 +86,7 @@ func (w *wire) count(frame []byte, length int64, sender unix.Sockaddr) {
 		key.Family, from, to = 4, netip.AddrFrom4([4]byte(ip[12:])), netip.AddrFrom4([4]byte(ip[16:]))
 	case unix.ETH_P_IPV6:
 		key.Family, from, to = 6, netip.AddrFrom16([16]byte(ip[8:])), netip.AddrFrom16([16]byte(ip[24:]))
-	default:
-		return
+	default: // ARP, which the ledger does not have
 	}
 	link, _ := sender.(*unix.SockaddrLinklayer)
 	incoming := link != nil && link.Pkttype == unix.PACKET_OUTGOING // out of the host
@@ -97,6 +97,7 @@ func (w *wire) count(frame []byte, length int64, sender unix.Sockaddr) {
 	}
 	near := func(a netip.Addr) bool { return a.IsMulticast() || a.IsLinkLocalUnicast() }
 	switch {
+	case key.Family == 0:
 	case !incoming && !slices.Contains(w.own, from) && !near(from):
 		key = vps.TrafficKey{Class: vps.TrafficDropped} // of both versions together
 	case near(peer) || slices.Contains(w.host, peer):
