@@ -171,7 +171,10 @@ const inetHost = `
 `
 
 // bridgeHost counts what passes a bridge; the host's own part of it meets the
-// table inet.
+// table inet. A frame for a group counts with each copy that it holds back, which
+// is too much where there are several, until the quota is counted again: who
+// holds it before there are copies keeps it from those that the host's quota is
+// not about.
 const bridgeHost = `
 	chain passed {
 		type filter hook forward priority 901; policy accept;

@@ -4,9 +4,9 @@ package nft
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -31,7 +31,9 @@ import (
 // The counters are in tables of their own, which live through Apply and the
 // death of the process. Where they are missing or were changed they are made
 // anew, with another epoch; the same goes for tables that were saved and loaded
-// again. A single counter that is lower than before within an epoch was set
+// again. When they are those that we made, but not as we would make them, as
+// after an upgrade, what they counted up to then is returned once more, with the
+// epoch of before. A single counter that is lower than before within an epoch was set
 // back by hand and began anew.
 func (f *Firewall) Traffic(ctx context.Context) (vps.TrafficCounters, error) {
 	f.mu.Lock()
@@ -64,34 +66,86 @@ func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error)
 	defer d.close()
 	const tries = 5
 	for range tries {
-		if err := f.ensureTraffic(ctx, d); err != nil {
-			return vps.TrafficCounters{}, err
+		last, err := f.renewTraffic(ctx, d)
+		if errors.Is(err, errInterrupted) {
+			continue
 		}
-		// Quotas first: what passes until the rest is read then counts twice for
-		// them, and not never.
-		c := vps.TrafficCounters{At: time.Now(), Epoch: f.traffic.epoch}
-		quotas, err := readQuotas(d)
 		if err != nil {
 			return vps.TrafficCounters{}, err
 		}
-		sums := trafficSums{}
-		if err := sums.addPassed(d); err != nil {
-			return vps.TrafficCounters{}, err
+		if last != nil {
+			return *last, nil
 		}
-		drops, err := readDrops(d)
+		c, quotas, err := countTraffic(d, f.traffic.epoch, f.traffic.before)
 		if err != nil {
 			return vps.TrafficCounters{}, err
 		}
-		sums.addDrops(drops, f.traffic.before)
 		// Somebody may have replaced the tables while they were read.
 		if gen, err := generation(); err != nil || gen == f.traffic.gen {
-			c.Links = sums.rows()
 			f.quotas.note(c.At, quotas)
 			f.fit(ctx)
 			return c, err
 		}
 	}
 	return vps.TrafficCounters{}, errInterrupted
+}
+
+// countTraffic reads the counters of an epoch, and what quotas are at. before is
+// what had been dropped before it.
+func countTraffic(d *dumper, epoch string, before dropSums) (vps.TrafficCounters, map[string]held, error) {
+	// Quotas first: what passes until the rest is read then counts twice for
+	// them, and not never.
+	c := vps.TrafficCounters{At: time.Now(), Epoch: epoch}
+	quotas, err := readQuotas(d)
+	if err != nil {
+		return c, nil, err
+	}
+	sums := trafficSums{}
+	if err := sums.addPassed(d); err != nil {
+		return c, nil, err
+	}
+	drops, err := readDrops(d)
+	if err != nil {
+		return c, nil, err
+	}
+	sums.addDrops(drops, before)
+	c.Links = sums.rows()
+	return c, quotas, nil
+}
+
+// renewTraffic makes the tables that count anew where they are not whole. When
+// they were ours, it returns what they had counted, but for what passes in the
+// moment until there are others; nil when they were not, or are as they should
+// be. It fails with errInterrupted when somebody else changes them.
+func (f *Firewall) renewTraffic(ctx context.Context, d *dumper) (*vps.TrafficCounters, error) {
+	differs, err := f.diffTraffic(ctx, d)
+	if err != nil || len(differs) == 0 {
+		return nil, err
+	}
+	gen, err := generation()
+	if err != nil {
+		return nil, err
+	}
+	epoch, foreign, err := trafficEpoch(d)
+	if err != nil || len(foreign) > 0 {
+		return nil, errors.Join(err, f.remakeTraffic(ctx, d, differs))
+	}
+	before, err := readBefore(d)
+	if err != nil {
+		return nil, err
+	}
+	c, quotas, err := countTraffic(d, epoch, before)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := generation(); err != nil || now != gen {
+		return nil, cmp.Or(err, errInterrupted)
+	}
+	if err := f.remakeTraffic(ctx, d, differs); err != nil {
+		return nil, err
+	}
+	f.quotas.note(c.At, quotas)
+	return &c, nil
 }
 
 // ForgetTraffic removes the counters of links, those of drops too: of such as
@@ -174,6 +228,11 @@ func (f *Firewall) ensureTraffic(ctx context.Context, d *dumper) error {
 	if err != nil || len(differs) == 0 {
 		return err
 	}
+	return f.remakeTraffic(ctx, d, differs)
+}
+
+// remakeTraffic makes the tables anew, since they differ.
+func (f *Firewall) remakeTraffic(ctx context.Context, d *dumper, differs []string) error {
 	if f.traffic.epoch != "" {
 		f.mended = append(f.mended, differs...)
 	}
@@ -416,133 +475,4 @@ func (f *Firewall) diffRestored(ctx context.Context) (drift []string, err error)
 	}
 	differs, err := f.diffQuotas(ctx, d, f.quotas.wanted, now)
 	return append(drift, differs...), err
-}
-
-// passedSet is a set of the tables that counts what passed.
-type passedSet struct {
-	family string
-	class  vps.TrafficClass
-	way    vps.Direction
-}
-
-func passedSets() [2 * waysPassed]passedSet {
-	var all [2 * waysPassed]passedSet
-	i := 0
-	for _, family := range trafficFamilies() {
-		for _, class := range passing() {
-			for _, way := range directions() {
-				all[i] = passedSet{family, class, way}
-				i++
-			}
-		}
-	}
-	return all
-}
-
-func (s passedSet) name() string { return string(s.class) + "-" + string(s.way) }
-
-// place returns the place of a key's version of IP in versions, by what follows
-// the link's name.
-func (s passedSet) place(key *counterKey) int {
-	rest := key.rest()
-	if s.family == bridge && binary.BigEndian.Uint16(rest[:]) == unix.ETH_P_IPV6 || s.family == inet && rest[0] == unix.NFPROTO_IPV6 {
-		return 1
-	}
-	return 0
-}
-
-// protocol is what follows the link's name in a key, for nft.
-func (s passedSet) protocol(key *counterKey) string {
-	switch v6 := s.place(key) == 1; {
-	case s.family == bridge && v6:
-		return "ip6"
-	case s.family == bridge:
-		return "ip"
-	case v6:
-		return "ipv6"
-	default:
-		return "ipv4"
-	}
-}
-
-// waysPassed is how many sets each family has: one for each class and direction.
-const waysPassed = 6
-
-// versions are those of IP in the order in which sums have them.
-var versions = [...]int{4, 6} //nolint:gochecknoglobals // a constant
-
-// linkSums is the traffic of a link: what passed by class and direction, in the
-// order of a family's sets, and by version of IP, and what was dropped.
-type linkSums struct {
-	passed  [waysPassed][len(versions)]amount
-	dropped vps.TrafficCount
-}
-
-// trafficSums is traffic by link.
-type trafficSums map[linkBytes]*linkSums
-
-func (sums trafficSums) of(link linkBytes) *linkSums {
-	s := sums[link]
-	if s == nil {
-		s = &linkSums{}
-		sums[link] = s
-	}
-	return s
-}
-
-// addPassed adds what passed.
-func (sums trafficSums) addPassed(d *dumper) error {
-	for i, s := range passedSets() {
-		found, err := d.counters(s.family, trafficName, s.name())
-		if err != nil {
-			return err
-		}
-		for j := range found {
-			key := &found[j].key
-			at := &sums.of(key.name()).passed[i%waysPassed][s.place(key)]
-			*at = at.plus(found[j].amount)
-		}
-	}
-	return nil
-}
-
-// addDrops adds what was dropped since before.
-func (sums trafficSums) addDrops(drops, before dropSums) {
-	for k, sum := range drops {
-		if was := before[k]; sum.packets > was.packets && sum.bytes >= was.bytes {
-			s := sums.of(k.link)
-			s.dropped = s.dropped.Add(amount{sum.packets - was.packets, sum.bytes - was.bytes}.count(k.way))
-		}
-	}
-}
-
-// count is the amount in one direction, in frames.
-func (a amount) count(way vps.Direction) vps.TrafficCount {
-	frames := int64(a.bytes + vps.FrameBytes*a.packets)
-	if way == vps.In {
-		return vps.TrafficCount{InBytes: frames, InPackets: int64(a.packets)}
-	}
-	return vps.TrafficCount{OutBytes: frames, OutPackets: int64(a.packets)}
-}
-
-// rows returns the traffic in order.
-func (sums trafficSums) rows() []vps.LinkTraffic {
-	links := slices.SortedFunc(maps.Keys(sums), func(a, b linkBytes) int { return bytes.Compare(a[:], b[:]) })
-	rows := make([]vps.LinkTraffic, 0, (waysPassed+1)*len(links))
-	for _, link := range links {
-		name, s := link.String(), sums[link]
-		add := func(class vps.TrafficClass, family int, c vps.TrafficCount) {
-			if c != (vps.TrafficCount{}) {
-				rows = append(rows, vps.LinkTraffic{Link: name, TrafficKey: vps.TrafficKey{Class: class, Family: family}, TrafficCount: c})
-			}
-		}
-		for i, class := range passing() {
-			for place, family := range versions {
-				in, out := s.passed[2*i][place], s.passed[2*i+1][place]
-				add(class, family, in.count(vps.In).Add(out.count(vps.Out)))
-			}
-		}
-		add(vps.TrafficDropped, 0, s.dropped)
-	}
-	return rows
 }

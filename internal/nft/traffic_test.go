@@ -381,6 +381,19 @@ func TestTrafficEpochs(t *testing.T) {
 		}
 		check(t, what, only(l), one)
 	}
+	// left is anew, of tables that can still be read: what they counted is told first.
+	left := func(what string, do func()) {
+		t.Helper()
+		before, _ := w.traffic()
+		anew(what, func() {
+			do()
+			last, now := w.traffic()
+			if now != epoch {
+				t.Errorf("%s: the last epoch is %s after %s", what, now, epoch)
+			}
+			check(t, what+", at last", only(last.since(before)), one)
+		})
+	}
 	same("nothing", func() {})
 	same("a new process", func() { w.wall = nft.New(nil, nft.Options{}) })
 	same("another guest", func() { w.network.Guests = append(w.network.Guests, guest(3, "carol")); w.apply() })
@@ -403,8 +416,16 @@ func TestTrafficEpochs(t *testing.T) {
 	same("another's table", func() { w.host.ExecInput("add table ip other\n", "nft", "-f", "-") })
 	anew("all rules flushed", func() { w.host.Exec("nft", "flush", "ruleset"); w.apply() })
 	anew("one table deleted", func() { w.host.Exec("nft", "delete", "table", "bridge", "sublet-traffic") })
-	anew("a chain flushed", func() { w.host.Exec("nft", "flush", "chain", "inet", "sublet-traffic", "input") })
-	anew("a table made dormant", func() { w.host.ExecInput("add table inet sublet-traffic { flags dormant; }\n", "nft", "-f", "-") })
+	left("an upgrade that counts in another way", func() {
+		w.host.Exec("nft", "insert", "rule", "inet", "sublet-traffic", "between", "accept")
+		w.wall = nft.New(nil, nft.Options{})
+	})
+	left("an upgrade that counts more", func() {
+		w.host.ExecInput("flush chain bridge sublet-traffic between\ndelete set bridge sublet-traffic between-in\n", "nft", "-f", "-")
+		w.wall = nft.New(nil, nft.Options{})
+	})
+	left("a chain flushed", func() { w.host.Exec("nft", "flush", "chain", "inet", "sublet-traffic", "input") })
+	left("a table made dormant", func() { w.host.ExecInput("add table inet sublet-traffic { flags dormant; }\n", "nft", "-f", "-") })
 	anew("saved and loaded again", func() {
 		saved := w.host.Exec("nft", "list", "ruleset")
 		w.host.ExecInput("flush ruleset\n"+saved+"\n", "nft", "-f", "-")
