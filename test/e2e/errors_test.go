@@ -144,6 +144,17 @@ func TestMistakes(t *testing.T) {
 		{[]string{"delete", "alice"}, exitUsage, []string{"--yes"}},
 		{[]string{"console", "alice"}, exitConflict, []string{"alice does not run", "sublet start alice"}},
 
+		// Quotas, zones and webhooks.
+		{[]string{"quota", "set", "alice", "--month", "0"}, exitUsage, []string{"--month", "a quota of zero lets nothing through"}},
+		{[]string{"quota", "set", "alice", "--month", "9EiB"}, exitUsage, []string{"--month", "out of range", "2^63"}},
+		{[]string{"quota", "set", "--host", "9223372036854775808"}, exitUsage, []string{"out of range", "2^63"}},
+		{[]string{"quota", "set", "alice", "--month", "1GiB", "--reset-day", "32"}, exitUsage, []string{"--reset-day", "32 is not a day of a month"}},
+		{[]string{"quota", "set", "alice", "--month", "1GiB", "--timezone", "Mars/Olympus"}, exitUsage, []string{"--timezone", `"Mars/Olympus"`}},
+		{[]string{"quota", "set", "nobody", "--month", "1GiB"}, exitNotFound, []string{"there is no guest nobody"}},
+		{[]string{"host", "set", "--timezone", "Mars/Olympus"}, exitUsage, []string{"--timezone", `"Mars/Olympus"`}},
+		{[]string{"host", "set", "--webhook", "http://10.0.0.1/"}, exitUsage, []string{"10.0.0.1 is not a public address", "--allow-private-webhooks"}},
+		{[]string{"tenant", "set", "bob", "--webhook", "http://10.0.0.1/"}, exitUsage, []string{"10.0.0.1 is not a public address"}},
+
 		// Files.
 		{[]string{"apply", "-f", unknownKey}, exitUsage, []string{"line 4, column 5", `unknown key "memroy"`, "perhaps memory was meant", "\n        memroy: 256MiB\n        ^\n"}},
 		{[]string{"apply", "-f", badSize}, exitUsage, []string{"line 3, column 13", `"256MB0" is not a size`}},
