@@ -3,9 +3,6 @@ package e2e
 import (
 	"context"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -243,18 +240,9 @@ func (n *network) told(t *testing.T) {
 	if lines := strings.Count(string(log), `msg="packet dropped" guest=alice`); err != nil || lines == 0 || lines > 15 {
 		t.Errorf("the log has %d lines of alice's packets, %v; want 1 to 15", lines, err)
 	}
-	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(n.RunDir, "api.sock"))
-	}}}
-	defer client.CloseIdleConnections()
-	reply, err := client.Get("http://sublet/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reply.Body.Close() //nolint:errcheck // all that counts is read
-	metrics, err := io.ReadAll(reply.Body)
-	if want := `sublet_guest_dropped_packets_total{guest="alice",reason="spoofed"} `; err != nil || !strings.Contains(string(metrics), want) {
-		t.Errorf("no %s in the metrics, %v:\n%s", want, err, metrics)
+	metrics := scrape(t, n.Host)
+	if want := `sublet_guest_dropped_packets_total{guest="alice",reason="spoofed"} `; !strings.Contains(metrics, want) {
+		t.Errorf("no %s in the metrics:\n%s", want, metrics)
 	}
 }
 

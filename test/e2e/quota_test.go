@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"strconv"
@@ -22,10 +24,13 @@ func TestQuota(t *testing.T) {
 	t.Parallel()
 	h := lab.New(t)
 	h.UseImage()
+	before := listeners(h)
 	h.Start()
-	h.Sublet("create", "alice", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
+	h.Sublet("tenant", "add", "bob")
+	h.Sublet("create", "alice", "--tenant", "bob", "--memory", "192MiB", "--ssh-key", h.Key+".pub", "--wait", "ssh", "--timeout", hang.After.String())
 	q := &quotaLab{Host: h, link: "sl-alice", port: h.Show("alice").Spec.Ports.First}
 	q.serve(t)
+	q.notices(t)
 
 	// No subtests: another goroutine would be outside of the host's network.
 	q.cannotBeOutrun(t)
@@ -33,12 +38,18 @@ func TestQuota(t *testing.T) {
 	q.isToppedUp(t)
 	q.throttles(t)
 	q.stops(t)
+	q.hasMetrics(t)
+	h.Sublet("stop", "alice")
+	q.agreesWithMetrics(t)
+	q.hasPages(t, before)
+	q.leavesNoMetrics(t)
 }
 
 type quotaLab struct {
 	*lab.Host
-	link string
-	port int // leads to the guest's SSH server
+	link  string
+	port  int // leads to the guest's SSH server
+	sinks *sinks
 	// received is the payload that came from the guest, and connections how many
 	// it has opened.
 	received, connections atomic.Int64
@@ -79,6 +90,24 @@ func (q *quotaLab) serve(t *testing.T) {
 			}()
 		}
 	}()
+}
+
+// notices has the stranger take them, for the owner and for alice's tenant.
+func (q *quotaLab) notices(t *testing.T) {
+	t.Helper()
+	const hooks, mail = lab.StrangerAddress + ":9200", lab.StrangerAddress + ":9225"
+	q.sinks = startSinks(t, q.Outside, hooks, mail)
+	q.Sublet("host", "set", "--webhook", "http://"+hooks+"/owner", "--allow-private-webhooks",
+		"--email", "owner@example.org", "--mail-from", "sublet@example.org", "--smtp-server", mail, "--smtp-tls", "none")
+	q.Sublet("tenant", "set", "bob", "--webhook", "http://"+hooks+"/bob", "--email", "bob@example.org")
+	for path, args := range map[string][]string{"/owner": nil, "/bob": {"--tenant", "bob"}} {
+		text := q.Sublet(append([]string{"notice", "secret"}, args...)...)
+		secret, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(text, "whsec_"))
+		if err != nil || len(secret) == 0 {
+			t.Fatalf("%s has the secret %q: %v", path, text, err)
+		}
+		q.sinks.secret[path] = secret
+	}
 }
 
 type payload struct{ n *atomic.Int64 }
@@ -166,7 +195,8 @@ func (q *quotaLab) cannotBeOutrun(t *testing.T) {
 	}
 }
 
-// isToldOnce: however often the daemon is killed.
+// isToldOnce: however often the daemon is killed, and although each webhook
+// fails at first.
 func (q *quotaLab) isToldOnce(t *testing.T) {
 	t.Helper()
 	for range 3 {
@@ -179,6 +209,17 @@ func (q *quotaLab) isToldOnce(t *testing.T) {
 		if n := strings.Count(events, step); n != 1 {
 			t.Errorf("%q was told %d times:\n%s", step, n, events)
 		}
+	}
+	q.Eventually("no notice waits", func() bool { return q.Sublet("notice", "list", "-o", "name") == "" })
+	want := map[string]int{}
+	for _, to := range []string{"webhook /owner", "webhook /bob", "mail owner@example.org", "mail bob@example.org"} {
+		for _, step := range []string{" 50%", " 100%"} {
+			want[to+step] = 1
+		}
+	}
+	counts, wrong, refused := q.sinks.came()
+	if !maps.Equal(counts, want) || len(wrong) > 0 || refused != 2 {
+		t.Errorf("notices: %v, want %v; %d paths refused the first; wrong are %q", counts, want, refused, wrong)
 	}
 }
 
