@@ -288,6 +288,10 @@ func TestWhatIsDropped(t *testing.T) {
 	}
 
 	t.Run("address of nobody", func(t *testing.T) {
+		// Else it may just look whether the gateway is still there (ARP), from
+		// the same address.
+		mac := strings.Fields(w.host.Exec("ip", "-brief", "link", "show", "dev", w.network.Guests[0].Link))[2]
+		alice.Exec("ip", "neigh", "replace", gateway, "lladdr", mac, "nud", "permanent", "dev", "eth0")
 		before := w.count(vps.DropSpoofed)
 		alice.Exec("ip", "addr", "add", "10.213.0.99/32", "dev", "eth0")
 		alice.Do(func() { send(t, "10.213.0.99", outside) })
