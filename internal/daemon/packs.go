@@ -21,7 +21,7 @@ import (
 // Pack writes a whole guest. What is read is a snapshot, or the disks of a
 // guest that does not run, also at the end.
 func (b backend) Pack(ctx context.Context, name string, o api.PackOptions, w io.Writer) (err error) {
-	_, g, err := b.guest(ctx, name)
+	host, g, err := b.guest(ctx, name)
 	if err != nil {
 		return err
 	}
@@ -54,7 +54,11 @@ func (b backend) Pack(ctx context.Context, name string, o api.PackOptions, w io.
 		}
 		state, names = sn.State, append(names, sn.Disks[1:]...)
 	}
-	return b.packDisks(ctx, *g, snapshot, state, names, w)
+	quota, err := json.Marshal(host.Quota(vps.QuotaGuest, name))
+	if err != nil {
+		return err
+	}
+	return b.packDisks(ctx, *g, quota, snapshot, state, names, w)
 }
 
 func (b backend) findSnapshot(ctx context.Context, g *vps.Guest, name string) (vps.Snapshot, error) {
@@ -69,10 +73,10 @@ func (b backend) findSnapshot(ctx context.Context, g *vps.Guest, name string) (v
 	return all[i], nil
 }
 
-func (b backend) packDisks(ctx context.Context, g vps.Guest, snapshot string, state vps.SnapshotState, names []string, w io.Writer) error {
+func (b backend) packDisks(ctx context.Context, g vps.Guest, quota json.RawMessage, snapshot string, state vps.SnapshotState, names []string, w io.Writer) error {
 	m := pack.Manifest{
 		Created: time.Now().UTC(), Name: g.Spec.Name, Image: g.Spec.Image, ImageID: g.ImageID, State: state,
-		Domains: []json.RawMessage{}, Quota: json.RawMessage("null"),
+		Domains: []json.RawMessage{}, Quota: quota,
 	}
 	var sources []pack.Source
 	var data []vps.DataDisk
@@ -175,7 +179,7 @@ type unpack struct {
 
 func (u *unpack) adoption(id string, o api.UnpackOptions) desired.Adoption {
 	m := u.reader.Manifest()
-	return desired.Adoption{ID: id, File: m.Guest, Name: o.Name, Storage: u.storage, ImageID: m.ImageID, Start: o.Start}
+	return desired.Adoption{ID: id, File: m.Guest, Quota: m.Quota, Name: o.Name, Storage: u.storage, ImageID: m.ImageID, Start: o.Start}
 }
 
 // beginUnpack reads what is to be made, and refuses what cannot be before

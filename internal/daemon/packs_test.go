@@ -14,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
 	"sublet/internal/api"
@@ -105,11 +106,24 @@ func packGuest(t *testing.T, b backend) []byte {
 		}
 	}
 	_ = f.Close()
+	if _, err := b.state.SetQuota(t.Context(), vps.QuotaGuest, "alice", packedQuota, false); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.state.TopUpQuota(t.Context(), vps.QuotaGuest, "alice", vps.GiB, false); err != nil {
+		t.Fatal(err)
+	}
 	var out bytes.Buffer
 	if err := b.Pack(t.Context(), "alice", api.PackOptions{}, &out); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+// packedQuota is that of the guest, but for what is topped up.
+func packedQuota(q vps.Quota) (vps.Quota, error) {
+	q.Limit, q.Count, q.ResetDay, q.Timezone = vps.TiB, vps.CountMax, 31, "Asia/Shanghai"
+	q.Steps = []vps.QuotaStep{{Percent: 100, Action: vps.ActionStop}}
+	return q, nil
 }
 
 // hashes are the digests of a guest's disks.
@@ -188,6 +202,16 @@ func TestPackAndUnpack(t *testing.T) {
 	done, err = to.Unpack(t.Context(), bytes.NewReader(file), api.UnpackOptions{Name: "bob"})
 	if err != nil || done.Guest != "bob" || len(done.Notes) != 2 || hashes(t, to, "bob") != want {
 		t.Errorf("under another name: %+v, %v", done, err)
+	}
+	host, _, err := to.guest(t.Context(), "bob")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"alice", "bob"} {
+		quota, _ := packedQuota(vps.NewQuota(vps.QuotaGuest, name, "UTC"))
+		if diff := cmp.Diff(&quota, host.Quota(vps.QuotaGuest, name)); diff != "" {
+			t.Errorf("the quota of %s (-packed +unpacked):\n%s", name, diff)
+		}
 	}
 	// Nothing of it is swept when the daemon starts again.
 	known, err := to.known(t.Context())

@@ -18,6 +18,8 @@ type Adoption struct {
 	ID string
 	// File is what Describe wrote, here or elsewhere.
 	File json.RawMessage
+	// Quota is that of the guest elsewhere, a vps.Quota; empty or null for none.
+	Quota json.RawMessage
 	// Name is what it is to be called here; empty keeps its name.
 	Name string
 	// Storage is where its disks lie here.
@@ -60,7 +62,7 @@ func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []s
 		if err != nil {
 			return err
 		}
-		return s.addWith(ctx, c, a.ID, name, a.ImageID, func(spec vps.GuestSpec) (vps.GuestSpec, error) {
+		err = s.addWith(ctx, c, a.ID, name, a.ImageID, func(spec vps.GuestSpec) (vps.GuestSpec, error) {
 			spec, err := f.Guests[0].Merge(spec)
 			spec.Name, spec.Storage, spec.Power = name, a.Storage, vps.PowerStopped
 			if a.Start {
@@ -71,8 +73,35 @@ func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []s
 			told = append(told, more...)
 			return spec, err
 		})
+		if err != nil {
+			return err
+		}
+		if err := s.adoptQuota(c, name, a.Quota); err != nil {
+			told = append(told, fmt.Sprintf("its quota cannot be had here: %s; set one with `sublet quota set %s`", vps.ErrorMessage(err), name))
+		}
+		return nil
 	})
 	return Edited{before, after, a.ID}, told, err
+}
+
+// adoptQuota gives a guest the quota that it had elsewhere. Its use begins anew,
+// and what was topped up or lifted there was for that use.
+func (s *State) adoptQuota(c *contents, name string, file json.RawMessage) error {
+	var theirs *vps.Quota
+	if len(file) > 0 {
+		if err := json.Unmarshal(file, &theirs); err != nil {
+			return vps.Wrap(vps.CodeInvalid, err, "it cannot be read")
+		}
+	}
+	if theirs == nil {
+		return nil
+	}
+	_, err := setQuota(c, vps.QuotaGuest, name, s.now(), func(vps.Quota) (vps.Quota, error) {
+		q := *theirs
+		q.Topup, q.TopupMonth, q.LiftedMonth = 0, "", ""
+		return q, nil
+	})
+	return err
 }
 
 // settle makes a spec from elsewhere one that fits this host.

@@ -65,6 +65,16 @@ func TestAdopt(t *testing.T) {
 		}
 	}
 
+	// A quota that this host cannot have stays behind, and that is told.
+	a.ID, a.Name, a.Quota = s.NewID(), "eve", []byte(`{"limit":1024,"count":"in","reset_day":31,"timezone":"Moon/Sea"}`)
+	if e, told, err = s.Adopt(t.Context(), a, false); err != nil {
+		t.Fatal(err)
+	}
+	if q := e.After.Quota(vps.QuotaGuest, "eve"); q != nil || !strings.Contains(strings.Join(told, "\n"), "its quota cannot be had here") {
+		t.Errorf("eve's quota is %+v; told %q", q, told)
+	}
+	a.Quota = nil
+
 	// Other pools, ports of the host's own programs, tenants that are not there.
 	other, f := open(t)
 	f.listeners = []desired.Listener{{Port: 20003, Protocol: vps.ProtoTCP}, {Port: 8443, Protocol: vps.ProtoTCP}}

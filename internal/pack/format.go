@@ -57,10 +57,11 @@ type Manifest struct {
 	State vps.SnapshotState `json:"state"`
 	// Disks are the guest's disks; the first is the one that it boots from.
 	Disks []Disk `json:"disks"`
-	// Domains and Quota are for what a guest will have; today there is nothing
-	// in them, and a reader passes over what it does not know.
+	// Domains are for what a guest will have; today there is nothing in them,
+	// and a reader passes over what it does not know.
 	Domains []json.RawMessage `json:"domains"`
-	Quota   json.RawMessage   `json:"quota"`
+	// Quota is the guest's own, a vps.Quota; null for none.
+	Quota json.RawMessage `json:"quota"`
 }
 
 // Disk is one disk of a file.
