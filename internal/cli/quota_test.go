@@ -135,7 +135,9 @@ func TestQuotaSet(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", line, diff)
 		}
 		warned := strings.Contains(w.errors.String(), "warning: the quota of ")
-		if acts := strings.Contains(want, "throttle") || strings.Contains(want, "suspend") || strings.Contains(want, "stop"); warned == acts {
+		if grace := q.Grace > 0; grace && !warned {
+			t.Errorf("%s: not warned: %s", line, w.errors.String())
+		} else if acts := strings.Contains(want, "throttle") || strings.Contains(want, "suspend") || strings.Contains(want, "stop"); !grace && warned == acts {
 			t.Errorf("%s: warned %v: %s", line, warned, w.errors.String())
 		}
 	}

@@ -380,7 +380,8 @@ func (q *Quota) validateSteps() error {
 }
 
 // Warning is what its owner should know of a quota that lets traffic pass once
-// all of it is used: a sentence, or "" for one that does something then.
+// all of it is used, for some time or without an end: a sentence, or "" for one
+// that does something at once.
 func (q *Quota) Warning() string {
 	acts := func(s QuotaStep) bool { return s.Action != ActionNotify }
 	i := slices.IndexFunc(q.Steps, acts)
@@ -390,6 +391,8 @@ func (q *Quota) Warning() string {
 		return fmt.Sprintf("the quota of %s does nothing but tell of its use: traffic goes on when it is used up; %s", q.Whose(), way)
 	case q.Steps[i].Percent > 100:
 		return fmt.Sprintf("the quota of %s lets traffic go on when it is used up, until %s; %s", q.Whose(), q.Steps[i], way)
+	case q.Grace > 0:
+		return fmt.Sprintf("the quota of %s lets traffic go on for %s after it is used up, and without a daemon for longer: the kernel holds nothing during grace; leave --grace out for a hard limit", q.Whose(), q.Grace)
 	}
 	return ""
 }
