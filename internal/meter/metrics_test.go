@@ -46,7 +46,11 @@ func reading(guests int) meter.Reading {
 			Disks:  []vps.DiskSample{{Disk: "root", Part: 2, Used: 60, Available: 30, Allocated: 9, Inodes: 7, FreeInodes: 3}, {Disk: "data", Used: 1}},
 		}
 		for _, class := range vps.TrafficClasses() {
-			for _, family := range []int{4, 6} {
+			families := []int{4, 6}
+			if class == vps.TrafficDropped {
+				families = []int{0} // of both together, as the kernel's tables have it
+			}
+			for _, family := range families {
 				g.Traffic = append(g.Traffic, vps.LinkTraffic{TrafficKey: vps.TrafficKey{Class: class, Family: family}, TrafficCount: vps.TrafficCount{InBytes: 100, InPackets: 1, OutBytes: 200, OutPackets: 2}})
 			}
 		}
