@@ -328,14 +328,20 @@ func TestQuotaPaces(t *testing.T) {
 	t.Parallel()
 	h := hostOf()
 	day := func(n int) time.Time { return noon.Truncate(24*time.Hour).AddDate(0, 0, -n) }
+	h.Tenants = []vps.Tenant{{Name: "t", Created: day(80)}, {Name: "u", Created: day(80)}}
 	row := func(guest string, class vps.TrafficClass, start time.Time, in, out int64) vps.TrafficRow {
-		return vps.TrafficRow{GuestID: guest, Start: start, TrafficKey: vps.TrafficKey{Class: class}, TrafficCount: vps.TrafficCount{InBytes: in, OutBytes: out}}
+		return vps.TrafficRow{GuestID: guest, Tenant: "t", TenantMade: day(80), Start: start, TrafficKey: vps.TrafficKey{Class: class}, TrafficCount: vps.TrafficCount{InBytes: in, OutBytes: out}}
 	}
 	rows := []vps.TrafficRow{
 		row("id-alice", vps.TrafficInternet, day(2), 1000, 100), row("id-alice", vps.TrafficHost, day(0), 500, 50),
 		row("id-alice", vps.TrafficBetween, day(2), 1e9, 1e9), row("id-alice", vps.TrafficDropped, day(2), 1e9, 1e9),
-		row("id-bob", vps.TrafficInternet, day(4), 10, 1), row("", vps.TrafficUplink, day(2), 9000, 90), row("id-gone", vps.TrafficInternet, day(6), 1e9, 1e9),
+		row("id-bob", vps.TrafficInternet, day(4), 10, 1), row("", vps.TrafficUplink, day(2), 9000, 90), row("id-gone", vps.TrafficInternet, day(6), 70, 7),
 	}
+	before := row("id-alice", vps.TrafficInternet, day(6), 200, 20) // she was another's
+	before.Tenant = "v"
+	namesake := row("id-gone", vps.TrafficInternet, day(6), 1e9, 1e9) // of a tenant who had the name before
+	namesake.TenantMade = day(100)
+	rows = append(rows, before, namesake)
 	tests := []struct {
 		name  string
 		scope vps.QuotaScope
@@ -344,17 +350,17 @@ func TestQuotaPaces(t *testing.T) {
 		in    float64 // in all
 		span  time.Duration
 	}{
-		{"a guest", vps.QuotaGuest, "alice", day(90), 1500, noon.Sub(day(2))},
-		{"a guest that was made yesterday", vps.QuotaGuest, "alice", day(1), 1500, noon.Sub(day(1))},
+		{"a guest", vps.QuotaGuest, "alice", day(90), 1700, noon.Sub(day(6))},
+		{"a guest that was made yesterday", vps.QuotaGuest, "alice", day(1), 1700, noon.Sub(day(1))},
 		{"a guest that was just made", vps.QuotaGuest, "alice", noon.Add(-time.Minute), 0, time.Hour},
-		{"a tenant", vps.QuotaTenant, "t", day(90), 1510, noon.Sub(day(4))},
+		{"a tenant", vps.QuotaTenant, "t", day(90), 1580, noon.Sub(day(6))},
 		{"the host", vps.QuotaHost, "", day(1), 9000, noon.Sub(day(2))},
 		{"nobody", vps.QuotaTenant, "u", day(90), 0, time.Hour},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			h := vps.Host{Guests: slices.Clone(h.Guests)}
+			h := vps.Host{Guests: slices.Clone(h.Guests), Tenants: h.Tenants}
 			for i := range h.Guests {
 				h.Guests[i].Created = tt.made
 			}

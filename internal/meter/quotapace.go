@@ -13,53 +13,61 @@ type QuotaPaces struct {
 	now  time.Time
 }
 
-// paceSum is what somebody's quota counts, since when there is any, and since
-// when the first of its guests is there.
+// paceSum is what somebody's quota counts, and since when there is any.
 type paceSum struct {
 	vps.TrafficCount
-	since, made time.Time
+	since time.Time
 }
 
-// NewQuotaPaces returns the paces of a host's quotas: rows are of days, or sums
-// of several, from where it is to look back to.
+// NewQuotaPaces returns the paces of a host's quotas: rows are sums of days from
+// where it is to look back to, those of a guest apart by tenant.
 func NewQuotaPaces(h *vps.Host, rows []vps.TrafficRow, now time.Time) *QuotaPaces {
 	p := &QuotaPaces{sums: map[whose]*paceSum{}, now: now}
 	guests := make(map[string]*vps.Guest, len(h.Guests))
 	for i := range h.Guests {
-		g := &h.Guests[i]
-		guests[g.ID] = g
-		for _, w := range countedBy(g) {
-			s := p.of(w)
-			s.made = earlier(s.made, g.Created)
-		}
+		guests[h.Guests[i].ID] = &h.Guests[i]
 	}
 	for i := range rows {
 		r := &rows[i]
-		switch g := guests[r.GuestID]; {
-		case r.Class == vps.TrafficUplink:
-			p.of(whose{scope: vps.QuotaHost}).add(r)
-		case g != nil && r.Class.Billed():
-			for _, w := range countedBy(g) {
-				if w.scope != vps.QuotaHost { // it counts the public link
-					p.of(w).add(r)
-				}
+		if r.Class == vps.TrafficUplink {
+			p.of(whose{scope: vps.QuotaHost}).add(r, r.Start)
+		}
+		if !r.Class.Billed() {
+			continue
+		}
+		since := r.Start
+		if g := guests[r.GuestID]; g != nil {
+			if since.Before(g.Created) {
+				since = g.Created
 			}
+			p.of(whose{vps.QuotaGuest, g.Spec.Name}).add(r, since)
+		}
+		// Guests that are gone, or are another's by now, were his all the same.
+		if hadBy(h.Tenant(r.Tenant), r) {
+			p.of(whose{vps.QuotaTenant, r.Tenant}).add(r, since)
 		}
 	}
 	return p
 }
 
+// hadBy tells whether a row is of a tenant, and not of one before him who had his
+// name. Where it is not known when the row's was made, it is his when it is
+// younger than he is.
+func hadBy(t *vps.Tenant, r *vps.TrafficRow) bool {
+	return t != nil && (r.TenantMade.Equal(t.Created) || r.TenantMade.IsZero() && !r.Start.Before(t.Created))
+}
+
 func (p *QuotaPaces) of(w whose) *paceSum {
 	s := p.sums[w]
 	if s == nil {
-		s = &paceSum{since: p.now, made: p.now}
+		s = &paceSum{since: p.now}
 		p.sums[w] = s
 	}
 	return s
 }
 
-func (s *paceSum) add(r *vps.TrafficRow) {
-	s.TrafficCount, s.since = s.Add(r.TrafficCount), earlier(s.since, r.Start)
+func (s *paceSum) add(r *vps.TrafficRow, since time.Time) {
+	s.TrafficCount, s.since = s.Add(r.TrafficCount), earlier(s.since, since)
 }
 
 // Of returns the bytes per second that a quota counted in each direction. Both
@@ -70,11 +78,7 @@ func (p *QuotaPaces) Of(q *vps.Quota) (in, out float64) {
 	if s == nil {
 		return 0, 0
 	}
-	since := s.since
-	if q.Scope != vps.QuotaHost && since.Before(s.made) {
-		since = s.made
-	}
-	span := p.now.Sub(since)
+	span := p.now.Sub(s.since)
 	if span < time.Hour {
 		return 0, 0
 	}

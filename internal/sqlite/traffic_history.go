@@ -235,8 +235,8 @@ type rowsOf struct {
 	step vps.TrafficStep
 	// guests are who the rows of history are of. A guest that was of several
 	// tenants has several, which are added up in the first: as says which. What is
-	// not in it is added up in the row of nobody.
-	guests map[int64]TrafficGuest
+	// not in it is added up in the row of nobody. Whole sums keep tenants apart.
+	guests map[int64]guestBook
 	as     map[int64]int64
 	counts map[rowKey]*tally
 	// whole adds up all steps; first is where each guest's first one begins.
@@ -245,7 +245,7 @@ type rowsOf struct {
 }
 
 func newRowsOf(step vps.TrafficStep) *rowsOf {
-	return &rowsOf{step: step, guests: map[int64]TrafficGuest{}, as: map[int64]int64{}, counts: map[rowKey]*tally{}, first: map[int64]int64{}}
+	return &rowsOf{step: step, guests: map[int64]guestBook{}, as: map[int64]int64{}, counts: map[rowKey]*tally{}, first: map[int64]int64{}}
 }
 
 // name tells guests apart, which come in the order of their rows.
@@ -253,11 +253,11 @@ func (r *rowsOf) name(guests []guestBook) {
 	first := make(map[string]int64, len(guests))
 	for i := range guests {
 		g := &guests[i]
-		if first[g.ID] == nobody {
+		if first[g.ID] == nobody || r.whole {
 			first[g.ID] = g.row
 		}
 		r.as[g.row] = first[g.ID]
-		r.guests[first[g.ID]] = g.TrafficGuest // as it was last
+		r.guests[first[g.ID]] = *g // as it was last
 	}
 }
 
@@ -297,7 +297,7 @@ func (r *rowsOf) rows() []vps.TrafficRow {
 		}
 		for i, c := range r.counts[k] {
 			if c != (vps.TrafficCount{}) {
-				rows = append(rows, vps.TrafficRow{GuestID: g.ID, Guest: g.Name, Tenant: g.Tenant, Start: time.Unix(begin, 0).UTC(), Step: r.step, TrafficKey: keyOf(i), TrafficCount: c})
+				rows = append(rows, vps.TrafficRow{GuestID: g.ID, Guest: g.Name, Tenant: g.Tenant, TenantMade: instant(g.tenantMade), Start: time.Unix(begin, 0).UTC(), Step: r.step, TrafficKey: keyOf(i), TrafficCount: c})
 			}
 		}
 	}

@@ -81,7 +81,7 @@ func tenantParameters(name string, made time.Time) []any {
 // guestRows returns rows of traffic_guest, and who they are. Nil IDs and a nil
 // tenant mean all.
 func guestRows(ctx context.Context, tx *sql.Tx, ids []string, tenant *vps.Tenant) (rows []guestBook, err error) {
-	query, args := "SELECT id, guest, name, tenant FROM traffic_guest WHERE TRUE", []any(nil)
+	query, args := "SELECT id, guest, name, tenant, tenant_made FROM traffic_guest WHERE TRUE", []any(nil)
 	if ids != nil {
 		list, err := json.Marshal(ids)
 		if err != nil {
@@ -94,7 +94,7 @@ func guestRows(ctx context.Context, tx *sql.Tx, ids []string, tenant *vps.Tenant
 	}
 	err = each(ctx, tx, func(r *sql.Rows) error {
 		var g guestBook
-		err := r.Scan(&g.row, &g.ID, &g.Name, &g.Tenant)
+		err := r.Scan(&g.row, &g.ID, &g.Name, &g.Tenant, &g.tenantMade)
 		rows = append(rows, g)
 		return err
 	}, query+" ORDER BY id", args...)

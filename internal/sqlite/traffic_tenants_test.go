@@ -150,6 +150,16 @@ func TestWholeQuery(t *testing.T) {
 	if err != nil || len(rows) != 2 || rows[0].InBytes != 1010 || !rows[0].Start.Equal(first) || rows[1].InBytes != 1 || !rows[1].Start.Equal(first.Add(48*time.Hour)) {
 		t.Errorf("%+v (%v)", rows, err)
 	}
+
+	t.Log("each tenant's apart")
+	c.Guests = []TrafficGuest{of(alice, "carol", "alice"), web}
+	c.sample()
+	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 5)
+	rows, err = c.db.Traffic(t.Context(), vps.TrafficQuery{Step: vps.StepDay, Whole: true})
+	if err != nil || len(rows) != 3 || rows[0].InBytes != 1010 || rows[0].Tenant != "bob" || !rows[0].TenantMade.Equal(bob.Created) ||
+		rows[2].InBytes != 5 || rows[2].GuestID != alice.ID || rows[2].Tenant != "carol" || !rows[2].TenantMade.Equal(carol.Created) {
+		t.Errorf("%+v (%v)", rows, err)
+	}
 }
 
 // TestTrafficVersion differs after what changes history, and only then.

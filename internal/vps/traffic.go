@@ -117,10 +117,12 @@ const (
 type TrafficRow struct {
 	// GuestID is empty for the host's own counter (TrafficUplink). Guest is the
 	// name that the guest has, or had when it was deleted, and Tenant likewise.
-	// To a query for one tenant they are as he saw them last.
-	GuestID string `json:"guest_id"`
-	Guest   string `json:"guest"`
-	Tenant  string `json:"-"`
+	// To a query for one tenant they are as he saw them last. TenantMade is when
+	// the tenant was: zero for the owner, and where it is not known.
+	GuestID    string    `json:"guest_id"`
+	Guest      string    `json:"guest"`
+	Tenant     string    `json:"-"`
+	TenantMade time.Time `json:"-"`
 	// Start is the begin of the step; days and months begin in the host's time
 	// zone.
 	Start time.Time   `json:"start"`
@@ -164,7 +166,7 @@ type TrafficQuery struct {
 	Together bool
 	Apart    []string
 	// Whole adds up all steps: a guest's rows begin where the first that it has
-	// does.
+	// does. One that went over to another tenant has rows of each.
 	Whole bool
 	// Since and Until bound the begin of rows: from Since on and before Until.
 	// The zero value means no bound.
