@@ -86,6 +86,7 @@ func TestMetrics(t *testing.T) {
 		`sublet_guest_disk_free_inodes{disk="root",guest="g0",partition="2"} 3`,
 		`sublet_guest_traffic_bytes_total{class="internet",direction="out",family="ipv6",guest="g0"} 200`,
 		`sublet_guest_traffic_packets_total{class="between",direction="in",family="ipv4",guest="g0"} 1`,
+		`sublet_guest_traffic_packets_total{class="dropped",direction="out",family="",guest="g0"} 2`,
 		`sublet_guest_dropped_packets_total{guest="g0",reason="spoofed"} 7`,
 		`sublet_guest_dropped_bytes_total{guest="g0",reason="spoofed"} 420`,
 		`sublet_host_traffic_bytes_total{direction="out",link="eth0"} 3`,
