@@ -3,6 +3,7 @@
 package nstest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -69,7 +70,7 @@ func (v *VnStat) look() error {
 	var err error
 	v.host.Do(func() {
 		// Not killed with the test's context: it is told to end, and writes then.
-		cmd = exec.Command("vnstatd", "--config", v.conf, "--nodaemon", "--noadd")
+		cmd = exec.CommandContext(context.WithoutCancel(v.t.Context()), "vnstatd", "--config", v.conf, "--nodaemon", "--noadd")
 		err = cmd.Start()
 	})
 	if err != nil {
