@@ -47,7 +47,7 @@ func (b backend) trafficOwner(ctx context.Context, host *vps.Host, name string) 
 // Traffic returns history, of which the newest is of this moment.
 func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHistory, error) {
 	b.sampleTraffic(ctx)
-	host, err := b.state.Host(ctx)
+	host, err := b.quotas.host(ctx)
 	if err != nil {
 		return api.TrafficHistory{}, err
 	}
@@ -57,7 +57,7 @@ func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHi
 	if last, why := b.sampled.behind(); why != nil {
 		h.At, h.Behind = last.In(zone), vps.ErrorMessage(why)
 	}
-	query := vps.TrafficQuery{Step: q.Step}
+	query := vps.TrafficQuery{Step: q.Step, Together: q.Sum}
 	if query.Since, err = vps.ParseSince("since", q.Since, now); err != nil {
 		return h, err
 	}

@@ -40,6 +40,16 @@ func (t *tally) add(o *tally) {
 	}
 }
 
+// used counts the slots that are not zero.
+func (t *tally) used() (n int) {
+	for i := range t {
+		if t[i] != (vps.TrafficCount{}) {
+			n++
+		}
+	}
+	return n
+}
+
 // since returns what came after an earlier state of the tally.
 func (t *tally) since(earlier *tally) (d tally) {
 	for i := range t {

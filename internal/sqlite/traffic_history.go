@@ -287,8 +287,11 @@ func (r *rowsOf) rows() []vps.TrafficRow {
 	if len(keys) == 0 {
 		return nil
 	}
-	const usual = 2 // classes and families that a guest has traffic of
-	rows := make([]vps.TrafficRow, 0, usual*len(keys))
+	size := 0
+	for _, c := range r.counts {
+		size += c.used()
+	}
+	rows := make([]vps.TrafficRow, 0, size) // which are large, so that growing costs
 	for _, k := range keys {
 		g := r.guests[k.guest]
 		begin := k.begin
