@@ -47,15 +47,15 @@ func cpu(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func openBench(b *testing.B) *DB {
-	b.Helper()
-	db, err := Open(b.Context(), b.TempDir()+"/state.db", nil)
+func openBench(tb testing.TB) *DB {
+	tb.Helper()
+	db, err := Open(tb.Context(), tb.TempDir()+"/state.db", nil)
 	if err != nil {
-		b.Fatal(err)
+		tb.Fatal(err)
 	}
-	b.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := db.Close(); err != nil {
-			b.Error(err)
+			tb.Error(err)
 		}
 	})
 	return db
