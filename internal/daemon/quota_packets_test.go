@@ -363,6 +363,57 @@ func TestQuotaHoldsAll(t *testing.T) {
 	}
 }
 
+// TestQuotaHoldsWhatItCounts: whatever a quota counts, and whosever it is, the
+// kernel holds it against a connection at full speed in both directions.
+func TestQuotaHoldsWhatItCounts(t *testing.T) {
+	t.Parallel()
+	const limit = 8 * vps.MiB
+	for _, tt := range []struct {
+		scope vps.QuotaScope
+		name  string
+		count vps.QuotaCount
+	}{
+		{vps.QuotaGuest, "alice", vps.CountIn},
+		{vps.QuotaGuest, "alice", vps.CountOut},
+		{vps.QuotaGuest, "alice", vps.CountMax},
+		{vps.QuotaTenant, vps.DefaultTenant, vps.CountBoth},
+		{vps.QuotaHost, "", vps.CountBoth},
+		{vps.QuotaHost, "", vps.CountMax},
+	} {
+		t.Run(strings.TrimSpace(string(tt.scope)+" "+string(tt.count)), func(t *testing.T) {
+			t.Parallel()
+			w := newPacketWorld(t)
+			_, err := w.state.SetQuota(t.Context(), tt.scope, tt.name, func(q vps.Quota) (vps.Quota, error) {
+				q.Limit, q.Count = limit, tt.count
+				q.Steps = []vps.QuotaStep{{Percent: 100, Action: vps.ActionSuspend}}
+				return q, nil
+			}, false)
+			w.must(err)
+			w.sampled()
+			use := func() vps.QuotaUse {
+				for _, s := range w.current() {
+					if s.Use.Quota.Scope == tt.scope && s.Use.Limit == int64(limit) {
+						return s.Use
+					}
+				}
+				t.Fatalf("no such quota in %+v", w.current())
+				return vps.QuotaUse{}
+			}
+			w.connect("tcp4")
+			w.stalls()
+			w.eventually("the limit is reached", func() bool {
+				w.sampled()
+				return use().Used >= int64(limit)
+			})
+			over := use().Used - int64(limit)
+			t.Logf("overshoot: %d bytes", over)
+			if over > int64(vps.MiB) {
+				t.Errorf("%d bytes passed beyond the limit", over)
+			}
+		})
+	}
+}
+
 // TestQuotaSetAmidTraffic sets a quota while all that a connection can take
 // passes: it is held as exactly as one that was there before.
 func TestQuotaSetAmidTraffic(t *testing.T) {
