@@ -311,13 +311,26 @@ func probe(ctx context.Context, binary string) (string, error) {
 	return release, nil
 }
 
-// output runs a kernel for what it prints, not for a guest.
+// output runs a kernel for what it prints, not for a guest. A file that was just
+// written is busy for a moment if somebody forked meanwhile: the child has it
+// open until its exec (https://go.dev/issue/22315).
 func output(ctx context.Context, binary, flag string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, binary, flag)
-	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
-	return cmd.Output()
+	for {
+		cmd := exec.CommandContext(ctx, binary, flag)
+		cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+		out, err := cmd.Output()
+		if !errors.Is(err, unix.ETXTBSY) {
+			return out, err
+		}
+		const pause = 5 * time.Millisecond
+		select {
+		case <-ctx.Done():
+			return out, err
+		case <-time.After(pause):
+		}
+	}
 }
 
 // manifest is what a kernel's JSON file holds. Paths are names in the folder,

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/u-root/u-root/pkg/cpio"
@@ -384,4 +385,30 @@ func TestPackaged(t *testing.T) {
 	if out, err := exec.CommandContext(t.Context(), "e2fsck", "-fn", k.Modules).CombinedOutput(); err != nil {
 		t.Errorf("e2fsck: %v: %s", err, out)
 	}
+}
+
+// TestBusy has a kernel that somebody still writes to be tried again.
+func TestBusy(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	f, err := os.OpenFile(h.binary, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := make(chan error)
+	go func() {
+		_, err := output(t.Context(), h.binary, "--version")
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		t.Errorf("while it is written to: %v", err)
+	case <-time.After(100 * time.Millisecond):
+		err := f.Close()
+		if err := errors.Join(err, <-answer); err != nil {
+			t.Error(err)
+		}
+		return
+	}
+	_ = f.Close()
 }
