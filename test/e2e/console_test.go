@@ -145,7 +145,8 @@ func TestConsole(t *testing.T) {
 	}
 
 	t.Log("another one watches, and does not type")
-	log := follow(t, h, "logs", "-f", "alice", "-n", "1")
+	log := follow(t, h, "logs", "-f", "alice", "-n", "2")
+	log.shows("sum-42") // so it is there by now, and the last line is the prompt
 	second := open(t, h, "console", "alice")
 	second.shows("somebody else writes")
 	second.shows("sum-42")
