@@ -17,20 +17,7 @@ func (a *app) billListCmd() *cobra.Command {
 the open one of the month that runs. TOTAL has the corrections in it.`,
 		Args: atMost(0, "no name; `sublet bill --month 2026-10` shows one bill"),
 	}
-	out := addListOutput(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.check(cmd); err != nil {
-			return err
-		}
-		ctx, cancel := request(cmd)
-		defer cancel()
-		bills, err := a.client().Bills(ctx)
-		if err != nil {
-			return err
-		}
-		return printList(a, cmd, out, "bills", billColumns(), bills)
-	}
-	return cmd
+	return lists(a, cmd, "bills", Client.Bills, billColumns)
 }
 
 func billColumns() []column[vps.BillSummary] {

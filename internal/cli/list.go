@@ -24,20 +24,7 @@ func (a *app) listCmd() *cobra.Command {
   sublet list -o json`,
 		Args: atMost(0, "no name; `sublet show` shows one guest"),
 	}
-	out := addListOutput(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.check(cmd); err != nil {
-			return err
-		}
-		ctx, cancel := request(cmd)
-		defer cancel()
-		guests, err := a.client().Guests(ctx)
-		if err != nil {
-			return err
-		}
-		return printList(a, cmd, out, "guests", a.guestColumns(), guests)
-	}
-	return cmd
+	return lists(a, cmd, "guests", Client.Guests, a.guestColumns)
 }
 
 // guestColumns are the columns of list.

@@ -25,30 +25,21 @@ func (a *app) noticeListCmd() *cobra.Command {
 		Long: `List the notices that wait to be sent, and why. They are tried for 3 days, at
 ever longer distances; one that is given up is an event.`,
 	}
-	out := addListOutput(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.check(cmd); err != nil {
-			return err
-		}
-		ctx, cancel := request(cmd)
-		defer cancel()
-		waiting, err := a.client().Notices(ctx)
-		if err != nil {
-			return err
-		}
-		return printList(a, cmd, out, "notices", []column[vps.WaitingNotice]{
-			{key: "uid", wide: true, text: func(n vps.WaitingNotice) string { return n.UID }},
-			{key: "made", text: func(n vps.WaitingNotice) string { return stamp(n.Time) }},
-			{key: "to", text: func(n vps.WaitingNotice) string { return recipient(n.Recipient) }},
-			{key: "channel", text: func(n vps.WaitingNotice) string { return string(n.Channel) }},
-			{key: "kind", text: func(n vps.WaitingNotice) string { return n.Kind }},
-			{key: "tries", text: func(n vps.WaitingNotice) string { return strconv.Itoa(n.Tries) }},
-			{key: "next", text: func(n vps.WaitingNotice) string { return stamp(n.Next) }},
-			{key: "message", wide: true, text: func(n vps.WaitingNotice) string { return n.Message }},
-			{key: "error", text: func(n vps.WaitingNotice) string { return n.Error }},
-		}, waiting)
+	return lists(a, cmd, "notices", Client.Notices, noticeColumns)
+}
+
+func noticeColumns() []column[vps.WaitingNotice] {
+	return []column[vps.WaitingNotice]{
+		{key: "uid", wide: true, text: func(n vps.WaitingNotice) string { return n.UID }},
+		{key: "made", text: func(n vps.WaitingNotice) string { return stamp(n.Time) }},
+		{key: "to", text: func(n vps.WaitingNotice) string { return recipient(n.Recipient) }},
+		{key: "channel", text: func(n vps.WaitingNotice) string { return string(n.Channel) }},
+		{key: "kind", text: func(n vps.WaitingNotice) string { return n.Kind }},
+		{key: "tries", text: func(n vps.WaitingNotice) string { return strconv.Itoa(n.Tries) }},
+		{key: "next", text: func(n vps.WaitingNotice) string { return stamp(n.Next) }},
+		{key: "message", wide: true, text: func(n vps.WaitingNotice) string { return n.Message }},
+		{key: "error", text: func(n vps.WaitingNotice) string { return n.Error }},
 	}
-	return cmd
 }
 
 // recipient names who gets notices.

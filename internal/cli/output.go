@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -94,6 +95,25 @@ func (c column[T]) value(item T) string {
 		return c.raw(item)
 	}
 	return c.text(item)
+}
+
+// lists makes cmd a verb that writes what get returns. What is wrong with its flags
+// is said before anything is asked for.
+func lists[T any](a *app, cmd *cobra.Command, envelope string, get func(Client, context.Context) ([]T, error), columns func() []column[T]) *cobra.Command {
+	out := addListOutput(cmd)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := out.check(cmd); err != nil {
+			return err
+		}
+		ctx, cancel := request(cmd)
+		defer cancel()
+		items, err := get(a.client(), ctx)
+		if err != nil {
+			return err
+		}
+		return printList(a, cmd, out, envelope, columns(), items)
+	}
+	return cmd
 }
 
 // printList writes items in the format asked for. The first column is the

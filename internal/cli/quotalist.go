@@ -19,20 +19,7 @@ day on which the limit will be reached if it goes on as in the last days, when
 that is before the reset.`,
 		Args: atMost(0, "no name; `sublet quota show` shows one quota"),
 	}
-	out := addListOutput(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := out.check(cmd); err != nil {
-			return err
-		}
-		ctx, cancel := request(cmd)
-		defer cancel()
-		uses, err := a.client().Quotas(ctx)
-		if err != nil {
-			return err
-		}
-		return printList(a, cmd, out, "quotas", a.quotaColumns(), uses)
-	}
-	return cmd
+	return lists(a, cmd, "quotas", Client.Quotas, a.quotaColumns)
 }
 
 func (a *app) quotaColumns() []column[vps.QuotaUse] {
