@@ -25,6 +25,20 @@ func newRented(t *testing.T) *counted {
 	return c
 }
 
+// migrated opens the ledger as one in which it was not written down when tenants
+// were made.
+func (c *counted) migrated() {
+	c.t.Helper()
+	if _, err := c.db.write.ExecContext(c.t.Context(), "UPDATE traffic_guest SET tenant_made = 0"); err != nil {
+		c.t.Fatal(err)
+	}
+	path := filepath.Join(c.t.TempDir(), "copy.db")
+	if _, err := c.db.write.ExecContext(c.t.Context(), "VACUUM INTO ?", path); err != nil {
+		c.t.Fatal(err)
+	}
+	c.db = openAt(c.t, path)
+}
+
 // seen returns what a query has, as "guest in" by guest, in each step alike.
 func (c *counted) seen(q vps.TrafficQuery) []string {
 	c.t.Helper()
@@ -190,14 +204,7 @@ func TestMigrateTrafficTenants(t *testing.T) {
 	t.Parallel()
 	c := newRented(t)
 	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1000)
-	if _, err := c.db.write.ExecContext(t.Context(), "UPDATE traffic_guest SET tenant_made = 0"); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "copy.db")
-	if _, err := c.db.write.ExecContext(t.Context(), "VACUUM INTO ?", path); err != nil {
-		t.Fatal(err)
-	}
-	c.db = openAt(t, path)
+	c.migrated()
 	c.sees(bob, "alice 1000")
 	c.sees(&vps.Tenant{Name: "bob", Created: c.Counters.At.Add(time.Hour)})
 	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1)
@@ -214,14 +221,7 @@ func TestMigrateMovedGuests(t *testing.T) {
 	t.Parallel()
 	c := newRented(t)
 	c.pass(time.Minute, "sl-alice", vps.TrafficInternet, 1000)
-	if _, err := c.db.write.ExecContext(t.Context(), "UPDATE traffic_guest SET tenant_made = 0"); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "copy.db")
-	if _, err := c.db.write.ExecContext(t.Context(), "VACUUM INTO ?", path); err != nil {
-		t.Fatal(err)
-	}
-	c.db = openAt(t, path)
+	c.migrated()
 	later := &vps.Tenant{Name: "bob", Created: c.Counters.At}
 	c.Tenants["bob"] = later.Created
 	c.sees(later)
