@@ -106,19 +106,25 @@ func (w *quotaWorld) must(err error) {
 	}
 }
 
+// withSteps gives a quota these steps in place of its own.
+func withSteps(q vps.Quota, steps []string) (vps.Quota, error) {
+	q.Steps = nil
+	for _, s := range steps {
+		step, err := vps.ParseQuotaStep(s)
+		if err != nil {
+			return q, err
+		}
+		q.Steps = append(q.Steps, step)
+	}
+	return q, nil
+}
+
 // quota sets alice's to 1000 MiB a month.
 func (w *quotaWorld) quota(steps ...string) {
 	w.t.Helper()
 	_, err := w.state.SetQuota(w.t.Context(), vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) {
-		q.Limit, q.Steps = 1000*vps.MiB, nil
-		for _, s := range steps {
-			step, err := vps.ParseQuotaStep(s)
-			if err != nil {
-				return q, err
-			}
-			q.Steps = append(q.Steps, step)
-		}
-		return q, nil
+		q.Limit = 1000 * vps.MiB
+		return withSteps(q, steps)
 	}, false)
 	w.must(err)
 }

@@ -21,15 +21,8 @@ func TestQuotasAreForeseen(t *testing.T) {
 	set := func(scope vps.QuotaScope, name string, dryRun bool, limit vps.Bytes, grace time.Duration, steps ...string) func() (desired.Edited, error) {
 		return func() (desired.Edited, error) {
 			return w.state.SetQuota(ctx, scope, name, func(q vps.Quota) (vps.Quota, error) {
-				q.Limit, q.Steps, q.Grace = limit, nil, vps.Duration(grace)
-				for _, s := range steps {
-					step, err := vps.ParseQuotaStep(s)
-					if err != nil {
-						return q, err
-					}
-					q.Steps = append(q.Steps, step)
-				}
-				return q, nil
+				q.Limit, q.Grace = limit, vps.Duration(grace)
+				return withSteps(q, steps)
 			}, dryRun)
 		}
 	}
