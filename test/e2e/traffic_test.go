@@ -220,7 +220,7 @@ func (n *network) adds(t *testing.T) {
 	var check vps.TrafficCheck
 	decode(t, n.Sublet("traffic", "--check", "-o", "json"), &check)
 	all := map[vps.TrafficClass]vps.TrafficCount{}
-	for key, count := range n.ledgerOf("traffic", "--months") {
+	for key, count := range ledgerOf(n.Host, "traffic", "--months") {
 		all[key.Class] = all[key.Class].Add(count)
 	}
 	if got := check.Lines[1].TrafficCount; !check.OK || got != all[vps.TrafficInternet] {
@@ -246,17 +246,17 @@ func (n *network) adds(t *testing.T) {
 
 // ledger is what a view tells of alice, and ledgerOf what any command does.
 func (n *network) ledger(view string) map[vps.TrafficKey]vps.TrafficCount {
-	return n.ledgerOf("traffic", "alice", view)
+	return ledgerOf(n.Host, "traffic", "alice", view)
 }
 
-func (n *network) ledgerOf(command ...string) map[vps.TrafficKey]vps.TrafficCount {
+func ledgerOf(h *lab.Host, command ...string) map[vps.TrafficKey]vps.TrafficCount {
 	var page struct {
 		Traffic []struct {
 			Class    vps.TrafficClass            `json:"class"`
 			Families map[string]vps.TrafficCount `json:"families"`
 		} `json:"traffic"`
 	}
-	text := n.Sublet(append(command, "--by", "class", "-o", "json")...)
+	text := h.Sublet(append(command, "--by", "class", "-o", "json")...)
 	counts := map[vps.TrafficKey]vps.TrafficCount{}
 	if err := json.Unmarshal([]byte(text), &page); err != nil {
 		return counts // which agrees with nothing
