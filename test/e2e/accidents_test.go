@@ -25,7 +25,7 @@ import (
 // moment in which the ledger has all there is, so that bounds do not add up.
 func TestAccidentsAmidTraffic(t *testing.T) {
 	t.Parallel()
-	l := newLedgerTest(t)
+	l := newLedgerTest(t, "5m")
 	const (
 		nothing  = false // is lost
 		counters = true  // are lost
@@ -83,8 +83,9 @@ func TestAccidentsAmidTraffic(t *testing.T) {
 			l.openTap(t)
 		}},
 	}
-	// By itself the daemon samples each second; the second time somebody looks,
-	// which is a sample, again and again.
+	// At first there are hardly any samples but those that an accident asks for,
+	// so that the ledger sees what it did late, and in one piece. The second time
+	// they come all the time, and amid everything.
 	for _, looked := range []bool{false, true} {
 		for _, a := range accidents {
 			l.accident(t, a.what, a.loses, looked, a.happen)
@@ -111,31 +112,31 @@ const (
 // gained with what was sent and has arrived meanwhile.
 func (l *ledgerTest) accident(t *testing.T, what string, loses, looked bool, happen func(*testing.T)) {
 	t.Helper()
+	// How many packets pass before and at the end, and in between.
+	const few, many = 20, 80
+	if loses && !looked {
+		// Counters that begin now, and again at the accident, are higher when they
+		// are read next than at the last sample before it. That must not hide the
+		// second beginning.
+		l.flush()
+		l.awaitRules(t)
+	}
 	l.forget()
 	before := l.recorded(t)
 	l.resume()
 	if looked {
-		l.senders.Go(func() {
-			for {
-				select {
-				case <-l.sending:
-					return
-				default:
-					l.Try("traffic")
-				}
-			}
-		})
+		l.senders.Go(func() { l.look(l.sending) })
 	}
-	l.flows()
+	l.flows(few)
 	// All of this is in the counters, and after a sample in the ledger.
 	safe := l.sum(l.arrived)
 	l.recorded(t)
 	happen(t)
 	l.enter(phaseWhole)
-	l.flows()
-	l.Eventually("all is mended", l.Settled)
+	l.flows(many)
+	l.Eventually("all is mended", l.Settled) // who asks has a sample taken
 	l.enter(phaseMended)
-	l.flows()
+	l.flows(few)
 	l.pause(t)
 
 	most, least := l.sum(l.sent), l.sum(l.arrived)
@@ -149,20 +150,29 @@ func (l *ledgerTest) accident(t *testing.T, what string, loses, looked bool, hap
 	}
 }
 
+// look looks at the traffic again and again, which is a sample each time.
+func (l *ledgerTest) look(until <-chan struct{}) {
+	for {
+		select {
+		case <-until:
+			return
+		default:
+			l.Try("traffic") // which fails while there is no daemon
+		}
+	}
+}
+
 // recorded is what the ledger has of the guest's internet, after a sample.
 func (l *ledgerTest) recorded(t *testing.T) vps.TrafficCount {
 	t.Helper()
 	return ledgerOf(l.Host, "traffic", "alice", "--months")[vps.TrafficKey{Class: vps.TrafficInternet, Family: 4}]
 }
 
-// flows waits until packets of this phase have come out at both ends: more than
-// an accident makes the ledger lose, as a rule, so that what is lost does not
-// make up for what is counted twice.
-func (l *ledgerTest) flows() {
-	const enough = 40
+// flows waits until so many packets of this phase have come out at both ends.
+func (l *ledgerTest) flows(packets int64) {
 	l.Eventually("packets pass in both directions", func() bool {
 		arrived := l.sum(l.arrived, l.phase)
-		return arrived.InPackets >= enough && arrived.OutPackets >= enough
+		return arrived.InPackets >= packets && arrived.OutPackets >= packets
 	})
 }
 
@@ -191,6 +201,9 @@ func (l *ledgerTest) deleteTap() { l.NS.Exec("ip", "link", "del", "sl-alice") }
 // killAmid kills the daemon when it has just written, which is amid a sample.
 func (l *ledgerTest) killAmid(t *testing.T) {
 	t.Helper()
+	killed := make(chan struct{})
+	defer close(killed)
+	l.senders.Go(func() { l.look(killed) })
 	l.afterWrite(hang.After)
 	l.Kill()
 }

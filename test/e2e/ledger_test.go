@@ -27,7 +27,7 @@ import (
 // the end are the bytes that were sent, to the byte.
 func TestLedgerSurvives(t *testing.T) {
 	t.Parallel()
-	l := newLedgerTest(t)
+	l := newLedgerTest(t, "1s")
 	h := l.Host
 	l.resume()
 
@@ -122,15 +122,15 @@ func (l *ledgerTest) sum(of map[byte]vps.TrafficCount, phases ...byte) (sum vps.
 
 const strangerPort = 4000
 
-// newLedgerTest makes the host, whose daemon samples each second, and the
+// newLedgerTest makes the host, whose daemon samples every so often, and the
 // guest. Nothing is sent yet.
-func newLedgerTest(t *testing.T) *ledgerTest {
+func newLedgerTest(t *testing.T, every string) *ledgerTest {
 	t.Helper()
 	h := lab.New(t)
 	h.UseImage()
 	h.Start()
 	settings := filepath.Join(h.Dir, "settings.yaml")
-	if err := os.WriteFile(settings, []byte("settings:\n  traffic_sample: 1s\n"), 0o600); err != nil {
+	if err := os.WriteFile(settings, []byte("settings:\n  traffic_sample: "+every+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h.Sublet("apply", "-f", settings)
