@@ -33,49 +33,49 @@ func TestAccidentsAmidTraffic(t *testing.T) {
 	accidents := []struct {
 		what   string
 		loses  bool
-		happen func(*testing.T)
+		happen func()
 	}{
-		{"the rules are flushed", counters, func(t *testing.T) {
+		{"the rules are flushed", counters, func() {
 			l.flush()
 			l.awaitRules(t)
 		}},
-		{"the table that counts is deleted", counters, func(t *testing.T) {
+		{"the table that counts is deleted", counters, func() {
 			l.NS.Exec("nft", "delete", "table", "inet", "sublet-traffic")
 			l.awaitRules(t)
 		}},
-		{"the tap is deleted", nothing, func(t *testing.T) {
+		{"the tap is deleted", nothing, func() {
 			l.deleteTap()
 			l.awaitTap(t)
 			l.openTap(t)
 		}},
-		{"the guest restarts", nothing, func(t *testing.T) {
+		{"the guest restarts", nothing, func() {
 			l.unplug()
 			l.openTap(t)
 		}},
-		{"the daemon is killed", nothing, func(t *testing.T) {
+		{"the daemon is killed", nothing, func() {
 			l.killAmid(t)
 			l.Start()
 		}},
-		{"the daemon is killed, and the rules are flushed", counters, func(t *testing.T) {
+		{"the daemon is killed, and the rules are flushed", counters, func() {
 			l.killAmid(t)
 			l.flush()
 			l.Start()
 			l.awaitRules(t)
 		}},
-		{"the rules are flushed, and the daemon is killed while it mends them", counters, func(t *testing.T) {
+		{"the rules are flushed, and the daemon is killed while it mends them", counters, func() {
 			l.flush()
 			l.Kill()
 			l.Start()
 			l.awaitRules(t)
 		}},
-		{"the daemon is killed, and the tap is deleted", nothing, func(t *testing.T) {
+		{"the daemon is killed, and the tap is deleted", nothing, func() {
 			l.killAmid(t)
 			l.deleteTap()
 			l.Start()
 			l.awaitTap(t)
 			l.openTap(t)
 		}},
-		{"the tap is deleted, and the rules are flushed", counters, func(t *testing.T) {
+		{"the tap is deleted, and the rules are flushed", counters, func() {
 			l.deleteTap()
 			l.flush()
 			l.awaitTap(t)
@@ -110,7 +110,7 @@ const (
 
 // accident has something happen amid traffic and compares what the ledger has
 // gained with what was sent and has arrived meanwhile.
-func (l *ledgerTest) accident(t *testing.T, what string, loses, looked bool, happen func(*testing.T)) {
+func (l *ledgerTest) accident(t *testing.T, what string, loses, looked bool, happen func()) {
 	t.Helper()
 	l.forget()
 	before := l.recorded(t)
@@ -122,7 +122,7 @@ func (l *ledgerTest) accident(t *testing.T, what string, loses, looked bool, hap
 	// All of this is in the counters, and after a sample in the ledger.
 	safe := l.sum(l.arrived)
 	l.recorded(t)
-	happen(t)
+	happen()
 	l.enter(phaseWhole)
 	l.flows()
 	l.Eventually("all is mended", l.Settled)
