@@ -104,8 +104,11 @@ type ImportedInterface struct {
 	// Skipped is empty when it was taken in.
 	Skipped string                  `json:"skipped,omitempty" doc:"Why it was not taken in; left out when it was."`
 	Rows    map[vps.TrafficStep]int `json:"rows" doc:"How many rows of each step it has."`
-	Since   time.Time               `json:"since,omitzero" doc:"Begin of the oldest row."`
-	Until   time.Time               `json:"until,omitzero" doc:"When vnStat wrote last."`
+	// New and Replaced are parts of Rows; the others were there as they are.
+	New      map[vps.TrafficStep]int `json:"new" doc:"How many of them are of a time that nothing was imported of before."`
+	Replaced map[vps.TrafficStep]int `json:"replaced" doc:"How many take the place of another one that was imported before."`
+	Since    time.Time               `json:"since,omitzero" doc:"Begin of the oldest row."`
+	Until    time.Time               `json:"until,omitzero" doc:"When vnStat wrote last."`
 	// Months is the sum of its months, Total of the longest step that it has.
 	Months vps.TrafficCount `json:"months" doc:"What its months add up to, as the guest sees it."`
 	Total  vps.TrafficCount `json:"total" doc:"What its rows of the longest step add up to, as the guest sees it."`

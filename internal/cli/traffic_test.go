@@ -148,7 +148,7 @@ func withTraffic(t *testing.T) *world {
 		},
 	})
 	w.traffic.done = api.ImportedTraffic{Interfaces: []api.ImportedInterface{
-		{Interface: "sl-alice", Guest: "alice", Rows: map[vps.TrafficStep]int{vps.StepDay: 62, vps.StepMonth: 14}, Since: now.AddDate(-1, 0, 0), Until: now, Months: vps.TrafficCount{InBytes: 12 * gib, OutBytes: 3 * gib}, Total: vps.TrafficCount{InBytes: 12 * gib, OutBytes: 3 * gib}},
+		{Interface: "sl-alice", Guest: "alice", Rows: map[vps.TrafficStep]int{vps.StepDay: 62, vps.StepMonth: 14}, New: map[vps.TrafficStep]int{vps.StepDay: 30}, Replaced: map[vps.TrafficStep]int{vps.StepDay: 1, vps.StepMonth: 1}, Since: now.AddDate(-1, 0, 0), Until: now, Months: vps.TrafficCount{InBytes: 12 * gib, OutBytes: 3 * gib}, Total: vps.TrafficCount{InBytes: 12 * gib, OutBytes: 3 * gib}},
 		{Interface: "eth0", Rows: map[vps.TrafficStep]int{vps.StepMonth: 14}, Since: now.AddDate(-1, 0, 0), Until: now, Total: vps.TrafficCount{InBytes: 20 * gib, OutBytes: 4 * gib}, Lacks: []vps.TrafficStep{vps.StepDay}},
 		{Interface: "docker0", Skipped: "it is no guest's link and no public one; name the guest with --guest"},
 	}}

@@ -30,7 +30,7 @@ func (w *trafficWorld) Traffic(context.Context) (vps.TrafficCounters, error) {
 }
 func (w *trafficWorld) ForgetTraffic(context.Context, ...string) error { return nil }
 func (w *trafficWorld) Uplinks(context.Context, string) ([]string, error) {
-	return []string{"eth0"}, nil
+	return []string{"eth0", "eth1"}, nil
 }
 
 func (w *trafficWorld) Counters(context.Context, []string) ([]vps.LinkTraffic, error) {
@@ -383,6 +383,34 @@ func TestImportTraffic(t *testing.T) {
 	if c, err := w.CheckTraffic(t.Context(), "2020-01-01"); err != nil || !c.OK || c.Lines[1].InBytes != 0 || c.Lines[0].InBytes != 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
+}
+
+// TestImportTrafficOfSeveralLinks adds up the public links of one file; another
+// file of one of them takes their place.
+func TestImportTrafficOfSeveralLinks(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	take := func(file, want string) {
+		t.Helper()
+		done, err := w.backend.ImportTraffic(t.Context(), api.ImportTraffic{}, strings.NewReader(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, i := range done.Interfaces {
+			got = append(got, fmt.Sprintf("%s %v new %v replaced %v", i.Interface, i.Rows, i.New, i.Replaced))
+		}
+		if got := strings.Join(got, "; "); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	both := vnStatFile("eth0", "sl-alice", "eth1")
+	take(both, "eth0, eth1 map[day:1 month:1] new map[day:1 month:1] replaced map[]; sl-alice map[day:1 month:1] new map[day:1 month:1] replaced map[]")
+	w.want(w.history(api.TrafficQuery{Host: true}), " uplink0 60 8")
+	take(both, "eth0, eth1 map[day:1 month:1] new map[] replaced map[]; sl-alice map[day:1 month:1] new map[] replaced map[]")
+	w.want(w.history(api.TrafficQuery{Host: true}), " uplink0 60 8")
+	take(vnStatFile("eth1"), "eth1 map[day:1 month:1] new map[] replaced map[day:1 month:1]")
+	w.want(w.history(api.TrafficQuery{Host: true}), " uplink0 30 4")
 }
 
 // Files may have parts only of what vnStat knows.

@@ -109,7 +109,31 @@ func chooseInterfaces(file *vnstat.File, o api.ImportTraffic, owner *sqlite.Traf
 	if taken == 0 {
 		return nil, vps.Invalid("guest", "no interface is the link of a guest or a public link of this host; name the guest with --guest, and --interface: %s", there)
 	}
-	return chosen, nil
+	return together(chosen), nil
+}
+
+// together makes one of the interfaces that are the host's own, whose counts it
+// adds up.
+func together(chosen []chosenInterface) (made []chosenInterface) {
+	own := -1
+	for _, c := range chosen {
+		switch {
+		case !c.own || c.skip != "":
+			made = append(made, c)
+		case own < 0:
+			own = len(made)
+			made = append(made, c)
+		default:
+			all := *made[own].Interface
+			all.Name += ", " + c.Name
+			all.Rows = slices.Concat(all.Rows, c.Rows)
+			if c.Updated.After(all.Updated) {
+				all.Updated = c.Updated
+			}
+			made[own].Interface = &all
+		}
+	}
+	return made
 }
 
 // find looks whose an interface is by its name.
@@ -137,7 +161,8 @@ func linkOf(host *vps.Host, id string) string {
 // importInterface takes over one interface, or with a dry run tells what it
 // would.
 func (b backend) importInterface(ctx context.Context, host *vps.Host, c chosenInterface, dryRun bool, now time.Time) (api.ImportedInterface, error) {
-	made := api.ImportedInterface{Interface: c.Name, Guest: c.guest.Name, Skipped: c.skip, Rows: map[vps.TrafficStep]int{}}
+	none := map[vps.TrafficStep]int{}
+	made := api.ImportedInterface{Interface: c.Name, Guest: c.guest.Name, Skipped: c.skip, Rows: map[vps.TrafficStep]int{}, New: none, Replaced: none}
 	if c.skip != "" {
 		return made, nil
 	}
@@ -150,16 +175,17 @@ func (b backend) importInterface(ctx context.Context, host *vps.Host, c chosenIn
 	for _, r := range c.Rows {
 		rows = append(rows, vps.TrafficRow{Step: r.Step, Start: r.Start, TrafficKey: key, TrafficCount: r.Counts(c.own)})
 	}
-	rows, err := b.db.ImportTraffic(ctx, sqlite.TrafficImport{Guest: c.guest, Zone: hostZone(host), Rows: rows, Now: now, DryRun: dryRun})
+	imported, err := b.db.ImportTraffic(ctx, sqlite.TrafficImport{Guest: c.guest, Zone: hostZone(host), Rows: rows, Now: now, DryRun: dryRun})
 	if err != nil {
 		return made, err
 	}
-	if len(rows) == 0 {
+	made.New, made.Replaced = imported.New, imported.Replaced
+	if len(imported.Rows) == 0 {
 		made.Skipped = "it has nothing from before sublet began to count this itself, and that is not too old to be kept"
 		return made, nil
 	}
 	sums := map[vps.TrafficStep]vps.TrafficCount{}
-	for _, r := range rows {
+	for _, r := range imported.Rows {
 		made.Rows[r.Step]++
 		if made.Since.IsZero() || r.Start.Before(made.Since) {
 			made.Since = r.Start.In(hostZone(host))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -26,13 +27,22 @@ type TrafficImport struct {
 	DryRun bool
 }
 
+// Imported is what an import gave to history.
+type Imported struct {
+	// Rows are those that history now has by it.
+	Rows []vps.TrafficRow
+	// New and Replaced count the steps that nothing was imported of before, and
+	// those of which something else was. Of the others it was the same.
+	New, Replaced map[vps.TrafficStep]int
+}
+
 // ImportTraffic keeps history of a guest from before the ledger knew it. Of a
 // step in which the ledger began to count the guest, it takes what finer rows
 // say of the part before; what lies later, and 5 minutes and hours that are too
-// old to be kept, are left out. It takes the place of what an earlier import
-// wrote in the steps that the rows have, so that the same import may be
-// repeated. It returns the rows that history now has by it.
-func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.TrafficRow, err error) {
+// old to be kept, are left out. A row takes the place of what was imported of
+// the same step before, and steps that no row is of stay as they are: the same
+// import may be repeated, and one that reaches less far back costs nothing.
+func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (made Imported, err error) {
 	if i.Zone == nil {
 		i.Zone = time.UTC
 	}
@@ -49,16 +59,19 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 		if err != nil {
 			return err
 		}
-		amounts, err := i.before(time.Unix(since, 0))
+		there, err := i.earlier(ctx, tx, row)
 		if err != nil {
 			return err
 		}
-		kept, err = replaceImport(ctx, tx, row, amounts)
+		amounts, err := i.before(time.Unix(since, 0), there)
 		if err != nil {
 			return err
 		}
-		for k := range kept {
-			kept[k].GuestID, kept[k].Guest = i.Guest.ID, i.Guest.Name
+		if made, err = merge(ctx, tx, row, amounts, there); err != nil {
+			return err
+		}
+		for k := range made.Rows {
+			made.Rows[k].GuestID, made.Rows[k].Guest = i.Guest.ID, i.Guest.Name
 		}
 		// Its quotas are counted anew from the history.
 		accounts, err := loadAccounts(ctx, tx)
@@ -73,10 +86,10 @@ func (db *DB) ImportTraffic(ctx context.Context, i TrafficImport) (kept []vps.Tr
 		return saveAccounts(ctx, tx, accounts)
 	})
 	if err != nil {
-		return nil, err
+		return Imported{}, err
 	}
 	db.ledger.version.Add(1)
-	return kept, nil
+	return made, nil
 }
 
 // owner returns the row of the guest, made if there is none, and since when and
@@ -91,9 +104,9 @@ func (i *TrafficImport) owner(ctx context.Context, tx *sql.Tx) (row, since int64
 	return row, since, tenant, err
 }
 
-// before returns the amounts of each step by the begin of their rows, cut off
-// where the ledger begins. A step that is not among the rows has nil.
-func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally, err error) {
+// amounts returns the rows by their step and begin. A step that is not among
+// them has nil.
+func (i *TrafficImport) amounts() (amounts [steps]map[int64]*tally, err error) {
 	var sums [steps]vps.TrafficCount
 	for k := range i.Rows {
 		r := &i.Rows[k]
@@ -109,8 +122,7 @@ func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally
 			return amounts, vps.Errorf(vps.CodeInvalid, "a row of %s at %s is no traffic; the numbers must not be negative", r.Step, r.Start.Format(time.DateTime))
 		}
 		if sums[step] = sums[step].Add(r.TrafficCount); most(r.TrafficCount) > vps.MaxImportedRow || most(sums[step]) > vps.MaxImportedSum {
-			return amounts, vps.Errorf(vps.CodeInvalid, "the rows of step %s up to %s have more than any link passes, at most %s each and %s together are taken over; nothing was changed",
-				r.Step, r.Start.Format(time.DateTime), vps.Bytes(vps.MaxImportedRow), vps.Bytes(vps.MaxImportedSum))
+			return amounts, tooMuch(r.Step)
 		}
 		if amounts[step] == nil {
 			amounts[step] = map[int64]*tally{}
@@ -122,36 +134,59 @@ func (i *TrafficImport) before(since time.Time) (amounts [steps]map[int64]*tally
 		row := amounts[step][begin]
 		row[at] = row[at].Add(r.TrafficCount)
 	}
-	var finer map[int64]*tally // what is left of the step before
+	return amounts, nil
+}
+
+// before returns the amounts of each step by the begin of their rows, cut off
+// where the ledger begins. What is there adds to what a step that is cut is made
+// of. A step that is not among the rows has nil.
+func (i *TrafficImport) before(since time.Time, there [steps]importedStep) (amounts [steps]map[int64]*tally, err error) {
+	if amounts, err = i.amounts(); err != nil {
+		return amounts, err
+	}
+	kept := [steps]time.Duration{keepFive, keepHours}
+	old := func(step int, begin int64) bool {
+		return step >= 0 && kept[step] > 0 && begin < i.Now.Add(-kept[step]).Unix()
+	}
+	var finer map[int64]*tally // all that there is of the step before
 	for step, name := range vps.TrafficSteps() {
 		for begin, amount := range amounts[step] {
 			start := time.Unix(begin, 0)
 			switch {
 			case !name.End(start, i.Zone).After(since):
-				continue
-			case start.Before(since) && finer != nil:
+			case start.Before(since) && (there[step].amounts[begin] == nil || !old(step-1, begin)):
 				*amount = sumWithin(finer, begin, name.End(start, i.Zone).Unix())
-			default:
-				delete(amounts[step], begin)
+			default: // the ledger counted it, or what it was made of is dropped by now
+				*amount = tally{}
 			}
 			if *amount == (tally{}) {
 				delete(amounts[step], begin)
 			}
 		}
-		finer = amounts[step]
-	}
-	for step, keep := range []time.Duration{keepFive, keepHours} {
-		for begin := range amounts[step] {
-			if begin < i.Now.Add(-keep).Unix() {
-				delete(amounts[step], begin)
+		finer = maps.Clone(there[step].amounts)
+		maps.Copy(finer, amounts[step])
+		var sum vps.TrafficCount
+		for _, amount := range finer {
+			for _, c := range amount {
+				if sum = sum.Add(c); most(sum) > vps.MaxImportedSum {
+					return amounts, tooMuch(name)
+				}
 			}
 		}
+	}
+	for step := range amounts {
+		maps.DeleteFunc(amounts[step], func(begin int64, _ *tally) bool { return old(step, begin) })
 	}
 	return amounts, nil
 }
 
 func most(c vps.TrafficCount) int64 {
 	return max(c.InBytes, c.InPackets, c.OutBytes, c.OutPackets)
+}
+
+func tooMuch(step vps.TrafficStep) error {
+	return vps.Errorf(vps.CodeInvalid, "the rows of step %s, with those that were imported before, have more than any link passes, at most %s each and %s together are taken over; nothing was changed",
+		step, vps.Bytes(vps.MaxImportedRow), vps.Bytes(vps.MaxImportedSum))
 }
 
 // sumWithin adds up the rows that begin within a time.
@@ -164,53 +199,84 @@ func sumWithin(rows map[int64]*tally, from, until int64) (sum tally) {
 	return sum
 }
 
-// replaceImport writes an import's rows in place of those that were there.
-func replaceImport(ctx context.Context, tx *sql.Tx, guest int64, amounts [steps]map[int64]*tally) (kept []vps.TrafficRow, err error) {
-	for step, name := range vps.TrafficSteps() {
-		if amounts[step] == nil {
-			continue
-		}
-		there := newRowsOf(name)
-		for begin, amount := range amounts[step] {
-			there.add(begin, guest, amount)
-		}
-		if err := replaceStep(ctx, tx, step, guest, amounts[step]); err != nil {
-			return nil, err
-		}
-		kept = slices.Concat(kept, there.rows())
-	}
-	return kept, nil
+// importedStep is what was imported of one step before.
+type importedStep struct {
+	// amounts are those of the guest, by where the step of their name begins now:
+	// days and months may have begun in another zone. begins tells where they lie.
+	amounts map[int64]*tally
+	begins  map[int64][]int64
+	// pages are the guest's pages, by where they lie: other guests are on them.
+	pages map[int64]map[int64]*tally
 }
 
-// replaceStep writes a guest's rows of one step in place of those that were
-// there. Other guests are on the same pages.
-func replaceStep(ctx context.Context, tx *sql.Tx, step int, guest int64, amounts map[int64]*tally) error {
-	pages := map[int64]map[int64]*tally{} // by the begin of the step
-	window := scan{table: importTable, step: step + 1, from: math.MinInt64, until: math.MaxInt64}
-	err := window.each(ctx, tx, func(begin, other int64, counts *tally) {
-		if other/pageSize != guest/pageSize {
-			return
-		}
-		if pages[begin] == nil {
-			pages[begin] = map[int64]*tally{}
-		}
-		c := *counts
-		if other == guest {
-			c = tally{}
-		}
-		pages[begin][other] = &c
-	})
-	if err != nil {
-		return err
+// earlier returns what was imported of a guest before.
+func (i *TrafficImport) earlier(ctx context.Context, tx *sql.Tx, guest int64) (there [steps]importedStep, err error) {
+	page := make([]int64, pageSize)
+	for k := range page {
+		page[k] = guest/pageSize*pageSize + int64(k)
 	}
-	for begin, amount := range amounts {
-		if pages[begin] == nil {
-			pages[begin] = map[int64]*tally{}
+	for step, name := range vps.TrafficSteps() {
+		s := importedStep{map[int64]*tally{}, map[int64][]int64{}, map[int64]map[int64]*tally{}}
+		there[step] = s
+		window := scan{table: importTable, step: step + 1, from: math.MinInt64, until: math.MaxInt64, guests: page}
+		err := window.each(ctx, tx, func(begin, other int64, counts *tally) {
+			if s.pages[begin] == nil {
+				s.pages[begin] = map[int64]*tally{}
+			}
+			c := *counts
+			s.pages[begin][other] = &c
+			if other != guest {
+				return
+			}
+			named := name.Named(time.Unix(begin, 0), i.Zone, i.Now).Unix()
+			s.begins[named] = append(s.begins[named], begin)
+			if s.amounts[named] == nil {
+				s.amounts[named] = &tally{}
+			}
+			s.amounts[named].add(&c)
+		})
+		if err != nil {
+			return there, err
 		}
-		pages[begin][guest] = amount
 	}
-	for begin, page := range pages {
-		if err := putRows(ctx, tx, importTable, step, begin, page); err != nil {
+	return there, nil
+}
+
+// merge writes an import's rows, each in place of what was there of its step.
+func merge(ctx context.Context, tx *sql.Tx, guest int64, amounts [steps]map[int64]*tally, there [steps]importedStep) (Imported, error) {
+	made := Imported{New: map[vps.TrafficStep]int{}, Replaced: map[vps.TrafficStep]int{}}
+	for step, name := range vps.TrafficSteps() {
+		rows := newRowsOf(name)
+		for begin, amount := range amounts[step] {
+			rows.add(begin, guest, amount)
+			switch was := there[step].amounts[begin]; {
+			case was == nil:
+				made.New[name]++
+			case *was != *amount:
+				made.Replaced[name]++
+			default:
+				continue
+			}
+			if err := there[step].put(ctx, tx, step, begin, guest, amount); err != nil {
+				return made, err
+			}
+		}
+		made.Rows = slices.Concat(made.Rows, rows.rows())
+	}
+	return made, nil
+}
+
+// put writes one row of a guest in place of those that had its name.
+func (s importedStep) put(ctx context.Context, tx *sql.Tx, step int, begin, guest int64, amount *tally) error {
+	for _, at := range append([]int64{begin}, s.begins[begin]...) {
+		if s.pages[at] == nil {
+			s.pages[at] = map[int64]*tally{}
+		}
+		s.pages[at][guest] = &tally{}
+	}
+	s.pages[begin][guest] = amount
+	for _, at := range append([]int64{begin}, s.begins[begin]...) {
+		if err := putRows(ctx, tx, importTable, step, at, s.pages[at]); err != nil {
 			return err
 		}
 	}

@@ -64,7 +64,7 @@ func TestImport(t *testing.T) {
 	}
 	c.want(c.sample(), 1_000_643)
 
-	t.Log("another import takes the place of the first, and leaves other guests alone")
+	t.Log("another import takes the place of the first in its steps, and leaves other guests alone")
 	other := imported
 	other.Guest, other.Rows = web, []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -1, 0), 5)}
 	if _, err := c.db.ImportTraffic(t.Context(), other); err != nil {
@@ -72,11 +72,11 @@ func TestImport(t *testing.T) {
 	}
 	check("another guest's import", want)
 	imported.Rows = []vps.TrafficRow{row(vps.StepMonth, at(1, 0, 0).AddDate(0, -1, 0), 8001)}
-	kept, err := c.db.ImportTraffic(t.Context(), imported)
-	if err != nil || len(kept) != 1 || kept[0].InBytes != 8001 || kept[0].Guest != "alice" {
-		t.Errorf("kept is %+v (%v)", kept, err)
+	made, err := c.db.ImportTraffic(t.Context(), imported)
+	if err != nil || len(made.Rows) != 1 || made.Rows[0].InBytes != 8001 || made.Rows[0].Guest != "alice" || made.Replaced[vps.StepMonth] != 1 || len(made.New) != 0 {
+		t.Errorf("made is %+v (%v)", made, err)
 	}
-	want[vps.StepMonth] = 1_000_000 + 8001
+	want[vps.StepMonth] = 1_000_000 + 8001 + 643 // the month that was cut stays, too
 	check("another import", want)
 	if got := sums(t, c.db, web.ID)[vps.StepMonth]; got != 5 {
 		t.Errorf("the other guest's month has %d bytes; want 5", got)
@@ -120,6 +120,94 @@ func TestImport(t *testing.T) {
 	}
 	if a := c.pass(time.Second, "sl-huge1", vps.TrafficInternet, 1000); a[0].In != math.MaxInt64 {
 		t.Errorf("and then %+v", a)
+	}
+}
+
+// TestImportsMerge: each import adds to those before. Rows take the place of
+// those of their own step, and nothing else is lost, whatever a file lacks.
+func TestImportsMerge(t *testing.T) {
+	t.Parallel()
+	begin := time.Date(2026, 10, 20, 14, 30, 0, 0, time.UTC)
+	c := newCounted(t, begin, alice, web)
+	c.sample()
+	now := begin.Add(time.Minute)
+	zone := time.UTC
+	day := func(month time.Month, day int, in int64) vps.TrafficRow {
+		return vps.TrafficRow{Step: vps.StepDay, Start: time.Date(2026, month, day, 0, 0, 0, 0, zone), TrafficCount: vps.TrafficCount{InBytes: in}}
+	}
+	month := func(year int, month time.Month, in int64) vps.TrafficRow {
+		return vps.TrafficRow{Step: vps.StepMonth, Start: time.Date(year, month, 1, 0, 0, 0, 0, zone), TrafficCount: vps.TrafficCount{InBytes: in}}
+	}
+	hour := func(day, hour int, in int64) vps.TrafficRow {
+		return vps.TrafficRow{Step: vps.StepHour, Start: time.Date(2026, time.October, day, hour, 0, 0, 0, zone), TrafficCount: vps.TrafficCount{InBytes: in}}
+	}
+	take := func(guest TrafficGuest, dryRun bool, rows ...vps.TrafficRow) Imported {
+		t.Helper()
+		made, err := c.db.ImportTraffic(t.Context(), TrafficImport{Guest: guest, Zone: zone, Now: now, Rows: rows, DryRun: dryRun})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	take(web, false, day(9, 1, 7), month(2026, 9, 7))
+	for _, step := range []struct {
+		what            string
+		later           time.Duration // after the one before
+		zone            *time.Location
+		rows            []vps.TrafficRow
+		day, month      int64 // that there are then
+		fresh, replaced string
+	}{
+		{
+			what: "the first", rows: []vps.TrafficRow{hour(20, 13, 3), day(9, 1, 10), day(10, 1, 20), day(10, 20, 9), month(2026, 9, 100), month(2026, 10, 33)},
+			day: 10 + 20 + 3, month: 100 + 23, fresh: "map[day:3 hour:1 month:2]", replaced: "map[]",
+		},
+		{
+			what: "other years", rows: []vps.TrafficRow{month(2024, 5, 1000), month(2025, 9, 2000)},
+			day: 33, month: 3123, fresh: "map[month:2]", replaced: "map[]",
+		},
+		{
+			what: "the first again", rows: []vps.TrafficRow{hour(20, 13, 3), day(9, 1, 10), day(10, 1, 20), day(10, 20, 9), month(2026, 9, 100), month(2026, 10, 33)},
+			day: 33, month: 3123, fresh: "map[]", replaced: "map[]",
+		},
+		{
+			what: "a newer file, which has no hours any more, and fewer days and months", later: 100 * 24 * time.Hour,
+			rows: []vps.TrafficRow{day(10, 5, 50), day(10, 20, 900), day(10, 21, 900), month(2026, 9, 101), month(2026, 10, 5000), month(2026, 11, 5000)},
+			day:  83, month: 3123 + 1 + 50, fresh: "map[day:1]", replaced: "map[month:2]",
+		},
+		{
+			what: "the same days and months as the host calls them in another zone", zone: time.FixedZone("", 8*3600),
+			rows: []vps.TrafficRow{day(9, 1, 11), day(10, 1, 20), month(2026, 9, 101)},
+			day:  84, month: 3174, fresh: "map[]", replaced: "map[day:1]",
+		},
+	} {
+		now = now.Add(step.later)
+		if step.zone != nil {
+			zone = step.zone
+			for i := range step.rows {
+				r := &step.rows[i]
+				r.Start = time.Date(r.Start.Year(), r.Start.Month(), r.Start.Day(), 0, 0, 0, 0, zone)
+			}
+		}
+		for _, dryRun := range []bool{true, false} {
+			made := take(alice, dryRun, step.rows...)
+			if fresh, replaced := fmt.Sprint(made.New), fmt.Sprint(made.Replaced); fresh != step.fresh || replaced != step.replaced {
+				t.Errorf("%s (dry run %v): new are %s, replaced %s; want %s and %s", step.what, dryRun, fresh, replaced, step.fresh, step.replaced)
+			}
+		}
+		if got := sums(t, c.db, alice.ID); got[vps.StepDay] != step.day || got[vps.StepMonth] != step.month {
+			t.Errorf("%s: days have %d bytes and months %d; want %d and %d", step.what, got[vps.StepDay], got[vps.StepMonth], step.day, step.month)
+		}
+		if got := sums(t, c.db, web.ID); got[vps.StepDay] != 7 || got[vps.StepMonth] != 7 {
+			t.Errorf("%s: the other guest has %v", step.what, got)
+		}
+	}
+	// Together they may not have more than one could.
+	for at := range 17 {
+		_, err := c.db.ImportTraffic(t.Context(), TrafficImport{Guest: alice, Now: now, Rows: []vps.TrafficRow{month(2000+at, 1, vps.MaxImportedRow)}})
+		if at == 15 && vps.ErrorCode(err) != vps.CodeInvalid || at < 15 && err != nil {
+			t.Errorf("%d large months: %v", at+1, err)
+		}
 	}
 }
 
