@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -63,7 +64,8 @@ func (r Row) Counts(own bool) vps.TrafficCount {
 // Parse reads a file. vnStat writes the dates of its host's clock, which are
 // taken for those of zone; hours and five minutes have the moment itself too,
 // from version 2.6 on, which tells the two hours apart when the clock is set
-// back. What begins after now is refused. Errors are a *vps.Error with
+// back. What begins after now is refused, but for what can have begun in another
+// zone, by vps.ZonesApart. Errors are a *vps.Error with
 // CodeInvalid and say what is wrong.
 func Parse(r io.Reader, zone *time.Location, now time.Time) (*File, error) {
 	text, err := io.ReadAll(io.LimitReader(r, MaxFile+1))
@@ -118,9 +120,36 @@ func jsonReason(err error) string {
 		return fmt.Sprintf("it is no JSON, from byte %d on", e.Offset)
 	}
 	if e, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Sprintf("%s is %s at byte %d", e.Field, e.Value, e.Offset)
+		return typeReason(e)
 	}
 	return err.Error()
+}
+
+// typeReason says what is there, and what belongs there.
+func typeReason(e *json.UnmarshalTypeError) string {
+	what := "the file as a whole"
+	if e.Field != "" {
+		what = fmt.Sprintf("%s at byte %d", e.Field, e.Offset)
+	}
+	there, want := "a "+e.Value, "an object"
+	if number, is := strings.CutPrefix(e.Value, "number "); is {
+		there = number
+	} else if e.Value == "array" || e.Value == "object" {
+		there = "an " + e.Value
+	}
+	switch e.Type.Kind() {
+	case reflect.Slice:
+		want = "an array"
+	case reflect.String:
+		want = "a text"
+	case reflect.Int, reflect.Int64:
+		want = "a whole number"
+		if strings.HasPrefix(e.Value, "number ") {
+			want += " of less than 2^63"
+		}
+	default:
+	}
+	return fmt.Sprintf("%s is %s, where %s belongs", what, there, want)
 }
 
 // The document as vnStat writes it.
@@ -280,7 +309,8 @@ func (p parser) row(step vps.TrafficStep, in *jsonRow) (Row, error) {
 		at = exact
 	}
 	row.Start = step.Begin(at, p.zone)
-	if row.Start.After(p.now) {
+	// Where the file was written it may be tomorrow already.
+	if row.Start.After(p.now.Add(vps.ZonesApart)) {
 		return row, refuse("%s is in the future", row.Start.Format("2006-01-02 15:04"))
 	}
 	return row, nil

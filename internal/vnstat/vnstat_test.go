@@ -111,6 +111,20 @@ func TestDirections(t *testing.T) {
 	}
 }
 
+// TestTomorrow: where the file was written it may be tomorrow already.
+func TestTomorrow(t *testing.T) {
+	t.Parallel()
+	row := `{"date":{"year":2026,"month":12,"day":1},"time":{"hour":1,"minute":0},"rx":1,"tx":1}`
+	text := document2(`"hour":[` + row + `],"day":[` + row + `],"month":[` + row + `]`)
+	file, err := Parse(strings.NewReader(text), time.UTC, time.Date(2026, 11, 30, 0, 0, 0, 0, time.UTC))
+	if err != nil || len(file.Interfaces[0].Rows) != 3 || file.Interfaces[0].Rows[1].Start.Format(time.DateOnly) != "2026-12-01" {
+		t.Errorf("%+v, %v", file, err)
+	}
+	if _, err = Parse(strings.NewReader(text), time.UTC, time.Date(2026, 11, 29, 21, 0, 0, 0, time.UTC)); err == nil {
+		t.Error("what has begun nowhere is no error")
+	}
+}
+
 // When a clock is set back, an hour comes twice, and only the moments tell.
 func TestHourThatComesTwice(t *testing.T) {
 	t.Parallel()
@@ -162,7 +176,7 @@ func TestRefused(t *testing.T) {
 		" \n":                                   "it is empty",
 		"vnstat: error":                         "it is no JSON",
 		"{}":                                    "no jsonversion",
-		"[]":                                    "array",
+		"[]":                                    "writes: the file as a whole is an array, where an object belongs",
 		`{"error":"no interface"}`:              "no jsonversion",
 		`{"jsonversion":"3"}`:                   `"3"`,
 		`{"jsonversion":2}`:                     "jsonversion",
@@ -172,9 +186,11 @@ func TestRefused(t *testing.T) {
 		document2("")[:100]:                     "no JSON",
 		day(good, `"rx":1`):                     "missing",
 		day(good, `"rx":-1,"tx":1`):             "-1 is no amount",
-		day(good, `"rx":1.5,"tx":1`):            "number 1.5",
-		day(good, `"rx":9223372036854775808,"tx":1`):                                                                          "number 9223372036854775808",
-		day(good, `"rx":"1","tx":1`):                                                                                          "string",
+		day(good, `"rx":1.5,"tx":1`):            "is 1.5, where a whole number of less than 2^63 belongs",
+		day(good, `"rx":9223372036854775808,"tx":1`):                                                                          "writes: interfaces.traffic.day.rx at byte 233 is 9223372036854775808, where a whole number of less than 2^63 belongs",
+		day(good, `"rx":"1","tx":1`):                                                                                          "is a string, where a whole number belongs",
+		`{"jsonversion":"2","interfaces":{}}`:                                                                                 "interfaces at byte 33 is an object, where an array belongs",
+		day(`{"year":2026,"month":12,"day":3}`, `"rx":1,"tx":1`):                                                              "2026-12-03 00:00 is in the future",
 		day(`{"year":2026,"month":2,"day":30}`, `"rx":1,"tx":1`):                                                              "2026-02-30 is no date",
 		day(`{"year":2026,"month":13,"day":1}`, `"rx":1,"tx":1`):                                                              "no date",
 		day(`{"year":0,"month":1,"day":1}`, `"rx":1,"tx":1`):                                                                  "no date",

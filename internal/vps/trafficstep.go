@@ -76,17 +76,17 @@ func (s TrafficStep) Around(since, until time.Time) (time.Time, time.Time) {
 		return since, until
 	}
 	if !since.IsZero() {
-		since = since.Add(-zonesApart)
+		since = since.Add(-ZonesApart)
 	}
 	if !until.IsZero() {
-		until = until.Add(zonesApart)
+		until = until.Add(ZonesApart)
 	}
 	return since, until
 }
 
-// zonesApart is how long a day begins earlier in one place than in another: its
+// ZonesApart is how long a day begins earlier in one place than in another: its
 // midnight passes from UTC+14 to UTC-12.
-const zonesApart = 26 * time.Hour
+const ZonesApart = 26 * time.Hour
 
 // clockStep returns the bounds of the whole part of an hour that holds a local
 // time. It counts by the offset that holds then, so that the hour that a clock
