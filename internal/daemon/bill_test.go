@@ -44,6 +44,7 @@ func TestClockSure(t *testing.T) {
 func TestPriceWaits(t *testing.T) {
 	t.Parallel()
 	w := newTrafficWorld(t)
+	w.state = w.state.WithClock(midMonth)
 	price := func(p vps.Price) vps.Price {
 		p.Currency, p.Month = "CNY", 94*vps.DecimalOne
 		return p
@@ -98,6 +99,41 @@ func TestPriceWaits(t *testing.T) {
 	}
 	if b, _, err := w.db.Bill(t.Context(), past); err != nil || b.Price.Month != 94*vps.DecimalOne {
 		t.Errorf("%+v, %v", b, err)
+	}
+}
+
+// TestZoneWaits: the zone stays as it is while that would end a month early, or
+// let one go on that is over, however it is asked for.
+func TestZoneWaits(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	const east = "Pacific/Kiritimati"
+	now := time.Date(2026, 11, 30, 13, 43, 0, 0, time.UTC)
+	w.state = w.state.WithClock(func() time.Time { return now })
+	zone := east
+	for what, ask := range map[string]func(dryRun bool) error{
+		"host set": func(dryRun bool) error {
+			_, err := w.UpdateHost(t.Context(), api.UpdateHost{Timezone: &zone}, dryRun)
+			return err
+		},
+		"apply": func(dryRun bool) error {
+			_, err := w.Apply(t.Context(), strings.NewReader("settings: {timezone: "+east+"}"), api.ApplyOptions{DryRun: dryRun})
+			return err
+		},
+	} {
+		for _, dryRun := range []bool{true, false} {
+			if err := ask(dryRun); vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(err.Error(), "change it after 2026-12-01 00:00 UTC") {
+				t.Errorf("%s (dry run %v): %v", what, dryRun, err)
+			}
+		}
+	}
+	host, err := w.state.Host(t.Context())
+	if err != nil || host.Settings.Timezone == east {
+		t.Errorf("the zone is %s, %v", host.Settings.Timezone, err)
+	}
+	now = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+	if _, err := w.state.SetSettings(t.Context(), api.UpdateHost{Timezone: &zone}.Apply, false); err != nil {
+		t.Errorf("when it is the same month in both: %v", err)
 	}
 }
 

@@ -65,6 +65,13 @@ func New(s Store, facts Facts) *State {
 	return &State{store: s, facts: facts, now: time.Now, newID: newID}
 }
 
+// WithClock returns the same state, which takes the time from another clock.
+func (s *State) WithClock(now func() time.Time) *State {
+	other := *s
+	other.now = now
+	return &other
+}
+
 // The keys. sequence is rewritten by every edit: it orders them, so that an
 // edit is checked against everything the one before it did.
 const (

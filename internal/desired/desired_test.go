@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
@@ -261,6 +262,52 @@ func TestMemoryOfStoppedGuestsIsNotPromised(t *testing.T) {
 	}
 	if _, err := s.Start(t.Context(), "g2", false, false); vps.ErrorCode(err) != vps.CodeDenied {
 		t.Errorf("promising 6GiB of 4GiB: %v; want it denied", err)
+	}
+}
+
+// TestZoneAtTheEndOfAMonth: while two zones do not have the same month the host
+// does not go from one to the other.
+func TestZoneAtTheEndOfAMonth(t *testing.T) {
+	t.Parallel()
+	const utc, east, west = "Etc/UTC", "Pacific/Kiritimati", "America/New_York"
+	at := func(day, hour int) time.Time { return time.Date(2026, 11, day, hour, 43, 0, 0, time.UTC) }
+	set := func(s *desired.State, zone string, dryRun bool) error {
+		_, err := s.SetSettings(t.Context(), func(settings *vps.Settings) { settings.Timezone = zone }, dryRun)
+		return err
+	}
+	for _, c := range []struct {
+		now      time.Time
+		was, new string
+		want     string // of the error; "" for none
+	}{
+		{at(30, 9), utc, east, ""},
+		{at(30, 10), utc, east, "settings.timezone cannot change from Etc/UTC to Pacific/Kiritimati now: it is November 2026 in one and December 2026 in the other, so November 2026 would end early, and its bill be made for good; change it after 2026-12-01 00:00 UTC, when it is December 2026 in both"},
+		{at(30, 13), east, utc, "settings.timezone cannot change from Pacific/Kiritimati to Etc/UTC now: it is December 2026 in one and November 2026 in the other, so November 2026 would go on after its bill was made; change it after 2026-12-01 00:00 UTC, when it is December 2026 in both"},
+		{at(31, 3), utc, west, "change it after 2026-12-01 00:00 EST, when it is December 2026 in both"},
+		{at(31, 5), utc, west, ""},
+		{at(15, 13), utc, east, ""}, // another day is no other month
+		{at(30, 13), utc, "Asia/Tokyo", ""},
+	} {
+		s, _ := open(t)
+		s = s.WithClock(func() time.Time { return c.now })
+		if err := set(s, c.was, false); err != nil { // there is nothing to bill yet
+			t.Fatal(err)
+		}
+		create(t, s, "alice", nil)
+		for _, dryRun := range []bool{true, false} {
+			err := set(s, c.new, dryRun)
+			if c.want == "" && err != nil || c.want != "" && (vps.ErrorCode(err) != vps.CodeConflict || !strings.Contains(err.Error(), c.want)) {
+				t.Errorf("%s, %s to %s (dry run %v): %v; want %q", c.now, c.was, c.new, dryRun, err, c.want)
+			}
+		}
+	}
+	s, _ := open(t)
+	s = s.WithClock(func() time.Time { return at(30, 13) })
+	if _, err := s.SetPrice(t.Context(), func(p vps.Price) vps.Price { p.Currency = "CNY"; return p }, false); err != nil {
+		t.Fatal(err)
+	}
+	if err := set(s, east, false); vps.ErrorCode(err) != vps.CodeConflict {
+		t.Errorf("with a price, and no guest: %v", err)
 	}
 }
 

@@ -287,6 +287,9 @@ func (s *State) checkSettings(ctx context.Context, c *contents, settings vps.Set
 		if err := vps.ValidZone("settings.timezone", settings.Timezone); err != nil {
 			return err
 		}
+		if err := sameMonth(c, settings.Timezone, s.now()); err != nil {
+			return err
+		}
 	}
 	if err := s.facts.Network(ctx, was, settings); err != nil {
 		return err
@@ -300,6 +303,23 @@ func (s *State) checkSettings(ctx context.Context, c *contents, settings vps.Set
 		return vps.Errorf(vps.CodeConflict, "settings.first_uid cannot change from %d to %d while there are guests: their files belong to uids that follow from it", was.FirstUID, settings.FirstUID)
 	}
 	return nil
+}
+
+// sameMonth refuses another time zone while the month there is not that of the
+// host: a month's bill is made for good when the month ends. A host without
+// guests and without a price has nothing to bill.
+func sameMonth(c *contents, zone string, now time.Time) error {
+	was := c.host.Settings.Timezone
+	before, after := vps.MonthOf(now.In(vps.Zone(was))), vps.MonthOf(now.In(vps.Zone(zone)))
+	if before == after || len(c.host.Guests) == 0 && !c.host.Settings.Price.Set() {
+		return nil
+	}
+	why, behind, month := "end early, and its bill be made for good", was, before
+	if after.Compare(before) < 0 {
+		why, behind, month = "go on after its bill was made", zone, after
+	}
+	return vps.Errorf(vps.CodeConflict, "settings.timezone cannot change from %s to %s now: it is %s in one and %s in the other, so %s would %s; change it after %s, when it is %s in both",
+		was, zone, before.Title(), after.Title(), month.Title(), why, month.Next().Start(vps.Zone(behind)).Format("2006-01-02 15:04 MST"), month.Next().Title())
 }
 
 // checkDefaultKernel refuses a default kernel that is not there, or that a
