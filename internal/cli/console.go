@@ -248,7 +248,7 @@ func (a *app) logsCmd() *cobra.Command {
 		Args:              one("the name of one guest"),
 		ValidArgsFunction: a.completeGuests(1),
 	}
-	cmd.Flags().IntVarP(&lines, "lines", "n", 0, "only the last lines, 0 for all")
+	numberFlag(cmd.Flags(), &lines, "lines", "n", 0, 0, "only the last lines, 0 for all")
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what it says from now on")
 	fixedCompletion(cmd, "lines")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

@@ -89,24 +89,6 @@ func typed(cmd *cobra.Command, err error) error {
 	return err
 }
 
-// number is a flag with a whole number that is not negative.
-type number int
-
-func (n *number) String() string { return strconv.Itoa(int(*n)) }
-
-// Set reads the flag (pflag.Value).
-func (n *number) Set(text string) error {
-	v, err := strconv.ParseUint(text, 10, strconv.IntSize-1)
-	if err != nil {
-		return vps.Invalid("", "%q is not a whole number from 0 on", text)
-	}
-	*n = number(v)
-	return nil
-}
-
-// Type names the value in help texts.
-func (*number) Type() string { return "number" }
-
 // flagMessage takes the internals out of what pflag says of a bad value.
 func flagMessage(err error) string {
 	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
@@ -120,10 +102,6 @@ func flagMessage(err error) string {
 	switch bad.GetFlag().Value.Type() {
 	case "bool":
 		return name + ": " + strconv.Quote(bad.GetValue()) + " is neither true nor false; write " + name + " alone for true, and " + name + "=false"
-	case "duration":
-		return name + ": " + strconv.Quote(bad.GetValue()) + " is not a duration; write for example 90s or 2m"
-	case "int":
-		return name + ": " + strconv.Quote(bad.GetValue()) + " is not a whole number"
 	}
 	return err.Error()
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"sublet/internal/api"
 	"sublet/internal/vps"
@@ -109,7 +110,7 @@ func TestFaultsAreTold(t *testing.T) {
 		"update alice --cpu-quota half":                 "--cpu-quota: \"half\" is not a number of percent",
 		"update alice --network-peer=maybe":             `--network-peer: "maybe" is neither true nor false; write --network-peer alone for true, and --network-peer=false`,
 		"update alice --network-peer false":             `"false" would be the name of a guest; write --network-peer=true or --network-peer=false`,
-		"update alice --stop-timeout 5":                 `--stop-timeout: "5" is not a duration; write for example 90s or 2m`,
+		"update alice --stop-timeout 5":                 `--stop-timeout: "5" is not a duration; write for example 90s, 2m or 7d`,
 		"update alice --restart maybe":                  `--restart: "maybe" is not a restart policy; use one of always, on-failure, never`,
 		"update alice --bandwidth 20MB":                 `--bandwidth: "20MB" is not a speed`,
 		"update alice --ipv6 10.0.0.1":                  `--ipv6: "10.0.0.1" is not an IPv6 prefix`,
@@ -120,6 +121,11 @@ func TestFaultsAreTold(t *testing.T) {
 		"net allow alice out any 80-99999/tcp":          "ports run from 1 to 65535",
 		"net remove alice allow out any 80":             "write 80/tcp or 80/udp",
 		"net deny alice out any 80/sctp":                `"sctp" is not a protocol of rules`,
+		"quota set alice --reset-day 0x1f":              `--reset-day: "0x1f" is not a whole number from 1 to 31`,
+		"quota set alice --reset-day 1_0":               `--reset-day: "1_0" is not a whole number from 1 to 31`,
+		"quota set alice --reset-day -1":                `--reset-day: "-1" is not a whole number from 1 to 31`,
+		"update alice --billing-weight -1":              `--billing-weight: "-1" is not a whole number from 1 to 10000`,
+		"logs alice -n 0b1":                             `--lines: "0b1" is not a whole number from 0 on`,
 		"net audit --timeout soon":                      `--timeout: "soon" is not a duration`,
 		"list --socket /x --remote a:1":                 "--remote and --socket exclude each other",
 		"list --token-file x":                           "--token-file is for a daemon on the network; name that with --remote HOST:PORT, or in SUBLET_REMOTE",
@@ -144,5 +150,37 @@ func TestFaultsAreTold(t *testing.T) {
 	var b bytes.Buffer
 	if code := ExitCode(root.ExecuteContext(t.Context()), &b); code != ExitUsage || !strings.Contains(b.String(), "serve works on this machine alone") {
 		t.Errorf("%d: %s", code, b.String())
+	}
+}
+
+// TestNumbersAreDecimal checks that no flag takes a number in another base, and
+// that every flag which takes a number or a duration reads it as all others do.
+func TestNumbersAreDecimal(t *testing.T) {
+	t.Parallel()
+	numbers := 0
+	var look func(cmd *cobra.Command)
+	look = func(cmd *cobra.Command) {
+		cmd.Flags().VisitAll(func(f *pflag.Flag) {
+			switch f.Value.Type() {
+			case "int", "int32", "int64", "uint", "uint16", "uint32", "uint64", "count":
+				t.Errorf("%s --%s reads octal and hexadecimal numbers; make it a numberFlag", cmd.CommandPath(), f.Name)
+			case "number":
+				numbers++
+				if err := f.Value.Set("031"); err != nil || f.Value.String() != "31" {
+					t.Errorf("%s --%s: 031 is %s, %v", cmd.CommandPath(), f.Name, f.Value, err)
+				}
+			case "duration":
+				if err := f.Value.Set("2d"); err != nil || f.Value.String() != "48h0m0s" {
+					t.Errorf("%s --%s: 2d is %s, %v", cmd.CommandPath(), f.Name, f.Value, err)
+				}
+			}
+		})
+		for _, c := range cmd.Commands() {
+			look(c)
+		}
+	}
+	look(New(newWorld().options))
+	if numbers < 10 {
+		t.Errorf("only %d flags with numbers were found", numbers)
 	}
 }

@@ -206,6 +206,9 @@ func noticeSettings(s *vps.NoticeSettings) []field {
 	return []field{{"webhook", webhook}, {"mail", mail}}
 }
 
+// maxEvents is how many events one answer of the daemon has at most.
+const maxEvents = 1000
+
 func (a *app) eventsCmd() *cobra.Command {
 	var follow bool
 	var lines int
@@ -217,15 +220,16 @@ interrupted; JSON is then one object per line.`,
 		Args: atMost(1, "at most one guest"), ValidArgsFunction: a.completeGuests(1),
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens from now on")
-	cmd.Flags().IntVarP(&lines, "lines", "n", 50, "how many of the past ones")
+	lines = 50
+	numberFlag(cmd.Flags(), &lines, "lines", "n", 1, maxEvents, "how many of the past ones")
 	fixedCompletion(cmd, "lines")
 	out := addListOutput(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if err := out.check(cmd); err != nil {
 			return err
 		}
-		if lines < 1 || lines > 1000 {
-			return usage(cmd, "-n must be from 1 to 1000")
+		if lines < 1 || lines > maxEvents {
+			return usage(cmd, "-n must be from 1 to %d", maxEvents)
 		}
 		guest := ""
 		if len(args) > 0 {
@@ -284,7 +288,7 @@ func (a *app) followEvents(cmd *cobra.Command, out *output, guest string, lines 
 			return nil
 		case <-tick.C:
 		}
-		events, err = client.Events(ctx, guest, after, 1000)
+		events, err = client.Events(ctx, guest, after, maxEvents)
 	}
 }
 

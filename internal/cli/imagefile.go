@@ -40,9 +40,10 @@ if this verb is interrupted. Guests keep the version they were made from.`,
 	flags.StringVar(&name, "name", "", "the image's name, as DISTRIBUTION/RELEASE")
 	flags.StringVar(&o.Filesystem, "filesystem", "", "what files are put into: ext4, xfs or btrfs (default ext4)")
 	flags.Var(&o.Capacity, "capacity", "largest disk of guests whose disks are overlays on it (default 64GiB)")
-	flags.IntVar(&o.Partition, "partition", 0, "number of the partition of a disk with the root filesystem, when it is not found")
+	numberFlag(flags, &o.Partition, "partition", "", 1, 0, "number of the partition of a disk with the root filesystem, when it is not found")
 	flags.BoolVar(&noWait, "no-wait", false, "return when the file has arrived")
-	flags.DurationVar(&timeout, "timeout", time.Hour, "how long to wait")
+	timeout = time.Hour
+	durationFlag(flags, &timeout, "timeout", "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case name == "":

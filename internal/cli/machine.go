@@ -24,7 +24,7 @@ func (f *machineFlags) add(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.kernel, "kernel", "", "name of the kernel that it boots, see sublet kernel list, or default for the host's; at the next boot")
 	fs.StringVar(&f.isolation, "isolation", "", "strict, or fast: quicker, but the guest's own users are not kept apart; at the next boot")
-	fs.Var((*number)(&f.cpus), "cpus", "`number` of virtual processors; more than 1 need --isolation fast; at the next boot")
+	numberFlag(fs, &f.cpus, "cpus", "", 1, vps.MaxCPUs, "`number` of virtual processors; more than 1 need --isolation fast; at the next boot")
 	fs.Lookup("cpus").DefValue = ""
 	fs.Var(&f.swap, "swap", "size of a swap file in the guest, for example 512MiB; 0 for none; at the next boot")
 	fs.StringArrayVar(&f.disks, "data-disk", nil, "an extra disk as `NAME=SIZE`; may be repeated, and all that the guest has have to be named")

@@ -190,7 +190,7 @@ func TestQuotaRefused(t *testing.T) {
 		{"set alice --month much", "is not a size", ExitUsage},
 		{"set alice --reset-day 0", "--reset-day: 0 is not a day of a month; use 1 to 31", ExitUsage},
 		{"set alice --reset-day 32", "--reset-day: 32 is not a day of a month", ExitUsage},
-		{"set alice --reset-day -1", "--reset-day: -1 is not a day of a month", ExitUsage},
+		{"set alice --reset-day -1", "--reset-day: \"-1\" is not a whole number from 1 to 31", ExitUsage},
 		{"set alice --reset-day last", "--reset-day: \"last\" is not a whole number", ExitUsage},
 		{"set alice --timezone Mars/Olympus", "--timezone: there is no time zone \"Mars/Olympus\"", ExitUsage},
 		{"set alice --timezone Local", "--timezone: \"Local\" is not a time zone", ExitUsage},

@@ -43,7 +43,7 @@ func (a *app) ruleCmd(action vps.RuleAction, short, example string) *cobra.Comma
 		ValidArgsFunction: a.completeRuleWords,
 	}
 	cmd.Flags().BoolVar(&first, "first", false, "put the rule before all others")
-	cmd.Flags().IntVar(&at, "at", 0, "put the rule at this `number`")
+	numberFlag(cmd.Flags(), &at, "at", "", 1, vps.MaxRules, "put the rule at this `number`")
 	fixedCompletion(cmd, "at")
 	dryRun := addDryRun(cmd)
 	out := addOutput(cmd, textFormats)

@@ -30,15 +30,15 @@ func (f *wallFlags) add(cmd *cobra.Command) {
 	fs.BoolVar(&f.networkPeer, "network-peer", false, "let it and the other guests of its tenant that have this too reach each other; changed live")
 	fs.BoolVar(&f.smtp, "allow-smtp", false, "open port 25 outside to it; changed live")
 	fs.StringArrayVar(&f.rules, "rule", nil, "a `rule` such as \"deny out 192.0.2.0/24\", see sublet net allow; may be repeated; changed live")
-	fs.Var((*number)(&f.limits.Packets), "limit-packets", "`number` of packets that it may send per second; 0 for the host's setting; changed live")
-	fs.Var((*number)(&f.limits.NewConnections), "limit-new-connections", "`number` of connections that may begin per second; 0 for the host's setting; changed live")
-	fs.Var((*number)(&f.limits.Connections), "limit-connections", "`number` of connections that it may have at a time; 0 for the host's setting; changed live")
-	fs.Var((*number)(&f.resources.CPUWeight), "cpu-weight", "`share` of a busy processor beside everybody else's 100, 1 to 10000; changed live")
+	numberFlag(fs, &f.limits.Packets, "limit-packets", "", 0, 0, "`number` of packets that it may send per second; 0 for the host's setting; changed live")
+	numberFlag(fs, &f.limits.NewConnections, "limit-new-connections", "", 0, 0, "`number` of connections that may begin per second; 0 for the host's setting; changed live")
+	numberFlag(fs, &f.limits.Connections, "limit-connections", "", 0, 0, "`number` of connections that it may have at a time; 0 for the host's setting; changed live")
+	numberFlag(fs, &f.resources.CPUWeight, "cpu-weight", "", 0, 0, "`share` of a busy processor beside everybody else's 100, 1 to 10000; changed live")
 	fs.Var((*percent)(&f.resources.CPUQuota), "cpu-quota", "most processor time, 100% being one processor; 0 for no limit; changed live")
-	fs.Var((*number)(&f.resources.IOWeight), "io-weight", "`share` of a busy disk beside everybody else's 100, 1 to 10000; changed live")
+	numberFlag(fs, &f.resources.IOWeight, "io-weight", "", 0, 0, "`share` of a busy disk beside everybody else's 100, 1 to 10000; changed live")
 	fs.Var(&f.resources.IORead, "io-read", "most that is read from its disk per second, for example 50MiB; 0 for no limit; changed live")
 	fs.Var(&f.resources.IOWrite, "io-write", "most that is written to its disk per second; 0 for no limit; changed live")
-	fs.Var((*number)(&f.resources.Processes), "processes", "largest `number` of processes; 0 for "+strconv.Itoa(vps.DefaultProcesses)+"; changed live")
+	numberFlag(fs, &f.resources.Processes, "processes", "", 0, 0, "largest `number` of processes; 0 for "+strconv.Itoa(vps.DefaultProcesses)+"; changed live")
 	for _, name := range []string{
 		"bandwidth", "rule", "limit-packets", "limit-new-connections", "limit-connections",
 		"cpu-weight", "cpu-quota", "io-weight", "io-read", "io-write", "processes",

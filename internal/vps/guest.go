@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -299,12 +300,29 @@ func (d Duration) String() string { return time.Duration(d).String() }
 // MarshalText writes d as time.Duration does.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// UnmarshalText reads what time.ParseDuration reads.
+// UnmarshalText reads what ParseDuration reads.
 func (d *Duration) UnmarshalText(text []byte) error {
-	v, err := time.ParseDuration(string(text))
-	if err != nil {
-		return Invalid("", "%q is not a duration; write for example 90s or 2m", text)
+	v, err := ParseDuration(string(text))
+	if err == nil {
+		*d = Duration(v)
 	}
-	*d = Duration(v)
-	return nil
+	return err
+}
+
+// ParseDuration reads what time.ParseDuration reads, and a whole number of days
+// or weeks that stands alone: "7d", "2w". A day has 24 hours. It returns an Error
+// with CodeInvalid and no field.
+func ParseDuration(text string) (time.Duration, error) {
+	const day, most = 24 * time.Hour, 100 * 366 // days: what a Duration holds, and nobody outlives
+	for unit, days := range map[string]uint64{"d": 1, "w": 7} {
+		number, found := strings.CutSuffix(text, unit)
+		if n, err := strconv.ParseUint(number, 10, 16); found && err == nil && n*days <= most {
+			return time.Duration(n*days) * day, nil
+		}
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, Invalid("", "%q is not a duration; write for example 90s, 2m or 7d", text)
+	}
+	return d, nil
 }

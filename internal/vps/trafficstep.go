@@ -1,7 +1,6 @@
 package vps
 
 import (
-	"strconv"
 	"strings"
 	"time"
 )
@@ -146,25 +145,9 @@ func ParseSince(field, text string, now time.Time) (time.Time, error) {
 		}
 		return t, nil
 	}
-	ago, ok := parseAgo(text)
-	if !ok {
+	ago, err := ParseDuration(text)
+	if err != nil || ago < 0 {
 		return time.Time{}, Invalid(field, "%q is no time of the past; write for example 2026-10-01, 36h or 7d", text)
 	}
 	return now.Add(-ago), nil
-}
-
-// parseAgo reads a duration, in which days and weeks stand alone.
-func parseAgo(text string) (time.Duration, bool) {
-	for unit, length := range map[string]time.Duration{"d": 24 * time.Hour, "w": 7 * 24 * time.Hour} {
-		number, found := strings.CutSuffix(text, unit)
-		if !found {
-			continue
-		}
-		const most = 100 * 366 // days: what a Duration holds, and nobody outlives
-		n, err := strconv.ParseUint(number, 10, 16)
-		d := time.Duration(n) * length
-		return d, err == nil && d <= most*24*time.Hour
-	}
-	d, err := time.ParseDuration(text)
-	return d, err == nil && d >= 0
 }
