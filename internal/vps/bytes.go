@@ -3,6 +3,7 @@ package vps
 import (
 	"fmt"
 	"math"
+	"math/big"
 	"strconv"
 	"strings"
 )
@@ -62,22 +63,18 @@ func ParseBytes(s string) (Bytes, error) {
 		}
 		return Bytes(n) * unit, nil
 	}
-	// Fractions go through a float; digits only, so that "inf", "nan" and
-	// hexadecimal floats stay out.
-	if strings.Trim(number, "0123456789.") != "" || number == "" {
+	// Digits only, so that exponents and fractions such as 1/2 stay out.
+	size, ok := new(big.Rat).SetString(number)
+	if strings.Trim(number, "0123456789.") != "" || !ok {
 		return 0, Invalid("", "%q is not a size; write a number and a unit, for example 512MiB or 8GiB", s)
 	}
-	f, err := strconv.ParseFloat(number, 64)
-	if err != nil {
-		return 0, Invalid("", "%q is not a size; write a number and a unit, for example 512MiB or 8GiB", s)
-	}
-	switch f *= float64(unit); {
-	case f >= math.MaxInt64:
+	switch size.Mul(size, new(big.Rat).SetInt64(int64(unit))); {
+	case size.Cmp(new(big.Rat).SetInt64(math.MaxInt64)) > 0:
 		return 0, Invalid("", outOfRange, s)
-	case f != math.Trunc(f):
+	case !size.IsInt():
 		return 0, Invalid("", "%q is not a whole number of bytes", s)
 	}
-	return Bytes(f), nil
+	return Bytes(size.Num().Int64()), nil
 }
 
 // Exact writes b so that ParseBytes gives b again, in the largest power of
@@ -94,12 +91,17 @@ func (b Bytes) Exact() string {
 // String writes b for people, rounded to one decimal: "1.5GiB".
 func (b Bytes) String() string {
 	for _, u := range byteUnits[:powers] {
-		if b >= u.size {
+		// What would be rounded up to 1024 of a unit is 1 of the next.
+		if b >= u.size-u.size/roundsUp {
 			return strings.Replace(fmt.Sprintf("%.1f%s", float64(b)/float64(u.size), u.suffix), ".0", "", 1)
 		}
 	}
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
+
+// roundsUp: less than one part of so many is missing to the next unit where
+// 1023.95 of a unit is written with one decimal.
+const roundsUp = 1024 * 20
 
 // Set reads s as ParseBytes does; with String and Type it makes a Bytes
 // usable as a command-line flag.

@@ -19,18 +19,36 @@ func TestParseBytes(t *testing.T) {
 	t.Parallel()
 	good := map[string]vps.Bytes{
 		"512MiB": 512 * vps.MiB, "8GiB": 8 * vps.GiB, "8 GiB": 8 * vps.GiB, "1.5GiB": 1536 * vps.MiB,
-		"20GB": 20_000_000_000, "1kB": 1000, "100": 100, "7B": 7, "0": 0, "1TiB": vps.TiB, "2PiB": 2 * vps.PiB, "7EiB": 7 * vps.EiB, "1PB": 1e15, "9EB": 9e18, "0.5KiB": 512,
+		"20GB": 20_000_000_000, "1kB": 1000, "100": 100, "7B": 7, "0": 0, "1TiB": vps.TiB, "2PiB": 2 * vps.PiB, "7EiB": 7 * vps.EiB, "1PB": 1e15, "9EB": 9e18, "0.5KiB": 512, "1.50000000000000000000000GiB": 1536 * vps.MiB, "0009": 9, ".5KiB": 512, "9223372036854775807.0": 1<<63 - 1,
 	}
 	for text, want := range good {
 		if got, err := vps.ParseBytes(text); err != nil || got != want {
 			t.Errorf("ParseBytes(%q) = %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "GiB", "-1GiB", "1e3", "0x10", "inf", "NaN", "8G", "8gib", "1.5B", "8EiB", "9EiB", "9.3EB", "9999999TiB", "1,5GiB", "8GiB8", "1..5GiB", "99999999999999999999"} {
+	for _, text := range []string{"", "GiB", "-1GiB", "1e3", "0x10", "inf", "NaN", "8G", "8gib", "1.5B", "8EiB", "9EiB", "9.3EB", "9999999TiB", "1,5GiB", "8GiB8", "1..5GiB", "1/2GiB", "1.0000000000000000001GiB", "0.5", "9223372036854775807.5", "9223372036854775808.0", "99999999999999999999"} {
 		if got, err := vps.ParseBytes(text); vps.ErrorCode(err) != vps.CodeInvalid {
 			t.Errorf("ParseBytes(%q) = %d, %v; want it refused", text, got, err)
 		}
 	}
+}
+
+func TestBytesAreRounded(t *testing.T) {
+	t.Parallel()
+	for size, want := range map[vps.Bytes]string{
+		0: "0B", 1023: "1023B", 1024: "1KiB", vps.MiB - 1: "1MiB", 1536 * vps.KiB: "1.5MiB", vps.GiB - 5*vps.KiB: "1GiB", vps.TiB - vps.KiB: "1TiB",
+		1023*vps.MiB + 960*vps.KiB: "1023.9MiB", 1023*vps.MiB + 980*vps.KiB: "1GiB", 1<<63 - 1: "8EiB",
+	} {
+		if got := size.String(); got != want {
+			t.Errorf("%d bytes are %s, want %s", int64(size), got, want)
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		size := vps.Bytes(rapid.Int64Range(0, math.MaxInt64).Draw(t, "bytes"))
+		if strings.HasPrefix(size.String(), "1024") {
+			t.Fatalf("%d bytes are %s", int64(size), size)
+		}
+	})
 }
 
 func TestBytesExactRoundTrip(t *testing.T) {
