@@ -63,7 +63,7 @@ func quotaLines(before, after vps.Host) []string {
 	var lines []string
 	for _, q := range after.Quotas {
 		if old := before.Quota(q.Scope, q.Name); old != nil {
-			lines = append(lines, fields("quota of "+q.Whose(), "", *old, q)...)
+			lines = append(lines, quotaChanges(*old, q)...)
 			continue
 		}
 		lines = append(lines, fmt.Sprintf("add the quota of %s: %s a month from day %d in %s, counting %s, steps %s",
@@ -73,6 +73,26 @@ func quotaLines(before, after vps.Host) []string {
 		if after.Quota(q.Scope, q.Name) == nil {
 			lines = append(lines, "remove the quota of "+q.Whose())
 		}
+	}
+	return lines
+}
+
+// quotaChanges says what changes of a quota. The months that a top-up and a lift
+// are for are told in words.
+func quotaChanges(before, after vps.Quota) []string {
+	what := "quota of " + after.Whose()
+	plain := before
+	plain.TopupMonth, plain.LiftedMonth = after.TopupMonth, after.LiftedMonth
+	lines := fields(what, "", plain, after)
+	if after.Topup > 0 && before.TopupMonth != after.TopupMonth {
+		lines = append(lines, fmt.Sprintf("%s: %s more in the month from %s", what, after.Topup, after.TopupMonth))
+	}
+	switch {
+	case before.LiftedMonth == after.LiftedMonth:
+	case after.LiftedMonth == "":
+		lines = append(lines, what+": enforced again")
+	default:
+		lines = append(lines, what+": not enforced in the month from "+after.LiftedMonth)
 	}
 	return lines
 }
@@ -98,7 +118,11 @@ func fields(what, prefix string, before, after any) []string {
 				lines = append(lines, ruleLines(what, x.([]vps.Rule), rules)...)
 				continue
 			}
-			lines = append(lines, fmt.Sprintf("%s: %s %s -> %s", what, prefix+name, value(x), value(y)))
+			from, to := value(x), value(y)
+			if from == to { // rounded
+				from, to = exact(x), exact(y)
+			}
+			lines = append(lines, fmt.Sprintf("%s: %s %s -> %s", what, prefix+name, from, to))
 		}
 	}
 	return lines
@@ -121,6 +145,14 @@ func value(v any) string {
 		}
 	}
 	return fmt.Sprint(v)
+}
+
+// exact is value without rounding.
+func exact(v any) string {
+	if size, ok := v.(vps.Bytes); ok {
+		return size.Exact()
+	}
+	return value(v)
 }
 
 // ruleLines says which rules go and come, and where; when none does, their

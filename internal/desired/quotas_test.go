@@ -65,6 +65,10 @@ func TestQuotas(t *testing.T) {
 	if e, err = s.SetQuota(ctx, vps.QuotaGuest, "alice", func(q vps.Quota) (vps.Quota, error) { return q, nil }, false); err != nil || len(e.Lines()) > 0 {
 		t.Errorf("setting it as it is: %q, %v", e.Lines(), err)
 	}
+	// What looks the same rounded is told in full.
+	if e, err = s.SetQuota(ctx, vps.QuotaTenant, "bob", limit(500*vps.GiB+1), false); err != nil || strings.Join(e.Lines(), "") != "quota of the tenant bob: limit 500GiB -> 536870912001B" {
+		t.Errorf("a byte more: %q, %v", e.Lines(), err)
+	}
 	if e, err = s.RemoveQuota(ctx, vps.QuotaHost, "", false); err != nil || len(e.After.Quotas) != 2 {
 		t.Errorf("removed: %v, %v", e.After.Quotas, err)
 	}
@@ -88,13 +92,28 @@ func TestQuotaTopUpAndLift(t *testing.T) {
 	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", limit(vps.GiB), false); err != nil {
 		t.Fatal(err)
 	}
-	for range 2 {
-		if _, err := s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.GiB, false); err != nil {
+	var lines []string
+	told := func(e desired.Edited, err error) {
+		t.Helper()
+		if err != nil {
 			t.Fatal(err)
 		}
+		q := e.After.Quota(vps.QuotaGuest, "alice")
+		lines = append(lines, strings.ReplaceAll(strings.Join(e.Lines(), "; "), q.Month(time.Now()), "MONTH"))
 	}
-	if _, err := s.LiftQuota(ctx, vps.QuotaGuest, "alice", true, false); err != nil {
-		t.Fatal(err)
+	for range 2 {
+		told(s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.GiB, false))
+	}
+	for _, lifted := range []bool{true, false, true} {
+		told(s.LiftQuota(ctx, vps.QuotaGuest, "alice", lifted, false))
+	}
+	want := []string{
+		"quota of the guest alice: topup 0B -> 1GiB; quota of the guest alice: 1GiB more in the month from MONTH",
+		"quota of the guest alice: topup 1GiB -> 2GiB",
+		"quota of the guest alice: not enforced in the month from MONTH", "quota of the guest alice: enforced again", "quota of the guest alice: not enforced in the month from MONTH",
+	}
+	if diff := cmp.Diff(want, lines); diff != "" {
+		t.Errorf("told (-want +got):\n%s", diff)
 	}
 	q, now := host(t, s).Quota(vps.QuotaGuest, "alice"), time.Now()
 	if q.LimitAt(now) != 3*vps.GiB || !q.LiftedAt(now) {
