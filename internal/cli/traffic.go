@@ -35,11 +35,12 @@ var trafficViews = []struct { //nolint:gochecknoglobals // a constant
 	flag, help string
 	step       vps.TrafficStep
 	last       int
+	lines      string // what they are called
 }{
-	{"5min", "by 5 minutes: the last 2 hours", vps.StepFiveMinutes, 24},
-	{"hours", "by hour: the last 24", vps.StepHour, 24},
-	{"days", "by day: the last 30", vps.StepDay, 30},
-	{"months", "by month: the last 12", vps.StepMonth, 12},
+	{"5min", "by 5 minutes: the last 2 hours", vps.StepFiveMinutes, 24, "5 minutes"},
+	{"hours", "by hour: the last 24", vps.StepHour, 24, "hours"},
+	{"days", "by day: the last 30", vps.StepDay, 30, "days"},
+	{"months", "by month: the last 12", vps.StepMonth, 12, "months"},
 }
 
 // topDays is how many of the biggest days --top shows.
@@ -172,12 +173,14 @@ func (a *app) trafficHistory(cmd *cobra.Command, f *trafficFlags, guest, view st
 	if lines, err = filter(cmd, f.out.filters, trafficColumns(), lines); err != nil {
 		return err
 	}
-	if !f.table() || a.quiet {
+	switch {
+	case !f.table() || a.quiet:
 		return printList(a, cmd, f.out, "traffic", trafficColumns(), lines)
-	}
-	if len(lines) == 0 {
-		a.say("%s", noTraffic(guest, f))
+	case len(lines) == 0 && len(h.Rows) > 0:
+		a.say("there is traffic, but --filter lets none of it through")
 		return nil
+	case len(lines) == 0:
+		return a.sayNoSteps(ctx, guest, f, q)
 	}
 	t := historyTable(lines, f.by, f.out.format == formatWide, view != "top")
 	return a.writeBars(t, f)
@@ -209,15 +212,56 @@ func (a *app) writeBars(t *barTable, f *trafficFlags) error {
 // table tells whether the output is for people.
 func (f *trafficFlags) table() bool { return f.out.format == formatTable || f.out.format == formatWide }
 
-// noTraffic explains an empty table.
-func noTraffic(guest string, f *trafficFlags) string {
-	whose := "guests"
+// sayNoSteps explains an empty table of a view, and names those that have
+// something: longer steps are kept for longer, and what is imported may have no
+// others.
+func (a *app) sayNoSteps(ctx context.Context, guest string, f *trafficFlags, q api.TrafficQuery) error {
+	q.Since, q.Until, q.Top, q.Last = "", "", 0, 1
+	var step string
+	var others []string
+	for _, v := range trafficViews {
+		if v.step == q.Step {
+			step = v.lines
+			continue
+		}
+		if step == "" {
+			continue
+		}
+		q.Step = v.step
+		h, err := a.history(ctx, q)
+		if err != nil {
+			return err
+		}
+		if len(h.Rows) > 0 {
+			others = append(others, "--"+v.flag)
+		}
+	}
+	if len(others) == 0 {
+		a.say("%s", noTraffic(guest, f))
+		return nil
+	}
+	when := ""
+	if f.since != "" || f.until != "" {
+		when = " of that time"
+	}
+	a.say("no %s of %s are on record%s; see %s for what there is", step, whoseTraffic(guest, f), when, strings.Join(others, " and "))
+	return nil
+}
+
+// whoseTraffic names what is shown.
+func whoseTraffic(guest string, f *trafficFlags) string {
 	switch {
 	case f.host:
-		whose = "public links"
+		return "public links"
 	case guest != "":
-		whose = guest
+		return guest
 	}
+	return "guests"
+}
+
+// noTraffic explains an empty table.
+func noTraffic(guest string, f *trafficFlags) string {
+	whose := whoseTraffic(guest, f)
 	if f.since != "" || f.until != "" {
 		return "no traffic of " + whose + " is kept of that time: there was none, or it is older than what is kept"
 	}

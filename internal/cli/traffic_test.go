@@ -350,3 +350,19 @@ func TestEstimateAfterAZoneChange(t *testing.T) {
 		t.Errorf("%+v, %+v", lines, lines[0].Estimate)
 	}
 }
+
+// TestTrafficOfOtherSteps asks for steps of which nothing is on record.
+func TestTrafficOfOtherSteps(t *testing.T) {
+	t.Parallel()
+	w := withTraffic(t)
+	for args, want := range map[string]string{
+		"bob --hours":                  "no hours of bob are on record; see --days and --months for what there is",
+		"bob --5min --since 1h":        "no 5 minutes of bob are on record of that time; see --days and --months for what there is",
+		"--host --5min":                "no 5 minutes of public links are on record; see --months for what there is",
+		"bob --days --filter guest=x*": "--filter lets none of it through",
+		"noports --hours":              "no traffic of noports is kept yet",
+		"noports --days --since 2d":    "no traffic of noports is kept of that time",
+	} {
+		w.says(t, 0, want, append([]string{"traffic"}, strings.Fields(args)...)...)
+	}
+}
