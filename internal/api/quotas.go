@@ -35,15 +35,18 @@ type SetQuota struct {
 	Grace    *vps.Duration    `json:"grace,omitempty" doc:"How long after a step is reached what is more than a notice is put off; left out in a new quota: not at all."`
 }
 
-// Apply lays the request over a quota.
-func (s SetQuota) Apply(q vps.Quota) vps.Quota {
+// Apply lays the request over a quota; one without a limit is new.
+func (s SetQuota) Apply(q vps.Quota) (vps.Quota, error) {
+	if q.Limit == 0 && s.Limit == nil {
+		return q, vps.Invalid("limit", "a new quota needs a limit: how much there may be in a month, for example 500GiB")
+	}
 	set(&q.Limit, s.Limit)
 	set(&q.Count, s.Count)
 	set(&q.ResetDay, s.ResetDay)
 	set(&q.Timezone, s.Timezone)
 	set(&q.Steps, s.Steps)
 	set(&q.Grace, s.Grace)
-	return q
+	return q, nil
 }
 
 // QuotaReport is one quota with what is used of it.

@@ -35,7 +35,10 @@ func (f *fakeQuotas) note(what string, scope vps.QuotaScope, name string, v any,
 }
 
 func (f *fakeQuotas) SetQuota(_ context.Context, scope vps.QuotaScope, name string, s SetQuota, dryRun bool) (Change, error) {
-	q := s.Apply(vps.NewQuota(scope, name, "Etc/UTC"))
+	q, err := s.Apply(vps.NewQuota(scope, name, "Etc/UTC"))
+	if err != nil {
+		return Change{}, err
+	}
 	f.quota = &q
 	return f.note("set", scope, name, q.Steps, dryRun)
 }
@@ -75,7 +78,7 @@ func TestQuotas(t *testing.T) {
 	}
 	must[Change](t)(s.SetQuota(ctx, vps.QuotaGuest, "alice", all, true))
 	got := must[QuotaReport](t)(s.Quota(ctx, vps.QuotaGuest, "alice"))
-	same(t, got.Quota, all.Apply(vps.NewQuota(vps.QuotaGuest, "alice", "")))
+	same(t, got.Quota, must[vps.Quota](t)(all.Apply(vps.NewQuota(vps.QuotaGuest, "alice", ""))))
 	if got.Schema != SchemaVersion || got.Used != 3 || got.Limit != math.MaxInt64 || got.ReachedAt == nil || got.Rate != vps.Mbit {
 		t.Errorf("%+v", got)
 	}
@@ -84,9 +87,9 @@ func TestQuotas(t *testing.T) {
 		call func() (Change, error)
 		want string
 	}{
-		{func() (Change, error) { return s.SetQuota(ctx, vps.QuotaHost, "", SetQuota{}, false) }, "set host/ [80%=notify 100%=notify] false"},
+		{func() (Change, error) { return s.SetQuota(ctx, vps.QuotaHost, "", SetQuota{Limit: &limit}, false) }, "set host/ [80%=notify 100%=notify] false"},
 		{func() (Change, error) {
-			return s.SetQuota(ctx, vps.QuotaTenant, "bob", SetQuota{Steps: new([]vps.QuotaStep)}, true)
+			return s.SetQuota(ctx, vps.QuotaTenant, "bob", SetQuota{Limit: &limit, Steps: new([]vps.QuotaStep)}, true)
 		}, "set tenant/bob [] true"},
 		{func() (Change, error) { return s.TopUpQuota(ctx, vps.QuotaGuest, "alice", 7, true) }, "topup guest/alice 7 true"},
 		{func() (Change, error) { return s.LiftQuota(ctx, vps.QuotaGuest, "alice", true, false) }, "lift guest/alice true false"},

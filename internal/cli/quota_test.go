@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -18,7 +19,7 @@ import (
 
 // editQuota changes a quota of the fake as the daemon does: checked with the
 // whole host, and made or not.
-func (f *fake) editQuota(scope vps.QuotaScope, name string, anew bool, dryRun bool, change func(*vps.Quota)) (api.Change, error) {
+func (f *fake) editQuota(scope vps.QuotaScope, name string, anew bool, dryRun bool, change func(*vps.Quota) error) (api.Change, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failure != nil {
@@ -34,8 +35,7 @@ func (f *fake) editQuota(scope vps.QuotaScope, name string, anew bool, dryRun bo
 	case i >= 0:
 		q = f.quotas[i]
 	}
-	change(&q)
-	if err := q.Validate(); err != nil {
+	if err := errors.Join(change(&q), q.Validate()); err != nil {
 		return api.Change{}, err
 	}
 	c := api.Change{DryRun: dryRun, Edits: []string{"quota of " + q.Whose() + " is " + q.Limit.String()}}
@@ -55,24 +55,28 @@ func (f *fake) editQuota(scope vps.QuotaScope, name string, anew bool, dryRun bo
 }
 
 func (f *fake) SetQuota(_ context.Context, scope vps.QuotaScope, name string, s api.SetQuota, dryRun bool) (api.Change, error) {
-	return f.editQuota(scope, name, true, dryRun, func(q *vps.Quota) { *q = s.Apply(*q) })
+	return f.editQuota(scope, name, true, dryRun, func(q *vps.Quota) (err error) { *q, err = s.Apply(*q); return err })
 }
 
 func (f *fake) TopUpQuota(_ context.Context, scope vps.QuotaScope, name string, more vps.Bytes, dryRun bool) (api.Change, error) {
-	return f.editQuota(scope, name, false, dryRun, func(q *vps.Quota) { q.Topup, q.TopupMonth = q.Topup+more, q.Month(now) })
+	return f.editQuota(scope, name, false, dryRun, func(q *vps.Quota) error {
+		q.Topup, q.TopupMonth = q.Topup+more, q.Month(now)
+		return nil
+	})
 }
 
 func (f *fake) LiftQuota(_ context.Context, scope vps.QuotaScope, name string, lifted, dryRun bool) (api.Change, error) {
-	return f.editQuota(scope, name, false, dryRun, func(q *vps.Quota) {
+	return f.editQuota(scope, name, false, dryRun, func(q *vps.Quota) error {
 		q.LiftedMonth = ""
 		if lifted {
 			q.LiftedMonth = q.Month(now)
 		}
+		return nil
 	})
 }
 
 func (f *fake) RemoveQuota(_ context.Context, scope vps.QuotaScope, name string, dryRun bool) (api.Change, error) {
-	c, err := f.editQuota(scope, name, false, true, func(*vps.Quota) {})
+	c, err := f.editQuota(scope, name, false, true, func(*vps.Quota) error { return nil })
 	if err == nil && !dryRun {
 		f.quotas = slices.DeleteFunc(f.quotas, func(q vps.Quota) bool { return q.Scope == scope && q.Name == name })
 	}
@@ -181,7 +185,10 @@ func TestQuotaRefused(t *testing.T) {
 		code       int
 	}{
 		{"set alice --month 0", "--month: a quota of zero", ExitUsage},
-		{"set bob", "a quota of zero lets nothing through; give a limit", ExitUsage},
+		{"set bob", "--month: a new quota needs a limit", ExitUsage},
+		{"set bob --at 80%=notify", "--month: a new quota needs a limit", ExitUsage},
+		{"set --host", "--month: a new quota needs a limit: how much there may be in a month, for example 500GiB", ExitUsage},
+		{"set --host --count out --month 0", "--month: a quota of zero", ExitUsage},
 		{"set alice --month 9223372036854775808", "--month: \"9223372036854775808\" is out of range for a size; sizes stay below 2^63", ExitUsage},
 		{"set alice --month 9EiB", "--month: \"9EiB\" is out of range for a size; sizes stay below 2^63", ExitUsage},
 		{"set alice --month 8388608TiB", "--month: \"8388608TiB\" is out of range", ExitUsage},

@@ -11,14 +11,13 @@ import (
 )
 
 func (b backend) SetQuota(ctx context.Context, scope vps.QuotaScope, name string, s api.SetQuota, dryRun bool) (api.Change, error) {
-	e, err := b.state.SetQuota(ctx, scope, name, func(q vps.Quota) (vps.Quota, error) { return s.Apply(q), nil }, dryRun)
+	e, err := b.state.SetQuota(ctx, scope, name, s.Apply, dryRun)
 	c, err := b.changeQuota(ctx, e, err, dryRun)
-	if q := e.After.Quota(scope, name); err == nil && q != nil {
-		if w := q.Warning(); w != "" {
-			c.Warnings = append(c.Warnings, w)
-		}
+	if err != nil {
+		return c, err
 	}
-	return c, err
+	c.Warnings = append(c.Warnings, quotaWarnings(e.Before, e.After)...)
+	return c, nil
 }
 
 // quotaWarnings are those of the quotas that an edit made or changed.

@@ -380,13 +380,15 @@ func (q *Quota) validateSteps() error {
 }
 
 // Warning is what its owner should know of a quota that lets traffic pass once
-// all of it is used, for some time or without an end: a sentence, or "" for one
-// that does something at once.
+// all of it is used, for some time or without an end, or that has a step which
+// never acts: a sentence, or "" for one that does something at once.
 func (q *Quota) Warning() string {
 	acts := func(s QuotaStep) bool { return s.Action != ActionNotify }
 	i := slices.IndexFunc(q.Steps, acts)
-	const way = "add one with `sublet quota set` and --at 100%=throttle:1Mbit, --at 100%=suspend-network or --at 100%=stop"
+	const way = "`sublet quota set` makes it a hard limit with a step --at 100%=throttle:1Mbit, --at 100%=suspend-network or --at 100%=stop"
 	switch {
+	case len(q.Steps) == 0:
+		return fmt.Sprintf("the quota of %s does nothing but count: nobody is told, and traffic goes on when it is used up; %s", q.Whose(), way)
 	case i < 0:
 		return fmt.Sprintf("the quota of %s does nothing but tell of its use: traffic goes on when it is used up; %s", q.Whose(), way)
 	case q.Steps[i].Percent > 100:
@@ -394,7 +396,28 @@ func (q *Quota) Warning() string {
 	case q.Grace > 0:
 		return fmt.Sprintf("the quota of %s lets traffic go on for %s after it is used up, and without a daemon for longer: the kernel holds nothing during grace; leave --grace out for a hard limit", q.Whose(), q.Grace)
 	}
+	if idle, by := q.idleStep(); idle != nil {
+		return fmt.Sprintf("of the quota of %s the step %s never acts: %s comes before it and does as much or more", q.Whose(), idle, by)
+	}
 	return ""
+}
+
+// idleStep returns the first step that changes nothing, because one before it is
+// as strict, and that one; nil when there is none.
+func (q *Quota) idleStep() (idle, by *QuotaStep) {
+	var strictest *Restraint
+	for i := range q.Steps {
+		s := &q.Steps[i]
+		if s.Action == ActionNotify {
+			continue
+		}
+		would := &Restraint{Action: s.Action, Rate: s.Rate}
+		if !would.Stricter(strictest) {
+			return s, by
+		}
+		strictest, by = would, s
+	}
+	return nil, nil
 }
 
 // QuotaUse is how much of a quota is used.

@@ -303,3 +303,31 @@ func TestZone(t *testing.T) {
 		}
 	}
 }
+
+// TestQuotaWarning checks what is told of quotas that let traffic pass.
+func TestQuotaWarning(t *testing.T) {
+	t.Parallel()
+	for steps, want := range map[string]string{
+		"":                             "does nothing but count: nobody is told, and traffic goes on when it is used up; `sublet quota set` makes it a hard limit with a step --at 100%=throttle:1Mbit",
+		"80%=notify 100%=notify":       "does nothing but tell of its use: traffic goes on when it is used up; `sublet quota set` makes it a hard limit with a step",
+		"150%=stop":                    "lets traffic go on when it is used up, until 150%=stop; `sublet quota set` makes it a hard limit",
+		"80%=stop 100%=throttle:1Mbit": "the step 100%=throttle:1Mbit never acts: 80%=stop comes before it",
+		"80%=throttle:1Mbit 90%=notify 100%=throttle:2Mbit": "the step 100%=throttle:2Mbit never acts: 80%=throttle:1Mbit comes before it",
+		"80%=stop 100%=stop":   "the step 100%=stop never acts",
+		"80%=notify 100%=stop": "",
+		"80%=throttle:2Mbit 90%=throttle:1Mbit 95%=suspend-network 100%=stop": "",
+	} {
+		q := vps.NewQuota(vps.QuotaGuest, "alice", "Etc/UTC")
+		q.Limit, q.Steps = vps.GiB, nil
+		for text := range strings.FieldsSeq(steps) {
+			step, err := vps.ParseQuotaStep(text)
+			if err != nil {
+				t.Fatal(err)
+			}
+			q.Steps = append(q.Steps, step)
+		}
+		if got := q.Warning(); (got == "") != (want == "") || !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %q", steps, got, want)
+		}
+	}
+}
