@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 
@@ -73,24 +74,38 @@ func flagOf(field string) string {
 
 func dashed(key string) string { return strings.ReplaceAll(key, "_", "-") }
 
-// typed names the flag that was typed where an error names the field that it
-// set. Fields that no flag of cmd set are left as they are.
+// typed names the flag of cmd that sets a field where an error names the field:
+// the one that was typed, or else the one that has to be. Fields that no flag of
+// cmd sets are left as they are, and those of a tenant unless one was typed: of
+// its flags' names the host has some too.
 func typed(cmd *cobra.Command, err error) error {
 	e, ok := errors.AsType[*vps.Error](err)
 	if !ok || e.Field == "" {
 		return err
 	}
 	name := flagOf(e.Field)
+	if name == "" {
+		return err
+	}
+	flag := func(name string) error {
+		return &vps.Error{Code: e.Code, Field: "--" + name, Message: e.Message, Err: e.Err}
+	}
 	for _, name := range []string{name, name + "-file", "add-" + name} { // --root-password-file, --add-ssh-key
-		if name != "" && cmd.Flags().Changed(name) {
-			return &vps.Error{Code: e.Code, Field: "--" + name, Message: e.Message, Err: e.Err}
+		if cmd.Flags().Changed(name) {
+			return flag(name)
 		}
 	}
-	return err
+	if cmd.Flags().Lookup(name) == nil || strings.HasPrefix(e.Field, "tenants[") {
+		return err
+	}
+	return flag(name)
 }
 
 // flagMessage takes the internals out of what pflag says of a bad value.
 func flagMessage(err error) string {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && strings.Trim(e.GetSpecifiedName(), "0123456789") == "" {
+		return fmt.Sprintf("%q is negative, and neither numbers nor sizes may be that here", "-"+e.GetSpecifiedShortnames())
+	}
 	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
 		return err.Error()

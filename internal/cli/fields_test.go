@@ -69,7 +69,7 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 	}
 }
 
-// TestTyped checks that only what was typed is named.
+// TestTyped checks that the flag is named that was typed, or that has to be.
 func TestTyped(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -78,7 +78,9 @@ func TestTyped(t *testing.T) {
 		want  string
 	}{
 		{[]string{"--cpu-weight", "7"}, "resources.cpu_weight", "--cpu-weight: bad"},
-		{[]string{"--memory", "1GiB"}, "resources.cpu_weight", "resources.cpu_weight: bad"},
+		{[]string{"--memory", "1GiB"}, "resources.cpu_weight", "--cpu-weight: bad"},
+		{[]string{"--memory", "1GiB"}, "settings.subnet", "settings.subnet: bad"},
+		{[]string{"--cpu-weight", "7"}, "tenants[1].memory", "tenants[1].memory: bad"},
 		{[]string{"--root-password-file", "x"}, "root_password_hash", "--root-password-file: bad"},
 		{[]string{"--add-ssh-key", "x"}, "ssh_keys[3]", "--add-ssh-key: bad"},
 		{nil, "", "bad"},
@@ -126,6 +128,9 @@ func TestFaultsAreTold(t *testing.T) {
 		"quota set alice --reset-day -1":                `--reset-day: "-1" is not a whole number from 1 to 31`,
 		"update alice --billing-weight -1":              `--billing-weight: "-1" is not a whole number from 1 to 10000`,
 		"logs alice -n 0b1":                             `--lines: "0b1" is not a whole number from 0 on`,
+		"quota topup alice -5GiB":                       `"-5GiB" is negative, and neither numbers nor sizes may be that here`,
+		"tenant link revoke -1":                         `"-1" is negative`,
+		"quota topup alice -x":                          "unknown shorthand flag: 'x' in -x",
 		"net audit --timeout soon":                      `--timeout: "soon" is not a duration`,
 		"list --socket /x --remote a:1":                 "--remote and --socket exclude each other",
 		"list --token-file x":                           "--token-file is for a daemon on the network; name that with --remote HOST:PORT, or in SUBLET_REMOTE",

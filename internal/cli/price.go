@@ -29,7 +29,10 @@ func (a *app) priceShowCmd() *cobra.Command {
 			return err
 		}
 		if out.structured() {
-			return encode(a.Stdout, out.format, h.Settings.Price)
+			return encode(a.Stdout, out.format, struct {
+				Schema int `json:"schema_version"`
+				vps.Price
+			}{api.SchemaVersion, h.Settings.Price})
 		}
 		if !h.Settings.Price.Set() {
 			a.say("no price is set, so nobody is billed; set one with `sublet price set --currency CNY --month 94`")

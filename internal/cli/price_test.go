@@ -47,7 +47,9 @@ func TestPrice(t *testing.T) {
 	w.says(t, 0, "sent      0.53 for each GiB after 10GiB free for each guest", "price", "show")
 	w.mustRun(t, "price", "set", "--free-in", "0", "--free-per", "host")
 	w.says(t, 0, "received  0.53 for each GiB\nsent      0.53 for each GiB after 10GiB free for all guests of the host together", "price", "show")
+	w.says(t, 0, "{\n  \"schema_version\": 1,\n  \"currency\": \"CNY\"", "price", "show", "-o", "json")
 	w.says(t, 0, `"in": "0.53"`, "price", "show", "-o", "json")
+	w.says(t, 0, "schema_version: 1\n", "price", "show", "-o", "yaml")
 	w.says(t, 0, "the price is so already", "price", "set", "--month", "94")
 	w.mustRun(t, "price", "remove")
 	if w.fake.price != vps.DefaultPrice() {
@@ -88,5 +90,5 @@ func TestPriceRefused(t *testing.T) {
 		}
 	}
 	w := newWorld()
-	w.says(t, ExitUsage, "a price needs a currency", "price", "set", "--month", "94")
+	w.says(t, ExitUsage, "--currency: a price needs a currency", "price", "set", "--month", "94")
 }
