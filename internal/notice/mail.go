@@ -3,7 +3,6 @@ package notice
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -44,11 +43,10 @@ func (s *Sender) mail(ctx context.Context, n *vps.NoticeSettings, address string
 	switch {
 	case message.IsDelivered(): // whatever came after
 		return nil
-	case errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return vps.Wrap(vps.CodeTimeout, err, "the mail server did not take it within %s", mailTimeout)
-	default:
-		return err
+	case err != nil:
+		return explainMail(ctx, n, address, err)
 	}
+	return nil
 }
 
 // mailClient makes a client for one mail. Its connection ends with ctx,

@@ -247,7 +247,7 @@ func TestMailRefused(t *testing.T) {
 		want   string
 	}{
 		"no STARTTLS":    {&smtpServer{}, vps.MailStartTLS, "", "", "failed m: "},
-		"wrong password": {&smtpServer{starts: true, login: "user\x00right"}, vps.MailStartTLS, "user\x00wrong", "", "failed m: SMTP AUTH failed: 535"},
+		"wrong password": {&smtpServer{starts: true, login: "user\x00right"}, vps.MailStartTLS, "user\x00wrong", "", "failed m: the mail server does not accept user and password: 535"},
 		"no such box":    {&smtpServer{starts: true}, vps.MailStartTLS, "", "nobody@example.org", "given up m"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,7 +9,6 @@ import (
 	"log/slog"
 	"maps"
 	"math/big"
-	"strings"
 	"sync"
 	"time"
 
@@ -244,17 +243,4 @@ func delay(before int, err error) time.Duration {
 		d = min(max(d, r.after), mostDelay)
 	}
 	return d
-}
-
-// reason is why a try failed, in one line for people.
-func reason(err error) string {
-	text := err.Error()
-	if e, ok := errors.AsType[*vps.Error](err); ok {
-		text = vps.ErrorMessage(e)
-	}
-	text = strings.Join(strings.Fields(strings.ToValidUTF8(text, "?")), " ")
-	if r := []rune(text); len(r) > maxReason {
-		text = string(r[:maxReason-1]) + "…"
-	}
-	return text
 }

@@ -79,10 +79,7 @@ func (s *Sender) post(ctx context.Context, host *vps.Host, address string, w vps
 		if e, ok := errors.AsType[*url.Error](err); ok {
 			err = e.Err // without the URL, which may hold a secret
 		}
-		if errors.Is(err, context.DeadlineExceeded) {
-			return vps.Wrap(vps.CodeTimeout, err, "there was no answer within %s", webhookTimeout)
-		}
-		return err
+		return explainCall(ctx, err)
 	}
 	defer func() { _ = response.Body.Close() }()
 	_, _ = io.CopyN(io.Discard, response.Body, maxReply) // what it says is of no interest
