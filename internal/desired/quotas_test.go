@@ -198,7 +198,7 @@ quotas:
 		"quotas:\n- scope: host\n  reset_day: 31\n":                                                      "line 2, column 3: a quota of zero",
 		"quotas:\n- scope: host\n  limit: 1\n  timezone: Mars/X\n":                                       "line 4, column 13: there is no time zone",
 		"quotas:\n- {scope: guest, name: alice, reset_day: 31, topup: 1,\n   topup_month: 2999-10-15}\n": "line 3, column 17: no month of the quota begins on 2999-10-15; with the reset day 31 the one that holds this day begins on 2999-09-30",
-		"quotas:\n- {scope: guest, name: alice, reset_day: 1,\n   lifted_month: 2026-02-30}\n":           "\"2026-02-30\" is not the first day of a month",
+		"quotas:\n- {scope: guest, name: alice, reset_day: 1,\n   lifted_month: 2026-02-30}\n":           "\"2026-02-30\" is not a day; write the one on which the quota's month begins, for example 2026-10-01",
 		"quotas:\n- {scope: guest, name: alice, reset_day: 31,\n   lifted_month: 2999-02-27}\n":          "line 3, column 18: no month of the quota begins on 2999-02-27; with the reset day 31 the one that holds this day begins on 2999-01-31",
 		"settings:\n  timezone: Mars/Olympus\n":                                                          "line 2, column 13: there is no time zone \"Mars/Olympus\"",
 		"settings: {timezone: Local}\n":                                                                  "\"Local\" is not a time zone",

@@ -74,7 +74,7 @@ func TestValidEmail(t *testing.T) {
 	}
 	for _, bad := range []string{
 		"bob", "bob@", "@example.org", "bob@example.org, eve@example.org", "Bob <bob@example.org>", "<bob@example.org>", "bob@example.org\r\nBcc: eve@example.org",
-		"bob @example.org", `"bob"@example.org`, "bob@example.org (Bob)", "bob@exa\x00mple.org", strings.Repeat("a", 250) + "@b.org", "bob@example.org;",
+		"bob @example.org", `"bob"@example.org`, "bob@example.org (Bob)", "bob@exa\x00mple.org", strings.Repeat("a", 250) + "@b.org", "bob@example.org;", "ü@example.org", "ü@bücher.example", "bob@bücher.example",
 	} {
 		if err := ValidEmail("f", bad); ErrorCode(err) != CodeInvalid {
 			t.Errorf("%q: %v", bad, err)
@@ -104,6 +104,7 @@ func TestNoticeSettings(t *testing.T) {
 		"a user without a password":     {func(s *NoticeSettings) { s.PasswordFile = "" }, "smtp_password_file"},
 		"a password without a user":     {func(s *NoticeSettings) { s.User = "" }, "smtp_password_file"},
 		"a relative file":               {func(s *NoticeSettings) { s.PasswordFile = "password" }, "smtp_password_file"},
+		"a relative file, no server":    {func(s *NoticeSettings) { *s = NoticeSettings{PasswordFile: "password"} }, "smtp_password_file"},
 		"a user with a line's end":      {func(s *NoticeSettings) { s.User = "u\r\nRSET" }, "smtp_user"},
 		"another way to encrypt":        {func(s *NoticeSettings) { s.TLS = "ssl" }, "smtp_tls"},
 		"a private webhook":             {func(s *NoticeSettings) { s.Webhook = "http://10.1.2.3/" }, "webhook"},

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 )
 
 // NoticeSettings are where the owner is told of what happens, and how mail to
@@ -69,9 +70,19 @@ func (s *NoticeSettings) validate() error {
 	default:
 		return Invalid(field+"smtp_tls", "%q is not a way to encrypt; use starttls, tls or none", string(s.TLS))
 	}
-	if s.Server == "" {
+	switch {
+	case s.PasswordFile != "" && (!filepath.IsAbs(s.PasswordFile) || len(s.PasswordFile) > 1024 || hasControl(s.PasswordFile)):
+		return Invalid(field+"smtp_password_file", "%q is not an absolute path, and it is the daemon that reads it", s.PasswordFile)
+	case len(s.User) > maxEmail || hasControl(s.User):
+		return Invalid(field+"smtp_user", "this is not a user's name of at most %d characters", maxEmail)
+	case s.Server == "":
 		return nil
 	}
+	return s.validateServer(field)
+}
+
+// validateServer checks what a server needs beside its own name.
+func (s *NoticeSettings) validateServer(field string) error {
 	host, port, err := net.SplitHostPort(s.Server)
 	if err != nil || len(s.Server) > 300 || !validMailHost(host) {
 		return Invalid(field+"smtp_server", "%q is not HOST:PORT; write for example smtp.example.org:587", s.Server)
@@ -84,10 +95,6 @@ func (s *NoticeSettings) validate() error {
 		return Invalid(field+"from", "mail needs a sender's address")
 	case (s.User == "") != (s.PasswordFile == ""):
 		return Invalid(field+"smtp_password_file", "a user and the file with the password go together; give both or neither")
-	case s.PasswordFile != "" && (!filepath.IsAbs(s.PasswordFile) || len(s.PasswordFile) > 1024 || hasControl(s.PasswordFile)):
-		return Invalid(field+"smtp_password_file", "%q is not an absolute path", s.PasswordFile)
-	case len(s.User) > maxEmail || hasControl(s.User):
-		return Invalid(field+"smtp_user", "this is not a user's name of at most %d characters", maxEmail)
 	case s.User != "" && s.TLS == MailNoTLS && !isLocal(host):
 		return Invalid(field+"smtp_tls", "the password would go over the network in the clear; use starttls or tls")
 	}
@@ -118,7 +125,18 @@ func ValidEmail(field, address string) error {
 	if err != nil || a.Address != address || len(address) > maxEmail || hasControl(address) || strings.ContainsAny(address, "\"<>(),;: ") {
 		return Invalid(field, "%q is not a mail address; write for example bob@example.org", address)
 	}
+	at := strings.LastIndexByte(address, '@')
+	switch {
+	case !isASCII(address[:at]): // it would take SMTPUTF8 (RFC 6531) all the way to the mailbox
+		return Invalid(field, "%q has letters before the @ that few mail servers take; name an address of plain ones", address)
+	case !isASCII(address[at:]):
+		return Invalid(field, "%q has a domain with other letters; write it in its form of xn--", address)
+	}
 	return nil
+}
+
+func isASCII(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
 // ValidWebhook wants an http or https URL, or nothing. A host that is not

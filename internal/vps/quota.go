@@ -336,10 +336,15 @@ func (q *Quota) validateMonths() error {
 	}
 	for _, m := range [][2]string{{"topup_month", q.TopupMonth}, {"lifted_month", q.LiftedMonth}} {
 		if _, err := time.Parse(time.DateOnly, m[1]); m[1] != "" && err != nil {
-			return Invalid(m[0], "%q is not the first day of a month; write for example 2026-10-31", m[1])
+			return q.noDay(m[0], m[1])
 		}
 	}
 	return nil
+}
+
+// noDay is the error for what is no day of the calendar.
+func (q *Quota) noDay(field, text string) error {
+	return Invalid(field, "%q is not a day; write the one on which the quota's month begins, for example 2026-10-%02d", text, q.ResetDay)
 }
 
 // ValidMonth wants month to be a day on which a month of the quota begins, as
@@ -347,7 +352,7 @@ func (q *Quota) validateMonths() error {
 func (q *Quota) ValidMonth(field, month string) error {
 	day, err := time.Parse(time.DateOnly, month)
 	if err != nil {
-		return Invalid(field, "%q is not the first day of a month; write for example 2026-10-31", month)
+		return q.noDay(field, month)
 	}
 	zone, err := loadZone(q.Timezone)
 	if err != nil {

@@ -238,7 +238,7 @@ func TestQuotaValidate(t *testing.T) {
 		"topup: -1 bytes more":         func(q *vps.Quota) { q.Topup = -1 },
 		"stay below 2^63":              func(q *vps.Quota) { q.Topup, q.TopupMonth = math.MaxInt64, "2026-10-31" },
 		"topup_month: a top-up needs":  func(q *vps.Quota) { q.Topup = 1 },
-		"topup_month: \"2026-10\"":     func(q *vps.Quota) { q.TopupMonth = "2026-10" },
+		"topup_month: \"2026-10\" is not a day; write the one on which the quota's month begins, for example 2026-10-01": func(q *vps.Quota) { q.TopupMonth = "2026-10" },
 		"lifted_month: \"2026-02-30\"": func(q *vps.Quota) { q.LiftedMonth = "2026-02-30" },
 		"steps: 17 steps":              func(q *vps.Quota) { q.Steps = make([]vps.QuotaStep, 17) },
 		"steps[0]: \"\" is not what":   func(q *vps.Quota) { q.Steps = make([]vps.QuotaStep, 1) },
