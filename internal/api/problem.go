@@ -114,6 +114,9 @@ func problemOfHuma(m *huma.ErrorModel) *Problem {
 	case "unknown query parameter":
 		p.Detail = "this parameter is not known; check its spelling"
 	}
+	if known, ok := strings.CutPrefix(p.Detail, "expected value to be one of "); ok {
+		p.Detail = "this is not known; use one of " + strings.Trim(known, `"`)
+	}
 	if form, ok := strings.CutPrefix(p.Detail, "expected string to be "); ok { // by a pattern, which has a description
 		p.Detail = "this is not " + form
 	}

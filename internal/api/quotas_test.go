@@ -118,7 +118,7 @@ func TestQuotasRefused(t *testing.T) {
 		{http.MethodPatch, "/v1/quotas/host", `{"limit":1e30}`, "cannot"},
 		{http.MethodPatch, "/v1/quotas/host", `{"limit":-1}`, "expected number"},
 		{http.MethodPatch, "/v1/quotas/host", `{"limit":"500GiB"}`, "integer"},
-		{http.MethodPatch, "/v1/quotas/host", `{"count":"both"}`, "one of"},
+		{http.MethodPatch, "/v1/quotas/host", `{"count":"both"}`, "this is not known; use one of in+out, in, out, max"},
 		{http.MethodPatch, "/v1/quotas/host", `{"steps":[{"percent":100,"action":"explode"}]}`, "one of"},
 		{http.MethodPatch, "/v1/quotas/host", `{"steps":[{"percent":100}]}`, "required property action"},
 		{http.MethodPatch, "/v1/quotas/host", `{"month":"500GiB"}`, "not known"},
