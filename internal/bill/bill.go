@@ -34,8 +34,9 @@ type Input struct {
 	Made   time.Time
 	// Lived says who was there on which day of the month, in any order.
 	Lived []vps.GuestDay
-	// Rows are rows of the ledger with StepDay, in any order. Those of classes
-	// that are not billed do not count.
+	// Rows are rows of the ledger with StepDay, in any order, and with StepMonth
+	// what is of the month beyond its days. Those of classes that are not billed
+	// do not count.
 	Rows []vps.TrafficRow
 	// Tenants tells, by a guest's ID, whose a guest with traffic is that was not
 	// there on any day of the month. Others are those that the row names.

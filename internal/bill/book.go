@@ -320,7 +320,9 @@ func (b *Book) count(ctx context.Context, at moment, in *Input) error {
 		}
 	}
 	in.Rows = slices.DeleteFunc(rows, func(r vps.TrafficRow) bool { return r.Start.Before(in.Start) || !r.Start.Before(in.End) })
-	return nil
+	undated, err := b.undated(ctx, at, m)
+	in.Rows = append(in.Rows, undated...)
+	return err
 }
 
 // kept returns the bill that is kept of a month, or nil.

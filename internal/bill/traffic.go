@@ -12,13 +12,14 @@ import (
 )
 
 // count adds the rows of the ledger to the lines, each to that of the tenant
-// whose the guest was on the row's day.
+// whose the guest was on the row's day, or on the first one of the month for what
+// is of no day.
 func (m *maker) count() {
 	for _, r := range m.in.Rows {
 		if !r.Class.Billed() || r.InBytes == 0 && r.OutBytes == 0 {
 			continue
 		}
-		day := vps.StepDay.Named(r.Start, m.in.Zone, m.in.Made)
+		day := r.Step.Named(r.Start, m.in.Zone, m.in.Made)
 		l := m.line(m.tenant(r.GuestID, day.Format(time.DateOnly), r.Tenant), r.GuestID, cmp.Or(m.name(r.GuestID), r.Guest))
 		if l.In.Bytes > math.MaxInt64-r.InBytes || l.Out.Bytes > math.MaxInt64-r.OutBytes {
 			m.tooMuch = true
@@ -26,11 +27,15 @@ func (m *maker) count() {
 		}
 		l.In.Bytes += r.InBytes
 		l.Out.Bytes += r.OutBytes
+		if r.Step == vps.StepMonth {
+			l.In.Undated += r.InBytes
+			l.Out.Undated += r.OutBytes
+		}
 		l.Rows = append(l.Rows, vps.BillRow{Step: r.Step, Start: day, TrafficKey: r.TrafficKey, In: r.InBytes, Out: r.OutBytes})
 	}
 	for _, l := range m.lines {
 		slices.SortFunc(l.Rows, func(a, b vps.BillRow) int {
-			return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Family, b.Family))
+			return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.Step, b.Step), cmp.Compare(a.Class, b.Class), cmp.Compare(a.Family, b.Family))
 		})
 	}
 }

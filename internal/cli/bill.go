@@ -185,6 +185,7 @@ func billSums(b vps.Bill) (s sums) {
 				from vps.BillUsage
 			}{{&s.in, l.In}, {&s.out, l.Out}} {
 				x.to.Bytes += x.from.Bytes
+				x.to.Undated += x.from.Undated
 				x.to.Free += x.from.Free
 				x.to.Amount += x.from.Amount
 			}
@@ -230,6 +231,9 @@ func billNotes(b vps.Bill) []string {
 		traffic += fmt.Sprintf(" Free of charge in the month for %s: %s received and %s sent, used in proportion where several share it.", freeText(p.FreePer), p.FreeIn, p.FreeOut)
 	}
 	notes = append(notes, traffic+fmt.Sprintf(" Each amount is rounded half up to %s, and totals are sums of rounded amounts.", least))
+	if s := billSums(b); s.in.Undated > 0 || s.out.Undated > 0 {
+		notes = append(notes, fmt.Sprintf("Of the traffic, %s GiB received and %s GiB sent were imported of the month as a whole, without its days.", gib(s.in.Undated), gib(s.out.Undated)))
+	}
 	when := fmt.Sprintf("Days begin at midnight in %s. ", b.Timezone)
 	if b.State == vps.BillFinal {
 		when += "This bill is final: it never changes, and corrections are lines of their own."

@@ -89,6 +89,20 @@ func TestBillFits(t *testing.T) {
 	}
 }
 
+// TestBillUndated: what was imported without its days is told.
+func TestBillUndated(t *testing.T) {
+	t.Parallel()
+	w := newWorld()
+	w.fake.bill = october()
+	for i := range w.fake.bill.Tenants[0].Lines {
+		w.fake.bill.Tenants[0].Lines[i].Out.Undated = int64(vps.GiB)
+	}
+	w.mustRun(t, "bill")
+	if text := strings.Join(strings.Fields(w.out.String()), " "); !strings.Contains(text, "Of the traffic, 0 GiB received and 2.000 GiB sent were imported of the month as a whole, without its days.") {
+		t.Error(text)
+	}
+}
+
 // TestBillCSV: the lines add up to the total, and no cell is a formula.
 func TestBillCSV(t *testing.T) {
 	t.Parallel()

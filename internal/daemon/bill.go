@@ -24,6 +24,9 @@ func (p *parts) book() *bill.Book {
 type settledLedger struct{ *parts }
 
 func (l settledLedger) Traffic(ctx context.Context, q vps.TrafficQuery, whole bool) ([]vps.TrafficRow, error) {
+	if q.Imported {
+		return l.db.Traffic(ctx, q) // which the kernel has nothing of
+	}
 	if err := l.settle(ctx); err != nil {
 		if whole {
 			return nil, err

@@ -187,10 +187,16 @@ func (db *DB) Traffic(ctx context.Context, q vps.TrafficQuery) ([]vps.TrafficRow
 		if q.Counted {
 			tables = tables[:1]
 		}
+		if q.Imported {
+			tables = tables[1:]
+		}
 		for _, window.table = range tables {
 			if err := window.each(ctx, tx, found.add); err != nil {
 				return err
 			}
+		}
+		if q.Imported {
+			return nil
 		}
 		return running(ctx, tx, window, found.add)
 	})

@@ -63,6 +63,12 @@ func TestImport(t *testing.T) {
 		check(what, want)
 	}
 	c.want(c.sample(), 1_000_643)
+	for step, in := range want {
+		rows, err := c.db.Traffic(t.Context(), vps.TrafficQuery{Step: step, GuestIDs: []string{alice.ID}, Imported: true, Whole: true})
+		if err != nil || len(rows) != 1 || rows[0].InBytes != in-1_000_000 {
+			t.Errorf("imported are by %s %+v, %v; want %d", step, rows, err, in-1_000_000)
+		}
+	}
 
 	t.Log("another import takes the place of the first in its steps, and leaves other guests alone")
 	other := imported

@@ -126,14 +126,18 @@ type BillSpan struct {
 // BillUsage is traffic in one direction and what it costs: Bytes less Free
 // times the price of a GiB, rounded half up to the minor unit.
 type BillUsage struct {
-	Bytes  int64 `json:"bytes"`
-	Free   int64 `json:"free"`
-	Amount Money `json:"amount"`
+	Bytes int64 `json:"bytes"`
+	// Undated are those of Bytes that were imported of the month as a whole,
+	// without the days.
+	Undated int64 `json:"undated,omitempty"`
+	Free    int64 `json:"free"`
+	Amount  Money `json:"amount"`
 }
 
 // BillRow is a row of the ledger that a bill counts: the guest's of the line, of
 // one day, as `sublet traffic GUEST --days` shows it. After a change of the
-// host's zone two rows may have the same day, which that adds up.
+// host's zone two rows may have the same day, which that adds up. One with
+// StepMonth is what the imported row of the month has beyond those of its days.
 type BillRow struct {
 	Step  TrafficStep `json:"step"`
 	Start time.Time   `json:"start"`

@@ -171,6 +171,7 @@ type TrafficQuery struct {
 	// Since and Until bound the begin of rows: from Since on and before Until.
 	// The zero value means no bound.
 	Since, Until time.Time
-	// Counted leaves out what was taken over from other programs.
-	Counted bool
+	// Counted leaves out what was taken over from other programs, Imported all
+	// but that.
+	Counted, Imported bool
 }
