@@ -165,12 +165,9 @@ func (i *TrafficImport) before(since time.Time, there [steps]importedStep) (amou
 		}
 		finer = maps.Clone(there[step].amounts)
 		maps.Copy(finer, amounts[step])
-		var sum vps.TrafficCount
-		for _, amount := range finer {
-			for _, c := range amount {
-				if sum = sum.Add(c); most(sum) > vps.MaxImportedSum {
-					return amounts, tooMuch(name)
-				}
+		for _, c := range sumWithin(finer, math.MinInt64, math.MaxInt64) {
+			if most(c) > vps.MaxImportedSum {
+				return amounts, tooMuch(name)
 			}
 		}
 	}
