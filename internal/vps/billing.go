@@ -128,8 +128,11 @@ func MonthOf(t time.Time) Month { return Month{t.Year(), t.Month()} }
 // field.
 func ParseMonth(s string) (Month, error) {
 	t, err := time.Parse(monthLayout, s)
-	if err != nil || t.Year() < 1970 {
+	switch {
+	case err != nil:
 		return Month{}, Invalid("", "%q is not a month; write year and month, for example 2026-10", s)
+	case t.Year() < 1970:
+		return Month{}, Invalid("", "%s is out of range; months begin with 1970-01 here", s)
 	}
 	return MonthOf(t), nil
 }

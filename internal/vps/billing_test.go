@@ -133,6 +133,9 @@ func TestMonth(t *testing.T) {
 			t.Errorf("%q is the month %s, %v", text, m, err)
 		}
 	}
+	if _, err := vps.ParseMonth("1900-01"); !strings.Contains(vps.ErrorMessage(err), "1900-01 is out of range; months begin with 1970-01") {
+		t.Error(err)
+	}
 	// A zone whose clocks skip the first midnight of a month.
 	zone, err := time.LoadLocation("Asia/Amman")
 	if err != nil {

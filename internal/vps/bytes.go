@@ -63,19 +63,35 @@ func ParseBytes(s string) (Bytes, error) {
 		}
 		return Bytes(n) * unit, nil
 	}
-	// Digits only, so that exponents and fractions such as 1/2 stay out.
-	size, ok := new(big.Rat).SetString(number)
-	if strings.Trim(number, "0123456789.") != "" || !ok {
+	size, ok := decimalOf(number, int64(unit))
+	if !ok {
 		return 0, Invalid("", "%q is not a size; write a number and a unit, for example 512MiB or 8GiB", s)
 	}
-	switch size.Mul(size, new(big.Rat).SetInt64(int64(unit))); {
-	case size.Cmp(new(big.Rat).SetInt64(math.MaxInt64)) > 0:
+	switch {
+	case size.Cmp(maxInt64()) > 0:
 		return 0, Invalid("", outOfRange, s)
 	case !size.IsInt():
 		return 0, Invalid("", "%q is not a whole number of bytes", s)
 	}
 	return Bytes(size.Num().Int64()), nil
 }
+
+// decimalOf reads a number that may have digits behind a point, and multiplies it
+// by a unit, exactly. Digits only, so that fractions such as 1/2 stay out, and
+// exponents, of which some take all memory.
+func decimalOf(number string, unit int64) (*big.Rat, bool) {
+	const most = 100
+	if len(number) > most || strings.Trim(number, "0123456789.") != "" {
+		return nil, false
+	}
+	n, ok := new(big.Rat).SetString(number)
+	if !ok {
+		return nil, false
+	}
+	return n.Mul(n, new(big.Rat).SetInt64(unit)), true
+}
+
+func maxInt64() *big.Rat { return new(big.Rat).SetInt64(math.MaxInt64) }
 
 // Exact writes b so that ParseBytes gives b again, in the largest power of
 // 1024 that divides it: "512MiB", "1536MiB", "1000B".

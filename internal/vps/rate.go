@@ -1,7 +1,6 @@
 package vps
 
 import (
-	"math"
 	"strconv"
 	"strings"
 )
@@ -22,9 +21,10 @@ var rateUnits = []struct {
 	size   BitRate
 }{{"Gbit", Gbit}, {"Mbit", Mbit}, {"kbit", Kbit}, {"bit", 1}}
 
-// ParseBitRate reads a whole number and a unit, as in "20Mbit". "0" alone
+// ParseBitRate reads a number and a unit, as in "20Mbit" and "1.5Mbit". "0" alone
 // means none. It returns an Error with CodeInvalid and no field.
 func ParseBitRate(s string) (BitRate, error) {
+	bad := Invalid("", "%q is not a speed; write a number and a unit, for example 20Mbit or 1Gbit, or 0 for no limit", s)
 	text := strings.TrimSpace(s)
 	if text == "0" {
 		return 0, nil
@@ -34,16 +34,18 @@ func ParseBitRate(s string) (BitRate, error) {
 		if !ok {
 			continue
 		}
-		n, err := strconv.ParseUint(strings.TrimSpace(number), 10, 63)
-		if err != nil {
-			break
-		}
-		if n > math.MaxInt64/uint64(u.size) {
+		rate, ok := decimalOf(strings.TrimSpace(number), int64(u.size))
+		switch {
+		case !ok:
+			return 0, bad
+		case rate.Cmp(maxInt64()) > 0:
 			return 0, Invalid("", "%q is out of range for a speed", s)
+		case !rate.IsInt():
+			return 0, Invalid("", "%q is not a whole number of bits per second", s)
 		}
-		return BitRate(n) * u.size, nil
+		return BitRate(rate.Num().Int64()), nil
 	}
-	return 0, Invalid("", "%q is not a speed; write a number and a unit, for example 20Mbit or 1Gbit, or 0 for no limit", s)
+	return 0, bad
 }
 
 // String writes the rate exactly, in the largest unit that divides it.

@@ -16,13 +16,13 @@ import (
 func TestParseBitRate(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]vps.BitRate{
-		"20Mbit": 20 * vps.Mbit, "1Gbit": vps.Gbit, "64kbit": 64 * vps.Kbit, "5bit": 5, "0": 0, " 20 Mbit ": 20 * vps.Mbit, "9223372036Gbit": 9223372036 * vps.Gbit,
+		"20Mbit": 20 * vps.Mbit, "1Gbit": vps.Gbit, "64kbit": 64 * vps.Kbit, "5bit": 5, "0": 0, "1.5Mbit": 1500 * vps.Kbit, "0.001kbit": 1, " 20 Mbit ": 20 * vps.Mbit, "9223372036Gbit": 9223372036 * vps.Gbit,
 	} {
 		if got, err := vps.ParseBitRate(text); err != nil || got != want {
 			t.Errorf("ParseBitRate(%q) = %d, %v; want %d", text, got, err, want)
 		}
 	}
-	for _, text := range []string{"", "20", "20MB", "20mbit", "20Mbits", "-1Mbit", "+1Mbit", "1.5Mbit", "1e3bit", "0x10bit", "bit", "Mbit", "9223372037Gbit", "99999999999999999999bit", "1Mbit; x"} {
+	for _, text := range []string{"", "20", "20MB", "20mbit", "20Mbits", "-1Mbit", "+1Mbit", "1.5bit", "0.0005kbit", "1..5Mbit", "1/2Mbit", "1e3bit", "0x10bit", "bit", "Mbit", "9223372037Gbit", "99999999999999999999bit", "1Mbit; x"} {
 		if got, err := vps.ParseBitRate(text); vps.ErrorCode(err) != vps.CodeInvalid {
 			t.Errorf("ParseBitRate(%q) = %d, %v; want it refused", text, got, err)
 		}
