@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"sublet/internal/vps"
 )
@@ -159,8 +160,32 @@ func (s *Server) showQuota(ctx context.Context, in *quotaInput) (*reply[QuotaRep
 			return &reply[QuotaReport]{QuotaReport{SchemaVersion, u}}, nil
 		}
 	}
+	if err := s.counted(ctx, scope, in.Name); err != nil {
+		return nil, err
+	}
 	wanted := vps.Quota{Scope: scope, Name: in.Name}
 	return nil, vps.Errorf(vps.CodeNotFound, "%s has no quota; `sublet quota list` shows all", wanted.Whose())
+}
+
+// counted wants the guest or the tenant whose traffic a quota would count to be
+// there.
+func (s *Server) counted(ctx context.Context, scope vps.QuotaScope, name string) error {
+	if scope == vps.QuotaHost {
+		return nil
+	}
+	o, err := s.observed()
+	if err != nil {
+		return err
+	}
+	if scope == vps.QuotaGuest {
+		_, err = o.Guest(ctx, name)
+		return err
+	}
+	tenants, err := o.Tenants(ctx)
+	if err == nil && !slices.ContainsFunc(tenants, func(t vps.Tenant) bool { return t.Name == name }) {
+		err = vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
+	}
+	return err
 }
 
 // quotas is the backend's part, once scope and name are found to be some.

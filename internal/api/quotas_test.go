@@ -58,6 +58,7 @@ func (f *fakeQuotas) RemoveQuota(_ context.Context, scope vps.QuotaScope, name s
 func startQuotas(t *testing.T) (*started, *fakeQuotas) {
 	t.Helper()
 	f, quotas := newFake(), &fakeQuotas{}
+	f.guests["alice"] = Guest{ID: "id-alice"}
 	b := f.backend()
 	b.Quotas = quotas
 	return startWith(t, f, &b), quotas
@@ -71,6 +72,17 @@ func TestQuotas(t *testing.T) {
 		t.Errorf("without quotas the list is %v", list)
 	}
 	wantCode(t, func() error { _, err := s.Quota(ctx, vps.QuotaHost, ""); return err }(), vps.CodeNotFound)
+	// A guest or a tenant that is not there is not one without a quota.
+	for _, tt := range []struct {
+		scope      vps.QuotaScope
+		name, says string
+	}{
+		{vps.QuotaGuest, "zoe", "there is no guest zoe"}, {vps.QuotaTenant, "zoe", "there is no tenant zoe"}, {vps.QuotaGuest, "alice", "the guest alice has no quota"},
+	} {
+		if _, err := s.Quota(ctx, tt.scope, tt.name); vps.ErrorCode(err) != vps.CodeNotFound || !strings.Contains(vps.ErrorMessage(err), tt.says) {
+			t.Errorf("%s %s: %v", tt.scope, tt.name, err)
+		}
+	}
 	limit, day, grace := vps.Bytes(math.MaxInt64), 31, vps.Duration(time.Hour)
 	all := SetQuota{
 		Limit: &limit, ResetDay: &day, Count: new(vps.CountMax), Timezone: new("Asia/Shanghai"), Grace: &grace,
