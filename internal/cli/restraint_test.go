@@ -30,6 +30,9 @@ func TestRestraintsAreShown(t *testing.T) {
 					t.Errorf("%v does not show %q:\n%s", line, tt.list, w.out.String())
 				}
 			}
+			if tt.restraint.Stops() {
+				w.says(t, ExitDenied, "the guest alice is stopped because the quota host is used up until", "ssh", "alice")
+			}
 			for _, line := range [][]string{{"show", "alice"}, {"list", "-o", "wide"}} {
 				if w.mustRun(t, line...); !strings.Contains(w.out.String(), tt.show) {
 					t.Errorf("%v does not show %q:\n%s", line, tt.show, w.out.String())

@@ -75,6 +75,9 @@ func sshArguments(g api.Guest, user string, elsewhere bool, rest []string) ([]st
 	switch g.Status.State {
 	case vps.StateRunning, vps.StateRescue, vps.StateStarting, vps.StateStopping, vps.StateCreating:
 	case vps.StateStopped, vps.StateCrashed, vps.StateFailed, vps.StateDeleting:
+		if g.Status.Restraint.Stops() {
+			return nil, g.Status.Restraint.Refusal(name)
+		}
 		return nil, vps.Errorf(vps.CodeConflict, "%s is %s; `sublet start %s --wait ssh` starts it, `sublet show %s` says more", name, g.Status.State, name, name)
 	}
 	addr, port := sshEndpoint(g)

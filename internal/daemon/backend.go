@@ -420,7 +420,7 @@ func reached(s reconcile.Snapshot, g api.Guest, what api.WaitFor) (bool, error) 
 	case st.State == vps.StateDeleting:
 		return false, vps.Errorf(vps.CodeConflict, "the guest %s is being deleted", g.Spec.Name)
 	case st.State == vps.StateStopped && st.Restraint.Stops():
-		return false, stoppedByQuota(g.Spec.Name, st.Restraint)
+		return false, st.Restraint.Refusal(g.Spec.Name)
 	case st.State == vps.StateStopped && spec.Power == vps.PowerStopped:
 		return false, vps.Errorf(vps.CodeConflict, "the guest %s is stopped; start it with `sublet start %s`", g.Spec.Name, g.Spec.Name)
 	case (st.State == vps.StateCrashed || st.State == vps.StateStopped) && st.NextTry.IsZero() && st.Exit != nil && !willStart(s, g.ID):

@@ -40,6 +40,12 @@ func (r *Restraint) Stricter(o *Restraint) bool {
 // Stops tells whether the guest is not to run; nil tells that it may.
 func (r *Restraint) Stops() bool { return r != nil && r.Action == ActionStop }
 
+// Refusal is the error for what a guest that r stops cannot do: it says why, and
+// what its owner can do.
+func (r *Restraint) Refusal(guest string) error {
+	return Errorf(CodeDenied, "the guest %s is stopped because the quota %s is used up until %s; `sublet quota topup` adds to it, and `sublet quota lift` lifts it", guest, r.Quota, r.Until.Format("2006-01-02 15:04 MST"))
+}
+
 // Suspends tells whether nothing of the guest's network passes.
 func (r *Restraint) Suspends() bool {
 	return r != nil && (r.Action == ActionSuspend || r.Action == ActionStop)
