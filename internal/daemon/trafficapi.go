@@ -64,6 +64,9 @@ func (b backend) Traffic(ctx context.Context, q api.TrafficQuery) (api.TrafficHi
 	if query.Until, err = vps.ParseSince("until", q.Until, now); err != nil {
 		return h, err
 	}
+	if !query.Until.IsZero() && query.Until.Before(query.Since) {
+		return h, vps.Invalid("until", "%s is before %s, since when traffic is asked for; turn the two round", q.Until, q.Since)
+	}
 	if !query.Since.IsZero() {
 		query.Since = q.Step.Begin(query.Since, zone) // the step that holds it too
 	}

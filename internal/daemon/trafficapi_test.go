@@ -264,6 +264,18 @@ func TestTrafficNow(t *testing.T) {
 	}
 }
 
+// TestTrafficBackwards asks for a time that ends before it begins.
+func TestTrafficBackwards(t *testing.T) {
+	t.Parallel()
+	w := newTrafficWorld(t)
+	for until, good := range map[string]bool{"3d": false, "2d": true, "1d": true} {
+		_, err := w.backend.Traffic(t.Context(), api.TrafficQuery{Step: vps.StepHour, Since: "2d", Until: until})
+		if (err == nil) != good || !good && !strings.Contains(vps.ErrorMessage(err), "until: 3d is before 2d") {
+			t.Errorf("until %s: %v", until, err)
+		}
+	}
+}
+
 func TestCheckTraffic(t *testing.T) {
 	t.Parallel()
 	w := newTrafficWorld(t)
