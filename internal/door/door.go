@@ -149,7 +149,7 @@ func (d *Door) Guard(next http.Handler) http.Handler {
 			return
 		}
 		if !d.fails.Allow(r.RemoteAddr) {
-			w.Header().Set("Retry-After", "10")
+			w.Header().Set("Retry-After", "5") // as failRate has it
 			problem(w, http.StatusTooManyRequests, vps.CodeDenied, "too many requests without a valid token; wait before the next one")
 			return
 		}

@@ -52,7 +52,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 // for one are slowed down.
 func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
 	if !s.o.Guess(r.RemoteAddr) {
-		w.Header().Set("Retry-After", "10")
+		w.Header().Set("Retry-After", "5") // as often as door.Guesses lets one through
 		s.fail(w, r, http.StatusTooManyRequests, "error.slow")
 		return
 	}
