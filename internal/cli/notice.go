@@ -164,7 +164,11 @@ away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 	}
 	fixedCompletion(cmd, "smtp-tls", string(vps.MailStartTLS), string(vps.MailTLS), string(vps.MailNoTLS))
 	dryRun := addDryRun(cmd)
+	out := addOutput(cmd, textFormats)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := out.check(cmd); err != nil {
+			return err
+		}
 		if sample < 0 {
 			return usage(cmd, "--traffic-sample: %s is negative; write for example 10s", sample)
 		}
@@ -182,8 +186,8 @@ away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 		if err != nil {
 			return typed(cmd, err)
 		}
-		if *dryRun {
-			return a.printChange(a.Stdout, change)
+		if *dryRun || out.structured() {
+			return a.printDryRun(out, change)
 		}
 		a.sayChange("the host", change)
 		return nil

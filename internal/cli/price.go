@@ -102,6 +102,7 @@ is billed. sublet bill shows what each tenant owes.`,
 		Args: atMost(0, "no name"),
 	}
 	dryRun := addDryRun(cmd)
+	out := addOutput(cmd, textFormats)
 	fs := cmd.Flags()
 	fs.StringVar(&p.Currency, "currency", "", "`code` of the currency, as ISO 4217 has it: CNY, EUR, USD")
 	fs.Var(&p.Month, "month", "the host's fixed price of a month, for example 94")
@@ -120,6 +121,9 @@ is billed. sublet bill shows what each tenant owes.`,
 	fixedCompletion(cmd, "share", string(vps.ShareEqual), string(vps.ShareMemory), string(vps.ShareWeights))
 	fixedCompletion(cmd, "free-per", string(vps.QuotaGuest), string(vps.QuotaTenant), string(vps.QuotaHost))
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := out.check(cmd); err != nil {
+			return err
+		}
 		change := api.SetPrice{
 			Currency: given(cmd, "currency", strings.ToUpper(p.Currency)), Month: given(cmd, "month", p.Month),
 			Share: given(cmd, "share", vps.ShareRule(share)), In: given(cmd, "in", p.In), Out: given(cmd, "out", p.Out),
@@ -137,7 +141,7 @@ is billed. sublet bill shows what each tenant owes.`,
 		if change.Currency != nil && *change.Currency == "" {
 			return usage(cmd, "--currency needs a code; `sublet price remove` removes the price")
 		}
-		return a.changePrice(cmd, *dryRun, func(ctx context.Context) (api.Change, error) {
+		return a.changePrice(cmd, out, *dryRun, func(ctx context.Context) (api.Change, error) {
 			return a.client().SetPrice(ctx, change, *dryRun)
 		})
 	}
@@ -150,8 +154,12 @@ func (a *app) priceRemoveCmd() *cobra.Command {
 		Args: atMost(0, "no name"),
 	}
 	dryRun := addDryRun(cmd)
+	out := addOutput(cmd, textFormats)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		return a.changePrice(cmd, *dryRun, func(ctx context.Context) (api.Change, error) {
+		if err := out.check(cmd); err != nil {
+			return err
+		}
+		return a.changePrice(cmd, out, *dryRun, func(ctx context.Context) (api.Change, error) {
 			return a.client().RemovePrice(ctx, *dryRun)
 		})
 	}
@@ -159,15 +167,15 @@ func (a *app) priceRemoveCmd() *cobra.Command {
 }
 
 // changePrice lets change edit the price, and tells of it.
-func (a *app) changePrice(cmd *cobra.Command, dryRun bool, change func(context.Context) (api.Change, error)) error {
+func (a *app) changePrice(cmd *cobra.Command, out *output, dryRun bool, change func(context.Context) (api.Change, error)) error {
 	ctx, cancel := request(cmd)
 	defer cancel()
 	c, err := change(ctx)
 	if err != nil {
 		return typed(cmd, err)
 	}
-	if dryRun {
-		return a.printChange(a.Stdout, c)
+	if dryRun || out.structured() {
+		return a.printDryRun(out, c)
 	}
 	if len(c.Edits) == 0 {
 		a.say("the price is so already")

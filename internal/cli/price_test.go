@@ -50,6 +50,9 @@ func TestPrice(t *testing.T) {
 	w.says(t, 0, "{\n  \"schema_version\": 1,\n  \"currency\": \"CNY\"", "price", "show", "-o", "json")
 	w.says(t, 0, `"in": "0.53"`, "price", "show", "-o", "json")
 	w.says(t, 0, "schema_version: 1\n", "price", "show", "-o", "yaml")
+	w.says(t, 0, `"settings: price.month 94 -> 95"`, "price", "set", "--month", "95", "-o", "json")
+	w.says(t, 0, `"settings: price.month 95 -> 94"`, "price", "set", "--month", "94", "-o", "json")
+	w.says(t, ExitUsage, "-o csv is no format of this verb", "price", "set", "--month", "95", "-o", "csv")
 	w.says(t, 0, "the price is so already", "price", "set", "--month", "94")
 	w.mustRun(t, "price", "remove")
 	if w.fake.price != vps.DefaultPrice() {

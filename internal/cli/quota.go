@@ -153,6 +153,11 @@ between guests does not; the quota of the host counts its public links.`,
 			}
 			rest = rest[1:]
 		}
+		if of.scope == vps.QuotaHost && len(rest) > 0 {
+			if _, err := vps.ParseBytes(rest[0]); err == nil {
+				return usage(cmd, "--host %s and --month %s both give the limit; leave one out", rest[0], f.month.Exact())
+			}
+		}
 		if err := noMore(cmd, rest, 0); err != nil {
 			return err
 		}

@@ -213,6 +213,8 @@ func TestQuotaRefused(t *testing.T) {
 		{"set alice --grace soon", "--grace: \"soon\" is not a duration", ExitUsage},
 		{"set alice 500GiB", "\"500GiB\" is too much", ExitUsage},
 		{"set alice --host", "--host: \"alice\" is not a size", ExitUsage},
+		{"set --host 2TiB --month 3TiB", "--host 2TiB and --month 3TiB both give the limit; leave one out", ExitUsage},
+		{"set --host much --month 3TiB", "\"much\" is too much", ExitUsage},
 		{"set --host=much", "--host: \"much\" is not a size", ExitUsage},
 		{"set --host 0", "a quota of zero", ExitUsage},
 		{"set --host 8388608TiB", "--host: \"8388608TiB\" is out of range", ExitUsage},

@@ -144,7 +144,7 @@ func (a *app) quotaShowCmd() *cobra.Command {
 func (a *app) quotaPage(u vps.QuotaUse) []field {
 	q := &u.Quota
 	fields := []field{
-		{"quota of", q.Whose()},
+		{"quota", "of " + q.Whose()},
 		{"use", useBar(u, a.barStyle())},
 		{"used", fmt.Sprintf("%s of %s, %s left", vps.Bytes(u.Used), vps.Bytes(u.Limit), vps.Bytes(max(0, u.Limit-u.Used)))},
 		{"counted", fmt.Sprintf("%s: %s in, %s out", q.Count, vps.Bytes(u.In), vps.Bytes(u.Out))},
