@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -247,11 +248,18 @@ func billNotes(b vps.Bill) []string {
 	return notes
 }
 
-// wrapped breaks a text into lines of so many characters, and ends it.
+// wrapped breaks a text into lines of so many characters, and ends it. Words that
+// are longer than a line, as sentences without spaces, are cut.
 func wrapped(text string, width int) string {
 	var b strings.Builder
 	column := 0
+	var words []string
 	for word := range strings.FieldsSeq(clean(text)) {
+		for part := range slices.Chunk([]rune(word), width) {
+			words = append(words, string(part))
+		}
+	}
+	for _, word := range words {
 		n := utf8.RuneCountInString(word)
 		switch {
 		case column == 0:

@@ -230,3 +230,17 @@ func TestBillRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestWrapped(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"":               "\n",
+		"one two three":  "one two\nthree\n",
+		"abcdefghijklm":  "abcdefgh\nijklm\n",
+		"x 一二三四五六七八九十 y": "x\n一二三四五六七八\n九十 y\n",
+	} {
+		if got := wrapped(text, 8); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
