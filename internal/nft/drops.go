@@ -4,9 +4,7 @@ package nft
 
 import (
 	"context"
-	"encoding/binary"
 	"fmt"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -45,7 +43,10 @@ func (d *dumper) drops() (map[vps.DropReason]map[string]amount, error) {
 	}
 	byReason := map[vps.DropReason]map[string]amount{}
 	for _, c := range dropCounts() {
-		found, err := d.counted(c)
+		if c.reason == "" {
+			continue
+		}
+		found, err := d.counted(&c)
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +68,7 @@ func (d *dumper) drops() (map[vps.DropReason]map[string]amount, error) {
 }
 
 // counted returns what a set of drops is at, until the next call.
-func (d *dumper) counted(c dropCount) ([]counter, error) {
+func (d *dumper) counted(c *dropCount) ([]counter, error) {
 	return d.counters(c.family, c.table, c.set)
 }
 
@@ -102,30 +103,28 @@ func keptDrops() (map[string][]string, error) {
 func (d *dumper) kept(sets []dropCount) (map[string][]string, error) {
 	kept := map[string][]string{}
 	for _, c := range sets {
-		found, err := d.counted(c)
+		found, err := d.counted(&c)
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range found {
-			who := quote(e.key.name().String())
-			if c.reason == vps.DropSocket {
-				who = userText(&e.key)
-			}
-			kept[c.family+" "+c.set] = append(kept[c.family+" "+c.set], fmt.Sprintf("%s counter packets %d bytes %d", who, e.packets, e.bytes))
+		for i := range found {
+			kept[c.family+" "+c.set] = append(kept[c.family+" "+c.set], found[i].text(c.element(&found[i].key)))
 		}
 	}
 	return kept, nil
 }
 
-// userText writes the key of a set of users for nft.
-func userText(key *counterKey) string {
-	return strconv.FormatUint(uint64(binary.NativeEndian.Uint32(key[:])), 10)
+// text writes an element for nft, with what it is at.
+func (a amount) text(element string) string {
+	return fmt.Sprintf("%s counter packets %d bytes %d", element, a.packets, a.bytes)
 }
 
-// dropKey is what drops are summed by here: who sent or was to get it.
+// dropKey is what drops are summed by here: who sent or was to get it, and the
+// version of IP, 0 for other frames.
 type dropKey struct {
-	link linkBytes
-	way  vps.Direction
+	link    linkBytes
+	way     vps.Direction
+	version int
 }
 
 type dropSums map[dropKey]amount
@@ -135,15 +134,15 @@ type dropSums map[dropKey]amount
 func readDrops(d *dumper) (dropSums, error) {
 	sums := dropSums{}
 	for _, c := range dropCounts() {
-		if c.reason == vps.DropSocket {
+		if c.reason != "" {
 			continue
 		}
-		found, err := d.counted(c)
+		found, err := d.counted(&c)
 		if err != nil {
 			return nil, err
 		}
 		for _, e := range found {
-			k := dropKey{e.key.name(), c.way}
+			k := dropKey{e.key.name(), c.way, version(c.family, &e.key)}
 			sums[k] = sums[k].plus(e.amount)
 		}
 	}
@@ -160,7 +159,7 @@ func readBefore(d *dumper) (dropSums, error) {
 			return nil, err
 		}
 		for _, e := range found {
-			sums[dropKey{e.key.name(), way}] = e.amount
+			sums[dropKey{e.key.name(), way, version(inet, &e.key)}] = e.amount
 		}
 	}
 	return sums, nil

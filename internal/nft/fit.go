@@ -6,8 +6,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-
-	"sublet/internal/vps"
 )
 
 // fit makes sets that count as small as what they hold, once, when they have
@@ -25,7 +23,7 @@ func (f *Firewall) fit(ctx context.Context) {
 	}
 	var passed strings.Builder
 	for _, s := range passedSets() {
-		passed.WriteString(small(s.family, trafficName, s.name(), nobodysLink+" . "+s.protocol(&counterKey{})))
+		passed.WriteString(small(s.family, trafficName, s.name(), versionElement(s.family, nobody(byVersion))))
 	}
 	texts := []string{passed.String()}
 	if f.inPlace != nil {
@@ -41,11 +39,14 @@ func (f *Firewall) fit(ctx context.Context) {
 	}
 }
 
-// nobodys are elements that no guest has.
-const (
-	nobodysLink = `"none"`
-	nobodysUser = "0"
-)
+// nobody is the key of an element that no guest has: of a link, or of a user.
+func nobody(kind keyKind) *counterKey {
+	key := &counterKey{}
+	if kind != byUser {
+		copy(key[:], "none")
+	}
+	return key
+}
 
 // small returns the commands that make a set small. The element must be nobody's.
 func small(family, table, set, element string) string {
@@ -57,11 +58,7 @@ func small(family, table, set, element string) string {
 func smallDrops(sets []dropCount) string {
 	var b strings.Builder
 	for _, c := range sets {
-		element := nobodysLink
-		if c.reason == vps.DropSocket {
-			element = nobodysUser
-		}
-		b.WriteString(small(c.family, c.table, c.set, element))
+		b.WriteString(small(c.family, c.table, c.set, c.element(nobody(c.key))))
 	}
 	return b.String()
 }

@@ -9,16 +9,17 @@ import (
 )
 
 // quotaDroppers count and drop, and lead a link's packet past the quotas that
-// count it, which traffic between guests is not.
+// count it, which traffic between guests is not. The verbs are what adds to the
+// sums of both directions.
 const quotaDroppers = `
 	chain drop_out {
 		update @dropped-quota { iifname counter }
-		drop
+		%[1]s		drop
 	}
 
 	chain drop_in {
 		update @denied-quota { oifname counter }
-		drop
+		%[2]s		drop
 	}
 
 	chain count_out {

@@ -261,9 +261,10 @@ func (w *quotaWall) text(limits map[string]string, kept map[string][]string) str
 	}
 	for _, family := range trafficFamilies() {
 		fmt.Fprintf(&b, "table %s %s {\n%s", family, quotaName, byHand)
-		for _, way := range directions() {
-			fmt.Fprintf(&b, "\n\tset %s {\n\t\ttype ifname\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n", dropSet(way, vps.DropQuota), setSize)
-			writeElements(&b, kept[family+" "+dropSet(way, vps.DropQuota)])
+		for _, c := range quotaDrops() {
+			if c.family == family {
+				b.WriteString(c.declare(kept[family+" "+c.set]))
+			}
 		}
 		if !w.empty() {
 			w.body(&b, family, limits)
@@ -293,7 +294,7 @@ func (w *quotaWall) body(b *strings.Builder, family string, limits map[string]st
 			set("set", fmt.Sprintf("rates-%s-%s", scope, way), "type ifname", "limit rate over 1 bytes/second")
 		}
 	}
-	b.WriteString(quotaDroppers)
+	fmt.Fprintf(b, quotaDroppers, sumRule(family, vps.Out), sumRule(family, vps.In))
 	for _, way := range directions() {
 		fmt.Fprintf(b, "\n\tmap %s {\n\t\ttype ifname : verdict\n", way)
 		var elements []string

@@ -49,33 +49,31 @@ const (
 // no longer counted. See fit for what it costs.
 const setSize = 8192
 
-// dropper writes the sets and chains that count, log and drop.
+// dropper writes the sets and chains of a family that count, log and drop.
 type dropper struct {
-	b   strings.Builder
-	log string // the limit of the log
-}
-
-// dropSet names the set that counts what was dropped for a reason: what a guest
-// sent, or what was sent to it.
-func dropSet(way vps.Direction, reason vps.DropReason) string {
-	if way == vps.In {
-		return "denied-" + string(reason)
-	}
-	return "dropped-" + string(reason)
+	family string
+	b      strings.Builder
+	log    string // the limit of the log
 }
 
 // add writes the chain "<name>-<reason>", which counts for key: iifname for
 // what a guest sends, oifname for what is sent to it, meta skuid for what its
 // process does. Counting and logging are rules of their own: they end early
 // when a set is full or a limit is reached, and the drop stands behind them.
-func (d *dropper) add(name string, reason vps.DropReason, typ, key, logs string) {
+func (d *dropper) add(name string, reason vps.DropReason, key, logs string) {
 	way := vps.Out
 	if key == "oifname" {
 		way = vps.In
 	}
-	set := dropSet(way, reason)
-	fmt.Fprintf(&d.b, "\n\tset %s {\n\t\ttype %s\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n\t}\n", set, typ, setSize)
-	fmt.Fprintf(&d.b, "\n\tchain %s-%s {\n\t\tupdate @%s { %s counter }\n", name, reason, set, key)
+	c := dropCount{family: d.family, set: dropSet(way, reason), way: way, reason: reason}
+	if reason == vps.DropSocket {
+		c.key = byUser
+	}
+	d.b.WriteString(c.declare(nil))
+	fmt.Fprintf(&d.b, "\n\tchain %s-%s {\n\t\tupdate @%s { %s counter }\n", name, reason, c.set, key)
+	if reason != vps.DropSocket {
+		d.b.WriteString(sumRules(d.family, way))
+	}
 	fmt.Fprintf(&d.b, "\t\tupdate @%s { %s %s } log prefix \"sublet %s\" group %d snaplen %d\n\t\tdrop\n\t}\n", logs, key, d.log, reason, logGroup, snaplen)
 }
 
@@ -107,62 +105,30 @@ func reasonsOf(family string) []vps.DropReason {
 	}
 }
 
-// dropCount is a set that counts drops.
-type dropCount struct {
-	family, table, set string
-	way                vps.Direction
-	reason             vps.DropReason
-}
-
-// dropCounts are all sets of our tables that count drops.
-func dropCounts() []dropCount { return append(wallDrops(), quotaDrops()...) }
-
-// quotaDrops are those of quotas.
-func quotaDrops() []dropCount {
-	var all []dropCount
-	for _, family := range trafficFamilies() {
-		for _, way := range directions() {
-			all = append(all, dropCount{family, quotaName, dropSet(way, vps.DropQuota), way, vps.DropQuota})
-		}
-	}
-	return all
-}
-
-// wallDrops are those of the wall.
-func wallDrops() []dropCount {
-	var all []dropCount
-	for _, family := range families() {
-		for _, r := range reasonsOf(family) {
-			all = append(all, dropCount{family, "sublet", dropSet(vps.Out, r), vps.Out, r})
-		}
-	}
-	for _, r := range inetTowards {
-		all = append(all, dropCount{inet, "sublet", dropSet(vps.In, r), vps.In, r})
-	}
-	return all
-}
-
 // droppers returns the sets and chains of a family that count, log and drop.
 func droppers(family string) string {
-	d := &dropper{log: logRest}
+	d := &dropper{family: family, log: logRest}
 	if family == netdev {
 		d.log = logFrames
 	}
 	fmt.Fprintf(&d.b, "\n\tset logged {\n\t\ttype ifname\n\t\tsize %d\n\t\tflags dynamic\n\t}\n", setSize)
+	for _, c := range sumsOf(family, wallName) {
+		d.b.WriteString(c.declare(nil))
+	}
 	switch family {
 	case inet:
 		for _, r := range inetReasons {
-			d.add("drop", r, "ifname", "iifname", "logged")
+			d.add("drop", r, "iifname", "logged")
 		}
 		for _, r := range inetTowards {
-			d.add("deny", r, "ifname", "oifname", "logged")
+			d.add("deny", r, "oifname", "logged")
 		}
 		fmt.Fprintf(&d.b, "\n\tset logged-uids {\n\t\ttype uid\n\t\tsize %d\n\t\tflags dynamic\n\t}\n", setSize)
 		d.log = logSockets
-		d.add("drop", vps.DropSocket, "uid", "meta skuid", "logged-uids")
+		d.add("drop", vps.DropSocket, "meta skuid", "logged-uids")
 	default:
 		for _, r := range reasonsOf(family) {
-			d.add("drop", r, "ifname", "iifname", "logged")
+			d.add("drop", r, "iifname", "logged")
 		}
 	}
 	return d.b.String()

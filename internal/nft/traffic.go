@@ -24,9 +24,9 @@ import (
 
 // Traffic returns what passed between guests' links and others, and what the
 // walls and the quotas dropped, since the counters' epoch began: by link, class
-// and family, sorted by them, without rows of zeros. Drops have the family 0. Links that
-// have no guest any more are among them until ForgetTraffic. Public links are
-// not (hostnet has those).
+// and family, sorted by them, without rows of zeros. Frames that were dropped and
+// are no IP have the family 0. Links that have no guest any more are among them
+// until ForgetTraffic. Public links are not (hostnet has those).
 //
 // The counters are in tables of their own, which live through Apply and the
 // death of the process. Where they are missing or were changed they are made
@@ -191,24 +191,23 @@ func (f *Firewall) forgetLinks(ctx context.Context, gone map[linkBytes]bool) err
 		return err
 	}
 	ofLink := func(key *counterKey) bool { return gone[key.name()] }
-	link := func(key *counterKey) string { return quote(key.name().String()) }
 	for _, s := range passedSets() {
-		if err := remove(s.family, trafficName, s.name(), ofLink, func(key *counterKey) string { return link(key) + " . " + s.protocol(key) }); err != nil {
+		if err := remove(s.family, trafficName, s.name(), ofLink, func(key *counterKey) string { return versionElement(s.family, key) }); err != nil {
 			return err
 		}
 	}
 	for _, c := range dropCounts() {
-		goes, element := ofLink, link
-		if c.reason == vps.DropSocket {
+		goes := ofLink
+		if c.key == byUser {
 			// Guests that are gone have left the wall, and their users may come again.
-			goes, element = func(key *counterKey) bool { return users[*key] == "" }, userText
+			goes = func(key *counterKey) bool { return users[*key] == "" }
 		}
-		if err := remove(c.family, c.table, c.set, goes, element); err != nil {
+		if err := remove(c.family, c.table, c.set, goes, c.element); err != nil {
 			return err
 		}
 	}
 	for _, way := range directions() {
-		if err := remove(inet, trafficName, beforeSet(way), ofLink, link); err != nil {
+		if err := remove(inet, trafficName, beforeSet(way), ofLink, func(key *counterKey) string { return versionElement(inet, key) }); err != nil {
 			return err
 		}
 	}

@@ -4,11 +4,8 @@ package nft
 
 import (
 	"bytes"
-	"encoding/binary"
 	"maps"
 	"slices"
-
-	"golang.org/x/sys/unix"
 
 	"sublet/internal/vps"
 )
@@ -36,41 +33,21 @@ func passedSets() [2 * waysPassed]passedSet {
 
 func (s passedSet) name() string { return string(s.class) + "-" + string(s.way) }
 
-// place returns the place of a key's version of IP in versions, by what follows
-// the link's name.
-func (s passedSet) place(key *counterKey) int {
-	rest := key.rest()
-	if s.family == bridge && binary.BigEndian.Uint16(rest[:]) == unix.ETH_P_IPV6 || s.family == inet && rest[0] == unix.NFPROTO_IPV6 {
-		return 1
-	}
-	return 0
-}
-
-// protocol is what follows the link's name in a key, for nft.
-func (s passedSet) protocol(key *counterKey) string {
-	switch v6 := s.place(key) == 1; {
-	case s.family == bridge && v6:
-		return "ip6"
-	case s.family == bridge:
-		return "ip"
-	case v6:
-		return "ipv6"
-	default:
-		return "ipv4"
-	}
-}
-
 // waysPassed is how many sets each family has: one for each class and direction.
 const waysPassed = 6
 
-// versions are those of IP in the order in which sums have them.
-var versions = [...]int{4, 6} //nolint:gochecknoglobals // a constant
+// versions are those of IP in the order in which sums have them, and 0 for frames
+// of other protocols, which count only when they are dropped.
+var versions = [...]int{0, 4, 6} //nolint:gochecknoglobals // a constant
+
+// place returns the place of a version in versions.
+func place(version int) int { return slices.Index(versions[:], version) }
 
 // linkSums is the traffic of a link: what passed by class and direction, in the
-// order of a family's sets, and by version of IP, and what was dropped.
+// order of a family's sets, and by version of IP, and what was dropped by version.
 type linkSums struct {
 	passed  [waysPassed][len(versions)]amount
-	dropped vps.TrafficCount
+	dropped [len(versions)]vps.TrafficCount
 }
 
 // trafficSums is traffic by link.
@@ -94,7 +71,7 @@ func (sums trafficSums) addPassed(d *dumper) error {
 		}
 		for j := range found {
 			key := &found[j].key
-			at := &sums.of(key.name()).passed[i%waysPassed][s.place(key)]
+			at := &sums.of(key.name()).passed[i%waysPassed][place(version(s.family, key))]
 			*at = at.plus(found[j].amount)
 		}
 	}
@@ -105,8 +82,8 @@ func (sums trafficSums) addPassed(d *dumper) error {
 func (sums trafficSums) addDrops(drops, before dropSums) {
 	for k, sum := range drops {
 		if was := before[k]; sum.packets > was.packets && sum.bytes >= was.bytes {
-			s := sums.of(k.link)
-			s.dropped = s.dropped.Add(amount{sum.packets - was.packets, sum.bytes - was.bytes}.count(k.way))
+			at := &sums.of(k.link).dropped[place(k.version)]
+			*at = at.Add(amount{sum.packets - was.packets, sum.bytes - was.bytes}.count(k.way))
 		}
 	}
 }
@@ -137,7 +114,9 @@ func (sums trafficSums) rows() []vps.LinkTraffic {
 				add(class, family, in.count(vps.In).Add(out.count(vps.Out)))
 			}
 		}
-		add(vps.TrafficDropped, 0, s.dropped)
+		for place, family := range versions {
+			add(vps.TrafficDropped, family, s.dropped[place])
+		}
 	}
 	return rows
 }

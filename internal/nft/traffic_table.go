@@ -115,15 +115,15 @@ const bridgeTraffic = `
 // trafficTable is the text of a family's table. before is what the walls had
 // dropped when it was made, which it does not count.
 func trafficTable(family string, before dropSums) string {
-	key, chains := "iifname . meta nfproto", inetTraffic
+	chains := inetTraffic
 	if family == bridge {
-		key, chains = "iifname . meta protocol", bridgeTraffic
+		chains = bridgeTraffic
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "table %s %s {\n%s", family, trafficName, byHand)
 	for _, class := range passing() {
 		for _, direction := range directions() {
-			fmt.Fprintf(&b, "\n\tset %s-%s {\n\t\ttypeof %s\n\t\tsize %d\n\t\tflags dynamic\n\t\tcounter\n\t}\n", class, direction, key, trafficSize)
+			b.WriteString(countingSet(passedSet{family, class, direction}.name(), "typeof iifname . "+versionKey(family), trafficSize, nil))
 		}
 	}
 	if family == inet {
@@ -141,18 +141,15 @@ func beforeSet(way vps.Direction) string { return "before-" + string(way) }
 
 // writeBefore writes it.
 func writeBefore(b *strings.Builder, direction vps.Direction, before dropSums) {
-	fmt.Fprintf(b, "\n\tset %s {\n\t\ttype ifname\n\t\tcounter\n", beforeSet(direction))
+	fmt.Fprintf(b, "\n\tset %s {\n\t\ttypeof iifname . %s\n\t\tcounter\n", beforeSet(direction), versionKey(inet))
 	var elements []string
-	for key, count := range before {
+	for key, was := range before {
 		if key.way == direction {
-			elements = append(elements, fmt.Sprintf("%s counter packets %d bytes %d", quote(key.link.String()), count.packets, count.bytes))
+			elements = append(elements, was.text(versionText(inet, key.link, key.version)))
 		}
 	}
 	slices.Sort(elements)
-	if len(elements) > 0 {
-		fmt.Fprintf(b, "\t\telements = { %s }\n", strings.Join(elements, ", "))
-	}
-	b.WriteString("\t}\n")
+	writeElements(b, elements)
 }
 
 // removal are the commands that remove the tables of a name; add before delete

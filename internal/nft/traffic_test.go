@@ -126,13 +126,13 @@ func TestTrafficClasses(t *testing.T) {
 			return ledger{"sl-alice between/4": out(q+a, 2).Add(in(q+a, 2))}
 		}},
 		{"a guest asks another by its own address", "bob", "10.213.0.2:20001", "", func(q, _ int64) ledger {
-			return ledger{"sl-bob dropped/0": out(q, 1)}
+			return ledger{"sl-bob dropped/4": out(q, 1)}
 		}},
 		{"the world asks a closed port", "outside", "10.213.0.2:20001", "", func(q, _ int64) ledger {
-			return ledger{"sl-alice dropped/0": in(q, 1)}
+			return ledger{"sl-alice dropped/4": in(q, 1)}
 		}},
 		{"a guest asks the host", "alice", gateway + ":80", "", func(q, _ int64) ledger {
-			return ledger{"sl-alice dropped/0": out(q, 1)}
+			return ledger{"sl-alice dropped/4": out(q, 1)}
 		}},
 	} {
 		patience := hang.After
@@ -155,7 +155,7 @@ func framed(way vps.Direction, routed bool, frames ...[]byte) vps.TrafficCount {
 	var sum vps.TrafficCount
 	for _, f := range frames {
 		size := int64(len(f))
-		if routed {
+		if routed && (f[12] == 0x08 && f[13] == 0 || f[12] == 0x86 && f[13] == 0xdd) {
 			// Routing takes off what fills a frame up to the shortest.
 			size = 14 + int64(f[16])<<8 + int64(f[17])
 			if f[14]>>4 == 6 {
@@ -194,6 +194,9 @@ func TestTrafficFrames(t *testing.T) {
 			own4 := ether(s.next, a.MAC, typeIPv4, packet4{from: a.Address, to: far4, proto: protoUDP}.of(udp(a.Address, far4, 1, 9, make([]byte, 1000))))
 			own := ether(s.next, a.MAC, typeIPv6, packet6(own6, outside6, protoUDP, udp(own6, outside6, 1, 9, make([]byte, 700))))
 			forged := ether(s.next, a.MAC, typeIPv4, packet4{from: netip.MustParseAddr("10.213.9.9"), to: far4, proto: protoUDP}.of(udp(a.Address, far4, 1, 9, make([]byte, 50))))
+			forged6 := ether(s.next, a.MAC, typeIPv6, packet6(outside6, outside6, protoUDP, udp(outside6, outside6, 1, 9, make([]byte, 90))))
+			odd := ether(s.next, a.MAC, 0x88b5, make([]byte, 60))
+			tagged := slices.Concat(own4[:12], []byte{0x81, 0, 0, 7}, own4[12:])
 			beacon := s.added(func() { s.play() })
 			for _, c := range []struct {
 				what   string
@@ -203,7 +206,11 @@ func TestTrafficFrames(t *testing.T) {
 				{"nothing", nil, ledger{}},
 				{"IPv4", [][]byte{own4, own4}, ledger{"sl-alice internet/4": framed(vps.Out, routed, own4, own4)}},
 				{"IPv6", [][]byte{own, own, own}, ledger{"sl-alice internet/6": framed(vps.Out, routed, own, own, own)}},
-				{"forged", [][]byte{forged}, ledger{"sl-alice dropped/0": framed(vps.Out, routed, forged)}},
+				{"forged", [][]byte{forged}, ledger{"sl-alice dropped/4": framed(vps.Out, routed, forged)}},
+				{"forged, of both versions", [][]byte{forged, forged6, forged6}, ledger{
+					"sl-alice dropped/4": framed(vps.Out, routed, forged), "sl-alice dropped/6": framed(vps.Out, routed, forged6, forged6),
+				}},
+				{"no IP", [][]byte{odd, odd}, ledger{"sl-alice dropped/0": framed(vps.Out, routed, odd, odd)}},
 			} {
 				received := s.rxBytes("sl-alice")
 				got := s.added(func() { s.play(c.frames...) })
@@ -211,6 +218,24 @@ func TestTrafficFrames(t *testing.T) {
 				if sum, seen := got.sum("sl-alice").OutBytes, s.rxBytes("sl-alice")-received; sum > seen || !routed && sum != seen {
 					t.Errorf("%s: counted %d bytes, and the link %d", c.what, sum, seen)
 				}
+			}
+			// The kernel has taken the tag off when it is counted.
+			got := s.added(func() { s.play(tagged) }).since(beacon)
+			check(t, "IP behind a tag", got, ledger{"sl-alice dropped/0": framed(vps.Out, routed, own4)})
+
+			s.host.Exec("nft", "delete", "table", "inet", "sublet-traffic")
+			if l, _ := s.traffic(); l.sum("sl-alice").OutPackets > beacon.sum("sl-alice").OutPackets {
+				t.Errorf("what was dropped before is counted again: %v", l)
+			}
+			again := s.added(func() { s.play(forged, forged6, odd) })
+			check(t, "forged, with tables made anew", again.since(beacon), ledger{
+				"sl-alice dropped/0": framed(vps.Out, routed, odd), "sl-alice dropped/4": framed(vps.Out, routed, forged), "sl-alice dropped/6": framed(vps.Out, routed, forged6),
+			})
+			if err := s.wall.ForgetTraffic(t.Context(), "sl-alice"); err != nil {
+				t.Fatal(err)
+			}
+			if l, _ := s.traffic(); l.sum("sl-alice") != (vps.TrafficCount{}) {
+				t.Errorf("of a link that is gone there is still %v", l)
 			}
 		})
 	}
@@ -341,7 +366,7 @@ func TestTrafficEpochs(t *testing.T) {
 		}
 		w.ask(w.guests["alice"], "udp", gateway+":80", 10*time.Millisecond) // is dropped
 	}
-	one := ledger{"sl-alice internet/4": out(datagram("hello\n"), 1).Add(in(datagram("outside:80 sees "+public+"\n"), 1)), "sl-alice dropped/0": out(datagram("hello\n"), 1)}
+	one := ledger{"sl-alice internet/4": out(datagram("hello\n"), 1).Add(in(datagram("outside:80 sees "+public+"\n"), 1)), "sl-alice dropped/4": out(datagram("hello\n"), 1)}
 	only := func(l ledger) ledger {
 		got := ledger{}
 		for key := range one {
@@ -475,7 +500,7 @@ func TestForgetTraffic(t *testing.T) {
 		t.Errorf("another link's drops are gone as well; there are %v", drops)
 	}
 	got := w.added(func() { w.ask(w.guests["alice"], "udp", gateway+":80", 10*time.Millisecond) })
-	if n := got["sl-alice dropped/0"]; n.OutPackets == 0 {
+	if n := got["sl-alice dropped/4"]; n.OutPackets == 0 {
 		t.Errorf("what is dropped from now on is not counted; there is %v", got)
 	}
 	if _, ok := l["sl-bob internet/4"]; !ok {

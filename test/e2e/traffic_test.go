@@ -169,7 +169,7 @@ func (n *network) exchange(t *testing.T, bob6 string) map[vps.TrafficKey]vps.Tra
 		{Class: vps.TrafficHost, Family: 6}:     pings(udp6),
 		{Class: vps.TrafficBetween, Family: 4}:  pings(udp4),
 		{Class: vps.TrafficBetween, Family: 6}:  pings(udp6),
-		{Class: vps.TrafficDropped}:             {OutBytes: spoofed * (size + udp4), OutPackets: spoofed},
+		{Class: vps.TrafficDropped, Family: 4}:  {OutBytes: spoofed * (size + udp4), OutPackets: spoofed},
 	}
 }
 

@@ -99,7 +99,7 @@ func (w *wire) count(frame []byte, length int64, sender unix.Sockaddr) {
 	switch {
 	case key.Family == 0:
 	case !incoming && !slices.Contains(w.own, from) && !near(from):
-		key = vps.TrafficKey{Class: vps.TrafficDropped} // of both versions together
+		key.Class = vps.TrafficDropped
 	case near(peer) || slices.Contains(w.host, peer):
 		key.Class = vps.TrafficHost
 	case slices.Contains(w.guests, peer):
