@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"sync"
@@ -34,8 +35,10 @@ type enforcer struct {
 	// those of the database.
 	reached []vps.QuotaReached
 	known   bool
-	// held is what the kernel was last asked to hold.
-	held []vps.NetworkQuota
+	// held is what the kernel was last asked to hold, and restraints what the loop
+	// was, by the guest's ID.
+	held       []vps.NetworkQuota
+	restraints map[string]*vps.Restraint
 
 	mu     sync.Mutex
 	states []meter.QuotaState
@@ -156,21 +159,20 @@ func (e *enforcer) enforce(ctx context.Context, host vps.Host, accounts []vps.Qu
 	held := e.hold(ctx, states, &host, at)
 	resumed := e.resume(ctx, &host)
 
-	before := e.current()
 	e.mu.Lock()
 	e.states = states
 	e.mu.Unlock()
-	if !sameRestraints(before, &host) {
+	before := e.restraints
+	e.restraints = map[string]*vps.Restraint{}
+	for i := range host.Guests {
+		if g := &host.Guests[i]; g.Restraint != nil {
+			e.restraints[g.ID] = g.Restraint
+		}
+	}
+	if !maps.EqualFunc(before, e.restraints, func(a, b *vps.Restraint) bool { return reflect.DeepEqual(a, b) }) {
 		e.loop.Kick()
 	}
 	return errors.Join(told, held, resumed)
-}
-
-// sameRestraints tells whether guests are restrained as states do it.
-func sameRestraints(states []meter.QuotaState, host *vps.Host) bool {
-	other := vps.Host{Guests: slices.Clone(host.Guests)}
-	meter.Restrain(states, &other)
-	return slices.EqualFunc(other.Guests, host.Guests, func(a, b vps.Guest) bool { return reflect.DeepEqual(a.Restraint, b.Restraint) })
 }
 
 // tell writes down which steps were reached, with an event and the notices of
@@ -237,16 +239,19 @@ func newsOf(s *meter.QuotaState, r vps.QuotaReached, host *vps.Host, now time.Ti
 // sample, or for as long as there is no daemon.
 func (e *enforcer) hold(ctx context.Context, states []meter.QuotaState, host *vps.Host, at time.Time) error {
 	seen, _ := e.loop.Snapshot()
-	rates := map[string]vps.BitRate{}
-	if len(seen.Observed.Network) == 0 {
-		for i := range seen.Host.Guests {
-			g := &seen.Host.Guests[i]
-			rates[g.Link()] = g.Restraint.Throttle(g.Spec.Bandwidth)
+	shaped := sync.OnceValue(func() map[string]vps.BitRate {
+		rates := map[string]vps.BitRate{}
+		if len(seen.Observed.Network) == 0 {
+			for i := range seen.Host.Guests {
+				g := &seen.Host.Guests[i]
+				rates[g.Link()] = g.Restraint.Throttle(g.Spec.Bandwidth)
+			}
 		}
-	}
+		return rates
+	})
 	unshaped := false
 	quotas, suspended := meter.KernelQuotas(states, host, at, func(link string, rate vps.BitRate) bool {
-		if has := rates[link]; has != 0 && has <= rate {
+		if has := shaped()[link]; has != 0 && has <= rate {
 			return true
 		}
 		unshaped = true

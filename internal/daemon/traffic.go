@@ -63,7 +63,7 @@ func (s *sampler) enter(ctx context.Context, host *vps.Host, add func(context.Co
 	}
 	s.turn.Lock()
 	defer s.turn.Unlock()
-	entry := sqlite.TrafficSample{Boot: s.boot, Zone: zone, Quotas: host.Quotas, Tenants: map[string]time.Time{}}
+	entry := sqlite.TrafficSample{Boot: s.boot, Zone: zone, Quotas: host.Quotas, Guests: make([]sqlite.TrafficGuest, 0, len(host.Guests)), Tenants: map[string]time.Time{}}
 	if entry.Counters, err = s.kernel.Traffic(ctx); err != nil {
 		return nil, at, err
 	}

@@ -3,12 +3,16 @@
 package nft_test
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
@@ -191,4 +195,62 @@ func datagrams(b *testing.B, w *benchWorld) *atomic.Int64 {
 		}()
 	})
 	return passed
+}
+
+// BenchmarkTraffic reads the counters of guests that have some of every class
+// and both families.
+func BenchmarkTraffic(b *testing.B) {
+	benchmarkSizes(b, func(b *testing.B, n vps.Network) func() error {
+		b.Helper()
+		host := nstest.New(b)
+		wall := nft.New(nil, nft.Options{})
+		if err := wall.Apply(b.Context(), n, uplinks); err != nil {
+			b.Fatal(err)
+		}
+		if _, err := wall.Traffic(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		for _, class := range []string{"internet", "host", "between"} {
+			for _, way := range []string{"in", "out"} {
+				var elements []string
+				for _, g := range n.Guests {
+					for _, family := range []string{"ipv4", "ipv6"} {
+						elements = append(elements, fmt.Sprintf("%q . %s counter packets 5 bytes 700", g.Link, family))
+					}
+				}
+				host.ExecInput(fmt.Sprintf("add element inet sublet-traffic %s-%s { %s }\n", class, way, strings.Join(elements, ", ")), "nft", "-f", "-")
+			}
+		}
+		const settled = 10
+		for range settled {
+			if _, err := wall.Traffic(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+		}
+		c, err := wall.Traffic(b.Context())
+		if err != nil || len(c.Links) != 6*len(n.Guests) {
+			b.Fatalf("%d rows, %v", len(c.Links), err)
+		}
+		b.ReportAllocs()
+		began := cpu(b)
+		steps := 0
+		b.Cleanup(func() {
+			b.ReportMetric(float64((cpu(b)-began).Microseconds())/1000/float64(max(steps, 1)), "cpu-ms/op")
+		})
+		return func() error {
+			steps++
+			_, err := wall.Traffic(b.Context())
+			return err
+		}
+	})
+}
+
+// cpu is the processor time that the process has had, in the kernel as well.
+func cpu(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }

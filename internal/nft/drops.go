@@ -29,7 +29,7 @@ func (f *Firewall) Drops(context.Context) (map[string][]vps.Drop, error) {
 	drops := map[string][]vps.Drop{}
 	for _, r := range vps.DropReasons() {
 		for link, a := range byReason[r] {
-			drops[link] = append(drops[link], vps.Drop{Reason: r, Packets: a.packets, Bytes: a.bytes})
+			drops[link] = append(drops[link], vps.Drop{Reason: r, Packets: a.packets, Bytes: a.frames()})
 		}
 	}
 	return drops, nil
@@ -113,6 +113,9 @@ func (d *dumper) kept(sets []dropCount) (map[string][]string, error) {
 	}
 	return kept, nil
 }
+
+// frames is how many bytes it is as frames, which is what the ledger counts.
+func (a amount) frames() uint64 { return a.bytes + vps.FrameBytes*a.packets }
 
 // text writes an element for nft, with what it is at.
 func (a amount) text(element string) string {

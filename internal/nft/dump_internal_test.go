@@ -5,6 +5,7 @@ package nft
 import (
 	"encoding/binary"
 	"errors"
+	"maps"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -164,7 +165,7 @@ func answering(t *testing.T, answers ...string) *dumper {
 				return
 			}
 			for i := range keys {
-				_, _ = kernel.Write(netlinkMessage(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWSETELEM, elementOf(keys[i], uint64(i))))
+				_, _ = kernel.Write(netlinkMessage(unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_NEWSETELEM, elementOf(keys[i], uint64(i)+1)))
 			}
 			_, _ = kernel.Write(netlinkMessage(unix.NLMSG_DONE, nil))
 		}
@@ -204,12 +205,12 @@ func TestTornDump(t *testing.T) {
 		packets []uint64
 		err     error
 	}{
-		"whole":           {answers: []string{"abc"}, want: "abc", packets: []uint64{0, 1, 2}},
+		"whole":           {answers: []string{"abc"}, want: "abc", packets: []uint64{1, 2, 3}},
 		"nothing":         {answers: []string{""}},
-		"torn":            {answers: []string{"aba", "bca"}, want: "bca", packets: []uint64{0, 1, 2}},
-		"torn twice":      {answers: []string{"aba", "bcb", "abc"}, want: "abc", packets: []uint64{0, 1, 2}},
-		"twice there":     {answers: []string{"abca", "abca"}, want: "abc", packets: []uint64{3, 1, 2}},
-		"torn, and twice": {answers: []string{"abab", "abca", "abca"}, want: "abc", packets: []uint64{3, 1, 2}},
+		"torn":            {answers: []string{"aba", "bca"}, want: "bca", packets: []uint64{1, 2, 3}},
+		"torn twice":      {answers: []string{"aba", "bcb", "abc"}, want: "abc", packets: []uint64{1, 2, 3}},
+		"twice there":     {answers: []string{"abca", "abca"}, want: "abc", packets: []uint64{5, 2, 3}},
+		"torn, and twice": {answers: []string{"abab", "abca", "abca"}, want: "abc", packets: []uint64{5, 2, 3}},
 		"never whole":     {answers: slices.Repeat([]string{"aba", "bab"}, 10), err: errInterrupted},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -230,6 +231,42 @@ func TestTornDump(t *testing.T) {
 				t.Errorf("got %q with %d packets, want %q with %d", keys, packets, c.want, c.packets)
 			}
 		})
+	}
+}
+
+// TestReadPassedAgain reads a set again and again whose elements stay, come, go, and
+// are told of in another order.
+func TestReadPassedAgain(t *testing.T) {
+	t.Parallel()
+	rounds := []struct {
+		elements string
+		again    bool // one answer is enough
+	}{{"abc", false}, {"abc", true}, {"abcd", false}, {"dabc", false}, {"dabc", true}, {"dab", false}, {"dac", false}, {"", false}, {"b", false}, {"b", true}}
+	var answers []string
+	for i, r := range rounds {
+		if !r.again && i > 0 && rounds[i-1].elements != "" {
+			answers = append(answers, r.elements)
+		}
+		answers = append(answers, r.elements)
+		answers = append(answers, slices.Repeat([]string{""}, passedLen-1)...)
+	}
+	d, sums := answering(t, answers...), &trafficSums{}
+	for i, r := range rounds {
+		if err := sums.readPassed(d); err != nil {
+			t.Fatal(err)
+		}
+		got, want := map[string]uint64{}, map[string]uint64{}
+		for name, l := range sums.links {
+			if a := l.passed[0][0]; a.packets > 0 {
+				got[name.String()] = a.packets
+			}
+		}
+		for at := range r.elements {
+			want[r.elements[at:at+1]] = uint64(at) + 1
+		}
+		if !maps.Equal(got, want) {
+			t.Errorf("round %d: got %v, want %v", i, got, want)
+		}
 	}
 }
 

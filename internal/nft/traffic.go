@@ -54,6 +54,7 @@ type trafficTables struct {
 	before dropSums
 	// canonical is how this host's nft lists them, by family; nil at first.
 	canonical map[string]map[string]*block
+	sums      trafficSums
 	// reads is how often they were read since some set that counts was made.
 	reads int
 }
@@ -76,7 +77,7 @@ func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error)
 		if last != nil {
 			return *last, nil
 		}
-		c, quotas, err := countTraffic(d, f.traffic.epoch, f.traffic.before)
+		c, quotas, err := f.traffic.sums.count(d, f.traffic.epoch, f.traffic.before)
 		if err != nil {
 			return vps.TrafficCounters{}, err
 		}
@@ -90,9 +91,9 @@ func (f *Firewall) readTraffic(ctx context.Context) (vps.TrafficCounters, error)
 	return vps.TrafficCounters{}, errInterrupted
 }
 
-// countTraffic reads the counters of an epoch, and what quotas are at. before is
-// what had been dropped before it.
-func countTraffic(d *dumper, epoch string, before dropSums) (vps.TrafficCounters, map[string]held, error) {
+// count reads the counters of an epoch, and what quotas are at. before is what had
+// been dropped before it.
+func (sums *trafficSums) count(d *dumper, epoch string, before dropSums) (vps.TrafficCounters, map[string]held, error) {
 	// Quotas first: what passes until the rest is read then counts twice for
 	// them, and not never.
 	c := vps.TrafficCounters{At: time.Now(), Epoch: epoch}
@@ -100,15 +101,14 @@ func countTraffic(d *dumper, epoch string, before dropSums) (vps.TrafficCounters
 	if err != nil {
 		return c, nil, err
 	}
-	sums := trafficSums{}
-	if err := sums.addPassed(d); err != nil {
+	if err := sums.readPassed(d); err != nil {
 		return c, nil, err
 	}
 	drops, err := readDrops(d)
 	if err != nil {
 		return c, nil, err
 	}
-	sums.addDrops(drops, before)
+	sums.setDrops(drops, before)
 	c.Links = sums.rows()
 	return c, quotas, nil
 }
@@ -134,7 +134,7 @@ func (f *Firewall) renewTraffic(ctx context.Context, d *dumper) (*vps.TrafficCou
 	if err != nil {
 		return nil, err
 	}
-	c, quotas, err := countTraffic(d, epoch, before)
+	c, quotas, err := f.traffic.sums.count(d, epoch, before)
 	if err != nil {
 		return nil, err
 	}
@@ -217,6 +217,7 @@ func (f *Firewall) forgetLinks(ctx context.Context, gone map[linkBytes]bool) err
 	if err := f.load(ctx, text.String()); err != nil {
 		return err
 	}
+	f.traffic.sums = trafficSums{}
 	maps.DeleteFunc(f.traffic.before, func(k dropKey, _ amount) bool { return gone[k.link] })
 	return nil
 }

@@ -12,11 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sublet/internal/hang"
 	"sublet/internal/nft"
-	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
 
@@ -150,6 +147,29 @@ func TestTrafficClasses(t *testing.T) {
 	}
 }
 
+// dropped is what the ledger has of a link that was dropped.
+func (l ledger) dropped(link string) (sum vps.TrafficCount) {
+	for key, c := range l {
+		if strings.HasPrefix(key, link+" "+string(vps.TrafficDropped)+"/") {
+			sum = sum.Add(c)
+		}
+	}
+	return sum
+}
+
+// droppedBytes is what was dropped of a link for all reasons.
+func (w *world) droppedBytes(link string) (sum int64) {
+	w.t.Helper()
+	drops, err := w.wall.Drops(w.t.Context())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, d := range drops[link] {
+		sum += int64(d.Bytes)
+	}
+	return sum
+}
+
 // framed is what a frame comes to.
 func framed(way vps.Direction, routed bool, frames ...[]byte) vps.TrafficCount {
 	var sum vps.TrafficCount
@@ -212,11 +232,14 @@ func TestTrafficFrames(t *testing.T) {
 				}},
 				{"no IP", [][]byte{odd, odd}, ledger{"sl-alice dropped/0": framed(vps.Out, routed, odd, odd)}},
 			} {
-				received := s.rxBytes("sl-alice")
+				received, dropped := s.rxBytes("sl-alice"), s.droppedBytes("sl-alice")
 				got := s.added(func() { s.play(c.frames...) })
 				check(t, c.what, got.since(beacon), c.want)
 				if sum, seen := got.sum("sl-alice").OutBytes, s.rxBytes("sl-alice")-received; sum > seen || !routed && sum != seen {
 					t.Errorf("%s: counted %d bytes, and the link %d", c.what, sum, seen)
+				}
+				if sum, seen := got.dropped("sl-alice").OutBytes, s.droppedBytes("sl-alice")-dropped; sum != seen {
+					t.Errorf("%s: counted %d bytes that were dropped, and by reason %d", c.what, sum, seen)
 				}
 			}
 			// The kernel has taken the tag off when it is counted.
@@ -509,64 +532,6 @@ func TestForgetTraffic(t *testing.T) {
 	if err := w.wall.ForgetTraffic(t.Context(), `x" }; flush ruleset`); vps.ErrorCode(err) != vps.CodeInvalid {
 		t.Errorf("got %v", err)
 	}
-}
-
-// BenchmarkTraffic reads the counters of guests that have some of every class
-// and both families.
-func BenchmarkTraffic(b *testing.B) {
-	benchmarkSizes(b, func(b *testing.B, n vps.Network) func() error {
-		b.Helper()
-		host := nstest.New(b)
-		wall := nft.New(nil, nft.Options{})
-		if err := wall.Apply(b.Context(), n, uplinks); err != nil {
-			b.Fatal(err)
-		}
-		if _, err := wall.Traffic(b.Context()); err != nil {
-			b.Fatal(err)
-		}
-		for _, class := range []string{"internet", "host", "between"} {
-			for _, way := range []string{"in", "out"} {
-				var elements []string
-				for _, g := range n.Guests {
-					for _, family := range []string{"ipv4", "ipv6"} {
-						elements = append(elements, fmt.Sprintf("%q . %s counter packets 5 bytes 700", g.Link, family))
-					}
-				}
-				host.ExecInput(fmt.Sprintf("add element inet sublet-traffic %s-%s { %s }\n", class, way, strings.Join(elements, ", ")), "nft", "-f", "-")
-			}
-		}
-		const settled = 10
-		for range settled {
-			if _, err := wall.Traffic(b.Context()); err != nil {
-				b.Fatal(err)
-			}
-		}
-		c, err := wall.Traffic(b.Context())
-		if err != nil || len(c.Links) != 6*len(n.Guests) {
-			b.Fatalf("%d rows, %v", len(c.Links), err)
-		}
-		b.ReportAllocs()
-		began := cpu(b)
-		steps := 0
-		b.Cleanup(func() {
-			b.ReportMetric(float64((cpu(b)-began).Microseconds())/1000/float64(max(steps, 1)), "cpu-ms/op")
-		})
-		return func() error {
-			steps++
-			_, err := wall.Traffic(b.Context())
-			return err
-		}
-	})
-}
-
-// cpu is the processor time that the process has had, in the kernel as well.
-func cpu(b *testing.B) time.Duration {
-	b.Helper()
-	var u unix.Rusage
-	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
-		b.Fatal(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func parseMAC(t *testing.T, text string) net.HardwareAddr {

@@ -3,6 +3,8 @@ package sqlite
 import (
 	"context"
 	"database/sql"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -271,30 +273,32 @@ func (e *entry) flushAll(ctx context.Context, links map[string]*linkBook) error 
 // setOwners gives each link to the guest that has it now. What the one before
 // had of it goes to the history, and what the kernel showed last stays.
 func (e *entry) setOwners(ctx context.Context) error {
-	owners := make(map[string]int64, len(e.sample.Guests))
-	for _, g := range e.sample.Guests {
-		row, err := e.guest(ctx, e.tx, g, nanoseconds(e.sample.Tenants[g.Tenant]), e.moment)
+	for _, l := range e.links {
+		l.owner = nobody
+	}
+	for i := range e.sample.Guests {
+		g := &e.sample.Guests[i]
+		row, err := e.guest(ctx, e.tx, *g, nanoseconds(e.sample.Tenants[g.Tenant]), e.moment)
 		if err != nil {
 			return err
 		}
-		owners[g.Link] = row
+		l := e.links[g.Link]
+		if l == nil {
+			l = e.newLink(g.Link, row)
+		}
+		l.owner = row
 	}
 	moved := map[string]*linkBook{}
 	for name, l := range e.links {
-		if l.guest != hostRow && l.guest != owners[name] {
+		if l.guest != hostRow && l.guest != l.owner {
 			moved[name] = l
 		}
 	}
 	if err := e.flushAll(ctx, moved); err != nil {
 		return err
 	}
-	for name, l := range moved {
-		l.reset(owners[name])
-	}
-	for name, owner := range owners {
-		if e.links[name] == nil {
-			e.newLink(name, owner)
-		}
+	for _, l := range moved {
+		l.reset(l.owner)
 	}
 	e.forgetGuests()
 	return nil
@@ -303,30 +307,34 @@ func (e *entry) setOwners(ctx context.Context) error {
 // count adds what guests' counters grew by. A counter that is missing stands
 // at nothing.
 func (e *entry) count() error {
-	now, err := tallies(e.sample.Counters.Links)
+	for _, l := range e.links {
+		l.counted = l.guest == hostRow
+	}
+	err := eachTally(e.sample.Counters.Links, func(name string, now *tally) error {
+		// What a link of nobody's grows by is for whoever gets it.
+		if l := e.links[name]; l != nil && l.guest != hostRow {
+			e.countLink(l, now)
+		}
+		return nil
+	})
 	if err != nil {
 		return err
 	}
-	for name, l := range e.links {
-		if l.guest == hostRow {
-			continue
+	for _, l := range e.links {
+		if !l.counted {
+			e.countLink(l, &tally{})
 		}
-		counters := now[name]
-		if counters == nil {
-			counters = &tally{}
-		}
-		if l.guest == nobody {
-			// What it grows by is for whoever gets the link.
-			l.dirty = l.seen.restart(counters) || l.dirty
-			continue
-		}
-		e.countLink(l, counters)
 	}
 	return nil
 }
 
 // countLink adds what one link's counters grew by.
 func (e *entry) countLink(l *linkBook, now *tally) {
+	l.counted = true
+	if l.guest == nobody {
+		l.dirty = l.seen.restart(now) || l.dirty
+		return
+	}
 	if *now == l.seen {
 		return
 	}
@@ -343,43 +351,39 @@ func (e *entry) countLink(l *linkBook, now *tally) {
 
 // countUplinks adds what the host's own counters grew by.
 func (e *entry) countUplinks(ctx context.Context) error {
-	now, err := tallies(e.sample.Uplinks)
-	if err != nil {
-		return err
-	}
-	for name, counters := range now {
-		l := e.links[name]
-		if l == nil || l.guest != hostRow {
-			// It has counted since the host booted, and nobody knows what.
-			e.newLink(name, hostRow).seen = *counters
-			if _, err := e.tx.ExecContext(ctx, "UPDATE traffic_guest SET since = ? WHERE id = ? AND since = 0", e.moment.Unix(), hostRow); err != nil {
-				return err
-			}
-			continue
+	return eachTally(e.sample.Uplinks, func(name string, now *tally) error {
+		if l := e.links[name]; l != nil && l.guest == hostRow {
+			e.countLink(l, now)
+			return nil
 		}
-		e.countLink(l, counters)
-	}
-	return nil
+		// It has counted since the host booted, and nobody knows what.
+		e.newLink(name, hostRow).seen = *now
+		_, err := e.tx.ExecContext(ctx, "UPDATE traffic_guest SET since = ? WHERE id = ? AND since = 0", e.moment.Unix(), hostRow)
+		return err
+	})
 }
 
-// tallies sorts counters by link. It is quick when those of a link stand side by
-// side.
-func tallies(counters []vps.LinkTraffic) (map[string]*tally, error) {
-	byLink := map[string]*tally{}
-	var t *tally
+// eachTally calls each with the counters of every link, once.
+func eachTally(counters []vps.LinkTraffic, each func(link string, now *tally) error) error {
+	byLink := func(a, b vps.LinkTraffic) int { return strings.Compare(a.Link, b.Link) }
+	if !slices.IsSortedFunc(counters, byLink) {
+		counters = slices.SortedFunc(slices.Values(counters), byLink)
+	}
+	var t tally
 	for i := range counters {
 		c := &counters[i]
 		at, err := slot(c.TrafficKey)
 		if err != nil {
-			return nil, err
-		}
-		if i == 0 || c.Link != counters[i-1].Link {
-			if t = byLink[c.Link]; t == nil {
-				t = &tally{}
-				byLink[c.Link] = t
-			}
+			return err
 		}
 		t[at] = t[at].Add(c.TrafficCount)
+		if i+1 < len(counters) && counters[i+1].Link == c.Link {
+			continue
+		}
+		if err := each(c.Link, &t); err != nil {
+			return err
+		}
+		t = tally{}
 	}
-	return byLink, nil
+	return nil
 }

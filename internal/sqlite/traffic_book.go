@@ -49,6 +49,10 @@ type linkBook struct {
 	guest       int64
 	seen, total tally
 	marks       [steps]tally
+	// owner is who has it in the sample that is being entered, and counted that
+	// its counters have been.
+	owner   int64
+	counted bool
 	// What is to be written.
 	dirty  bool
 	marked [steps]bool
@@ -139,44 +143,35 @@ func (b *book) save(ctx context.Context, tx *sql.Tx) error {
 
 // saveLinks writes the pages on which something has changed.
 func (b *book) saveLinks(ctx context.Context, tx *sql.Tx) error {
-	pages, marked := map[int64]bool{}, [steps]map[int64]bool{}
-	for step := range marked {
-		marked[step] = map[int64]bool{}
-	}
+	pages := make([]bookPage, b.lastRow/pageSize+1)
 	for name, l := range b.links {
-		page := l.row / pageSize
-		if l.dirty {
-			pages[page] = true
-			if l.guest == nobody && l.seen == (tally{}) {
-				delete(b.links, name) // nothing to remember of it
-			}
-		}
+		p := &pages[l.row/pageSize]
+		p.dirty = p.dirty || l.dirty
 		for step := range l.marked {
-			if l.marked[step] {
-				marked[step][page] = true
-			}
+			p.marked[step] = p.marked[step] || l.marked[step]
+		}
+		if l.dirty && l.guest == nobody && l.seen == (tally{}) {
+			delete(b.links, name) // nothing to remember of it
 		}
 		l.dirty, l.marked = false, [steps]bool{}
 	}
-	links, marks := map[int64][]byte{}, [steps]map[int64][]byte{}
-	for step := range marks {
-		marks[step] = map[int64][]byte{}
-	}
 	for name, l := range b.links {
-		page := l.row / pageSize
-		if pages[page] {
-			links[page] = l.append(links[page], name)
+		p := &pages[l.row/pageSize]
+		if p.dirty {
+			p.links = l.append(p.links, name)
 		}
-		for step := range marks {
-			if marked[step][page] {
-				marks[step][page] = appendCounts(marks[step][page], l.row, &l.marks[step])
+		for step := range p.marked {
+			if p.marked[step] {
+				p.totals[step] = appendCounts(p.totals[step], l.row, &l.marks[step])
 			}
 		}
 	}
 	err := writing(ctx, tx, "INSERT OR REPLACE INTO traffic_link (page, links) VALUES (?, ?)", func(write writer) error {
 		for page := range pages {
-			if err := write(page, notNil(links[page])); err != nil {
-				return err
+			if p := &pages[page]; p.dirty {
+				if err := write(page, notNil(p.links)); err != nil {
+					return err
+				}
 			}
 		}
 		return nil
@@ -185,15 +180,27 @@ func (b *book) saveLinks(ctx context.Context, tx *sql.Tx) error {
 		return err
 	}
 	return writing(ctx, tx, "INSERT OR REPLACE INTO traffic_mark (step, page, totals) VALUES (?, ?, ?)", func(write writer) error {
-		for step := range marked {
-			for page := range marked[step] {
-				if err := write(step+1, page, notNil(marks[step][page])); err != nil {
+		for page := range pages {
+			for step, marked := range pages[page].marked {
+				if !marked {
+					continue
+				}
+				if err := write(step+1, page, notNil(pages[page].totals[step])); err != nil {
 					return err
 				}
 			}
 		}
 		return nil
 	})
+}
+
+// bookPage is a page of traffic_link, and those of traffic_mark with the same
+// links, by step: whether they are to be written, and with what.
+type bookPage struct {
+	dirty  bool
+	links  []byte
+	marked [steps]bool
+	totals [steps][]byte
 }
 
 // writer runs a statement with values.

@@ -322,7 +322,7 @@ func DropReasons() []DropReason {
 }
 
 // Drop is how much was dropped for one reason since the guest's counters
-// began.
+// began. Bytes are those of frames, as in TrafficCount.
 type Drop struct {
 	Reason  DropReason `json:"reason"`
 	Packets uint64     `json:"packets"`
