@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -99,26 +98,12 @@ func (w *packetWorld) plug() {
 	w.t.Helper()
 	w.guest = w.ns.Peer()
 	g := w.alice()
-	open := func(in *nstest.NS, link string) int {
-		fd := -1
-		in.Do(func() {
-			ifreq, err := unix.NewIfreq(link)
-			if err == nil {
-				ifreq.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-				fd, err = unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC, 0)
-			}
-			if err == nil {
-				err = unix.IoctlIfreq(fd, unix.TUNSETIFF, ifreq)
-			}
-			if err != nil {
-				w.t.Errorf("open %s: %v", link, os.NewSyscallError("TUNSETIFF", err))
-			}
-		})
-		return fd
-	}
 	w.guest.Exec("sysctl", "-q", "-w", "net.ipv6.conf.default.accept_dad=0") // addresses are there at once
 	w.guest.Exec("ip", "tuntap", "add", "eth0", "mode", "tap", "vnet_hdr")
-	near, far := open(w.ns, g.Link()), open(w.guest, "eth0")
+	near, err := w.ns.OpenTap(g.Link(), 0, unix.IFF_VNET_HDR)
+	w.must(err)
+	far, err := w.guest.OpenTap("eth0", 0, unix.IFF_VNET_HDR)
+	w.must(err)
 	w.guest.Exec("ip", "link", "set", "eth0", "address", g.Spec.MAC().String(), "up")
 	w.guest.Exec("ip", "addr", "add", g.Spec.Address.String()+"/32", "dev", "eth0")
 	w.guest.Exec("ip", "route", "add", "default", "via", vps.DefaultSettings().Gateway().String(), "dev", "eth0", "onlink")
@@ -126,22 +111,7 @@ func (w *packetWorld) plug() {
 	own := vps.Address6(settings.Prefix6(&g.Spec)).String()
 	w.guest.Exec("ip", "addr", "add", own+"/128", "dev", "eth0", "nodad")
 	w.guest.Exec("ip", "-6", "route", "add", "default", "via", vps.Gateway6.String(), "dev", "eth0", "src", own)
-	w.t.Cleanup(func() {
-		_ = unix.Close(near)
-		_ = unix.Close(far)
-	})
-	carry := func(from, to int) {
-		buffer := make([]byte, 1<<17)
-		for {
-			n, err := unix.Read(from, buffer)
-			if err != nil {
-				return
-			}
-			_, _ = unix.Write(to, buffer[:n]) // a queue that is full drops
-		}
-	}
-	go carry(near, far)
-	go carry(far, near)
+	nstest.Carry(near, far)
 }
 
 // stranger is an address outside, in a network of TCP or UDP.
@@ -383,6 +353,8 @@ func TestQuotaHoldsWhatItCounts(t *testing.T) {
 		t.Run(strings.TrimSpace(string(tt.scope)+" "+string(tt.count)), func(t *testing.T) {
 			t.Parallel()
 			w := newPacketWorld(t)
+			// What is on its way to the host counts for it, though it is dropped there.
+			w.outside.Exec("sysctl", "-q", "-w", "net.ipv4.tcp_wmem=4096 16384 262144")
 			_, err := w.state.SetQuota(t.Context(), tt.scope, tt.name, func(q vps.Quota) (vps.Quota, error) {
 				q.Limit, q.Count = limit, tt.count
 				q.Steps = []vps.QuotaStep{{Percent: 100, Action: vps.ActionSuspend}}

@@ -34,35 +34,6 @@ func network(guests ...vps.NetworkGuest) vps.Network {
 	}
 }
 
-// open opens a tap as a guest does: with the rights of uid and no more.
-func open(t *testing.T, host *nstest.NS, link string, uid uint32) (*os.File, error) {
-	t.Helper()
-	var file *os.File
-	var err error
-	host.Do(func() {
-		// The device node's own mode is not the matter here.
-		if file, err = os.OpenFile("/dev/net/tun", os.O_RDWR, 0); err != nil {
-			return
-		}
-		// For this thread only, which ends with the function.
-		if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
-			err = errno
-			return
-		}
-		var ifreq *unix.Ifreq
-		if ifreq, err = unix.NewIfreq(link); err == nil {
-			ifreq.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-			err = unix.IoctlIfreq(int(file.Fd()), unix.TUNSETIFF, ifreq)
-		}
-	})
-	if err != nil {
-		_ = file.Close()
-		return nil, err
-	}
-	t.Cleanup(func() { _ = file.Close() })
-	return file, nil
-}
-
 func set(t *testing.T, n vps.Network) {
 	t.Helper()
 	h := hostnet.New(nil, hostnet.Options{})
@@ -107,14 +78,14 @@ func TestSet(t *testing.T) {
 		}
 	}
 
-	if _, err := open(t, host, "sl-alice", 721302); err == nil {
+	if _, err := host.OpenTap("sl-alice", 721302, unix.IFF_VNET_HDR); err == nil {
 		t.Error("another guest's user can open the tap")
 	}
 	h := hostnet.New(nil, hostnet.Options{})
 	if names, err := h.Detached(t.Context(), n); err != nil || !slices.Contains(names, "alice") {
 		t.Errorf("detached before a guest runs: %v (%v)", names, err)
 	}
-	if _, err := open(t, host, "sl-alice", 721301); err != nil {
+	if _, err := host.OpenTap("sl-alice", 721301, unix.IFF_VNET_HDR); err != nil {
 		t.Errorf("the guest's user cannot open its tap: %v", err)
 	}
 	if names, err := h.Detached(t.Context(), n); err != nil || slices.Contains(names, "alice") {
@@ -211,7 +182,7 @@ func TestWrongOwner(t *testing.T) {
 	host := nstest.New(t)
 	n := network(guest(1, "alice"))
 	set(t, n)
-	running, err := open(t, host, "sl-alice", 721301)
+	running, err := host.OpenTap("sl-alice", 721301, unix.IFF_VNET_HDR)
 	if err != nil {
 		t.Fatal(err)
 	}

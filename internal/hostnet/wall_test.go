@@ -198,31 +198,19 @@ func TestCheckSubnet6(t *testing.T) {
 func plug(t *testing.T, host *nstest.NS, g vps.NetworkGuest) *nstest.NS {
 	t.Helper()
 	theirs := host.Peer()
-	near, err := open(t, host, g.Link, g.UID)
+	near, err := host.OpenTap(g.Link, g.UID, unix.IFF_VNET_HDR)
 	if err != nil {
 		t.Fatal(err)
 	}
 	theirs.Exec("ip", "tuntap", "add", "eth0", "mode", "tap", "vnet_hdr")
-	far, err := open(t, theirs, "eth0", 0)
+	far, err := theirs.OpenTap("eth0", 0, unix.IFF_VNET_HDR)
 	if err != nil {
 		t.Fatal(err)
 	}
 	theirs.Exec("ip", "link", "set", "eth0", "address", g.MAC.String(), "up")
 	theirs.Exec("ip", "addr", "add", g.Address.String()+"/32", "dev", "eth0")
 	theirs.Exec("ip", "route", "add", "default", "via", "10.213.0.1", "dev", "eth0", "onlink")
-	for _, way := range [][2]*os.File{{near, far}, {far, near}} {
-		from, to := int(way[0].Fd()), int(way[1].Fd())
-		go func() {
-			buffer := make([]byte, 1<<16)
-			for {
-				n, err := unix.Read(from, buffer)
-				if err != nil {
-					return
-				}
-				_, _ = unix.Write(to, buffer[:n]) // a queue that is full drops
-			}
-		}()
-	}
+	nstest.Carry(near, far)
 	return theirs
 }
 

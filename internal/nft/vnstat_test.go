@@ -10,34 +10,11 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"sublet/internal/hang"
 	"sublet/internal/nft"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
-
-// openTap makes the guest's tap and opens it, as its process does: frames are
-// written and read, one at a time.
-func openTap(t *testing.T, link string) *os.File {
-	t.Helper()
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err := unix.NewIfreq(link)
-	if err == nil {
-		request.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI)
-		err = unix.IoctlIfreq(fd, unix.TUNSETIFF, request)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	tap := os.NewFile(uintptr(fd), link)
-	t.Cleanup(func() { _ = tap.Close() })
-	return tap
-}
 
 // TestVnStat compares the sum of a guest's classes with what vnStat has of its
 // tap, to the byte, in the same run: the world, the host, what is dropped, in
@@ -54,7 +31,10 @@ func TestVnStat(t *testing.T) {
 	w.host.Exec("sysctl", "-q", "-w", "net.ipv4.ip_forward=1")
 	w.sink(w.outside, 9)
 	a, link := w.network.Guests[0], w.network.Guests[0].Link
-	tap := openTap(t, link)
+	tap, err := w.host.OpenTap(link, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
 	w.apply()
 	w.traffic()
 	w.host.Exec("ip", "link", "set", link, "up")

@@ -187,20 +187,10 @@ func (l *ledgerTest) create(t *testing.T) {
 // openTap plugs the guest in, as its kernel does, and answers for it.
 func (l *ledgerTest) openTap(t *testing.T) {
 	t.Helper()
-	fd, err := unix.Open("/dev/net/tun", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	tap, err := l.NS.OpenTap("sl-alice", 0, unix.IFF_VNET_HDR)
 	if err != nil {
-		t.Fatal(err)
-	}
-	ifreq, err := unix.NewIfreq("sl-alice")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ifreq.SetUint16(unix.IFF_TAP | unix.IFF_NO_PI | unix.IFF_VNET_HDR)
-	if err := unix.IoctlIfreq(fd, unix.TUNSETIFF, ifreq); err != nil {
 		t.Fatalf("open the guest's tap: %v", err)
 	}
-	tap := os.NewFile(uintptr(fd), "tap")
-	t.Cleanup(func() { _ = tap.Close() })
 	host, err := net.InterfaceByName("sl-alice")
 	if err != nil {
 		t.Fatal(err)
