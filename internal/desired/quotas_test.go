@@ -84,9 +84,13 @@ func TestQuotas(t *testing.T) {
 	}
 }
 
+// midMonth is a moment at which all zones have the same month.
+func midMonth() time.Time { return time.Date(2026, 10, 15, 12, 0, 0, 0, time.UTC) }
+
 func TestQuotaTopUpAndLift(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t)
+	s = s.WithClock(midMonth)
 	ctx := t.Context()
 	create(t, s, "alice", nil)
 	if _, err := s.SetQuota(ctx, vps.QuotaGuest, "alice", limit(vps.GiB), false); err != nil {
@@ -99,7 +103,7 @@ func TestQuotaTopUpAndLift(t *testing.T) {
 			t.Fatal(err)
 		}
 		q := e.After.Quota(vps.QuotaGuest, "alice")
-		lines = append(lines, strings.ReplaceAll(strings.Join(e.Lines(), "; "), q.Month(time.Now()), "MONTH"))
+		lines = append(lines, strings.ReplaceAll(strings.Join(e.Lines(), "; "), q.Month(midMonth()), "MONTH"))
 	}
 	for range 2 {
 		told(s.TopUpQuota(ctx, vps.QuotaGuest, "alice", vps.GiB, false))
@@ -115,7 +119,7 @@ func TestQuotaTopUpAndLift(t *testing.T) {
 	if diff := cmp.Diff(want, lines); diff != "" {
 		t.Errorf("told (-want +got):\n%s", diff)
 	}
-	q, now := host(t, s).Quota(vps.QuotaGuest, "alice"), time.Now()
+	q, now := host(t, s).Quota(vps.QuotaGuest, "alice"), midMonth()
 	if q.LimitAt(now) != 3*vps.GiB || !q.LiftedAt(now) {
 		t.Errorf("topped up twice and lifted: %+v", q)
 	}
@@ -150,6 +154,7 @@ func TestQuotaTopUpAndLift(t *testing.T) {
 func TestQuotasInFiles(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t)
+	s = s.WithClock(midMonth)
 	ctx := t.Context()
 	create(t, s, "alice", nil)
 	apply := func(file string, prune bool) []string {
@@ -320,7 +325,7 @@ func TestZonesThatAreGone(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = db.Close() })
 	ctx := t.Context()
-	s := desired.New(db, &facts{boot: "boot-1", memory: vps.TiB, disk: vps.TiB})
+	s := desired.New(db, &facts{boot: "boot-1", memory: vps.TiB, disk: vps.TiB}).WithClock(midMonth)
 	create(t, s, "alice", nil)
 	h := host(t, s)
 	h.Settings.Timezone = "Mars/Olympus"

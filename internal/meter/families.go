@@ -146,7 +146,7 @@ func trafficFamilies() []family {
 		ofTraffic("bytes_total", "Traffic of a guest, as it sees it, since the host's counters began: frames without their checksum.", inBytes, outBytes),
 		ofTraffic("packets_total", "Packets of a guest, as it sees them, since the host's counters began.", inPackets, outPackets),
 		{"sublet_guest_dropped_packets_total", "Packets of a guest, or for one, that the wall dropped.", counter, []string{"guest", "reason"}, drops(func(d *Dropped) uint64 { return d.Packets })},
-		{"sublet_guest_dropped_bytes_total", "Bytes of a guest, or for one, that the wall dropped.", counter, []string{"guest", "reason"}, drops(func(d *Dropped) uint64 { return d.Bytes })},
+		{"sublet_guest_dropped_bytes_total", "Bytes of a guest, or for one, that the wall dropped, as frames.", counter, []string{"guest", "reason"}, drops(func(d *Dropped) uint64 { return d.Bytes })},
 		ofUplinks("bytes_total", "Traffic of the host's public links, by their own counters; in is what they received.", inBytes, outBytes),
 		ofUplinks("packets_total", "Packets of the host's public links, by their own counters.", inPackets, outPackets),
 	}

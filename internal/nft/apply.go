@@ -339,7 +339,7 @@ func (f *Firewall) list(ctx context.Context) (map[string]map[string]*block, erro
 		if !slices.Contains(names, "table "+ours(family)) {
 			continue
 		}
-		out, err := f.run(ctx, "", "--stateless", "list", "table", family, "sublet")
+		out, err := f.run(ctx, "", "--stateless", "list", "table", family, wallName)
 		if err != nil {
 			return nil, vps.Wrap(vps.CodeInternal, err, "the firewall's table %s could not be read", ours(family))
 		}

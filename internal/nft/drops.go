@@ -77,7 +77,7 @@ func (d *dumper) linksOfUIDs() (map[counterKey]string, error) {
 	links := map[counterKey]string{}
 	err := untilWhole(func() (bool, error) {
 		clear(links)
-		return d.elements(inet, "sublet", "uids", func(element []byte) {
+		return d.elements(inet, wallName, "uids", func(element []byte) {
 			// libnftnl's udata: pairs of a type, a length, and as many bytes; the
 			// type 0 is a comment (NFTNL_UDATA_SET_ELEM_COMMENT).
 			if data := attribute(element, unix.NFTA_SET_ELEM_USERDATA); len(data) > 2 && data[0] == 0 && int(data[1]) <= len(data)-2 {

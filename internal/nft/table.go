@@ -20,7 +20,7 @@ const (
 func families() []string { return []string{inet, netdev, bridge} }
 
 // ours names our table of a family in nft's language.
-func ours(family string) string { return family + " sublet" }
+func ours(family string) string { return family + " " + wallName }
 
 // links is the pattern of all guests' links. Rules match it by name (iifname,
 // not iif), so that they may be there before a link is.

@@ -137,17 +137,15 @@ func typeReason(e *json.UnmarshalTypeError) string {
 	} else if e.Value == "array" || e.Value == "object" {
 		there = "an " + e.Value
 	}
-	switch e.Type.Kind() {
-	case reflect.Slice:
+	switch kind := e.Type.Kind(); {
+	case kind == reflect.Slice:
 		want = "an array"
-	case reflect.String:
+	case kind == reflect.String:
 		want = "a text"
-	case reflect.Int, reflect.Int64:
+	case e.Type.ConvertibleTo(reflect.TypeFor[int64]()) && strings.HasPrefix(e.Value, "number "):
+		want = "a whole number of less than 2^63"
+	case e.Type.ConvertibleTo(reflect.TypeFor[int64]()):
 		want = "a whole number"
-		if strings.HasPrefix(e.Value, "number ") {
-			want += " of less than 2^63"
-		}
-	default:
 	}
 	return fmt.Sprintf("%s is %s, where %s belongs", what, there, want)
 }

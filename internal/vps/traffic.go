@@ -80,7 +80,8 @@ func SumBytes(a, b int64) int64 {
 // TrafficKey is what a link's traffic is split by.
 type TrafficKey struct {
 	Class TrafficClass `json:"class"`
-	// Family is 4 or 6; 0 where it is not known, as for a link's own counter.
+	// Family is 4 or 6; 0 where it is not known, as for a link's own counter, and
+	// for dropped frames that were no IP.
 	Family int `json:"family"`
 }
 
