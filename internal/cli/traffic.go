@@ -216,7 +216,7 @@ func (f *trafficFlags) table() bool { return f.out.format == formatTable || f.ou
 // something: longer steps are kept for longer, and what is imported may have no
 // others.
 func (a *app) sayNoSteps(ctx context.Context, guest string, f *trafficFlags, q api.TrafficQuery) error {
-	q.Since, q.Until, q.Top, q.Last = "", "", 0, 1
+	q.Since, q.Until, q.Top = "", "", 0
 	var step string
 	var others []string
 	for _, v := range trafficViews {
@@ -227,7 +227,7 @@ func (a *app) sayNoSteps(ctx context.Context, guest string, f *trafficFlags, q a
 		if step == "" {
 			continue
 		}
-		q.Step = v.step
+		q.Step, q.Last = v.step, v.last // what that view shows
 		h, err := a.history(ctx, q)
 		if err != nil {
 			return err
