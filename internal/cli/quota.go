@@ -152,8 +152,7 @@ between guests does not; the quota of the host counts its public links.`,
 				return usage(cmd, "--host: %s", sentence(err))
 			}
 			rest = rest[1:]
-		}
-		if of.scope == vps.QuotaHost && len(rest) > 0 {
+		} else if of.scope == vps.QuotaHost && len(rest) > 0 {
 			if _, err := vps.ParseBytes(rest[0]); err == nil {
 				return usage(cmd, "--host %s and --month %s both give the limit; leave one out", rest[0], f.month.Exact())
 			}

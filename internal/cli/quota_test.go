@@ -214,6 +214,7 @@ func TestQuotaRefused(t *testing.T) {
 		{"set alice 500GiB", "\"500GiB\" is too much", ExitUsage},
 		{"set alice --host", "--host: \"alice\" is not a size", ExitUsage},
 		{"set --host 2TiB --month 3TiB", "--host 2TiB and --month 3TiB both give the limit; leave one out", ExitUsage},
+		{"set --host 2TiB 3TiB", "\"3TiB\" is too much", ExitUsage},
 		{"set --host much --month 3TiB", "\"much\" is too much", ExitUsage},
 		{"set --host=much", "--host: \"much\" is not a size", ExitUsage},
 		{"set --host 0", "a quota of zero", ExitUsage},
