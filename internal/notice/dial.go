@@ -11,7 +11,10 @@ import (
 	"sublet/internal/vps"
 )
 
-const dialTimeout = 10 * time.Second
+const (
+	dialTimeout      = 10 * time.Second
+	handshakeTimeout = 10 * time.Second
+)
 
 // publicDialer connects to public addresses only: what a webhook's name leads
 // to is its recipient's to say, and must not be the host's own network. The

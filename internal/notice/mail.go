@@ -87,19 +87,23 @@ func (s *Sender) mailClient(ctx context.Context, n *vps.NoticeSettings) (*mail.C
 }
 
 // dialMail connects until dial ends, and closes the connection when life ends.
-func (*Sender) dialMail(dial, life context.Context, network, address string, mode vps.MailTLSMode, secure *tls.Config) (net.Conn, error) {
-	var conn net.Conn
-	var err error
-	if mode == vps.MailTLS {
-		conn, err = (&tls.Dialer{NetDialer: &net.Dialer{Timeout: dialTimeout}, Config: secure}).DialContext(dial, network, address)
-	} else {
-		conn, err = (&net.Dialer{Timeout: dialTimeout}).DialContext(dial, network, address)
-	}
+func (s *Sender) dialMail(dial, life context.Context, network, address string, mode vps.MailTLSMode, secure *tls.Config) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(dial, network, address)
 	if err != nil {
 		return nil, err
 	}
 	context.AfterFunc(life, func() { _ = conn.Close() })
-	return conn, nil
+	if mode != vps.MailTLS {
+		return conn, nil
+	}
+	ctx, cancel := context.WithTimeout(dial, s.handshake)
+	defer cancel()
+	secured := tls.Client(conn, secure)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return secured, nil
 }
 
 // message writes the mail. Whatever a text holds, it stays in its place: the

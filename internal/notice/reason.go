@@ -38,8 +38,10 @@ func explain(err error) string {
 		return explainName(name)
 	}
 	where := "the server"
-	if op, ok := errors.AsType[*net.OpError](err); ok && op.Addr != nil {
-		where = op.Addr.String()
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		if op.Addr != nil {
+			where = op.Addr.String()
+		}
 		if op.Op == "dial" && op.Timeout() {
 			return fmt.Sprintf("%s did not take the connection within %s", where, dialTimeout)
 		}
@@ -49,6 +51,8 @@ func explain(err error) string {
 	}
 	_, noTLS := errors.AsType[tls.RecordHeaderError](err)
 	switch {
+	case silent(err):
+		return "the server took the connection, and did not answer in time"
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return where + " refuses the connection: nothing listens there"
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):
@@ -59,6 +63,14 @@ func explain(err error) string {
 		return "the server closed the connection before it had answered"
 	}
 	return err.Error()
+}
+
+// silent tells whether a server that had taken the connection did not answer.
+func silent(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	dialed := !ok || op.Op != "dial"
+	late, ok := errors.AsType[net.Error](err)
+	return dialed && ok && late.Timeout()
 }
 
 // explainName says why the addresses of a name are not known.
@@ -111,7 +123,7 @@ func explainMail(ctx context.Context, n *vps.NoticeSettings, to string, err erro
 	switch {
 	case failed != nil:
 		text = explainSend(failed, n.From, to)
-	case noTLS:
+	case noTLS, n.TLS == vps.MailTLS && silent(err):
 		text += "; use " + set + "starttls` for a server that begins in the clear, as on port 587"
 	case strings.Contains(text, "does not support STARTTLS"):
 		text = "the mail server does not offer STARTTLS; use " + set + "tls` for one that speaks TLS from the first byte on, as on port 465, or " + set + "none` for one on this host"

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,15 +17,52 @@ import (
 	"sublet/internal/vps"
 )
 
-// nobodyListens returns an address of this machine where nobody does.
+// nobodyListens returns an address of this machine where nobody does: it is
+// taken by a socket that does not, so that nobody else comes to listen there.
 func nobodyListens(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) })
+	if err := syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+		t.Fatal(err)
+	}
+	bound, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(bound.(*syscall.SockaddrInet4).Port))
+}
+
+// nobodyAnswers returns an address of this machine where connections are taken,
+// and nothing comes of them.
+func nobodyAnswers(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Cleanup(func() { _ = l.Close() })
+	return l.Addr().String() // the kernel takes them
+}
+
+// TestNobodyAnswers: a port that takes the connection and does not speak TLS.
+func TestNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	const late = "the server took the connection, and did not answer in time"
+	address := nobodyAnswers(t)
+	h := hostWith("https://"+address, "", true)
+	h.Settings.Notices.To, h.Settings.Notices.From, h.Settings.Notices.Server, h.Settings.Notices.TLS = "owner@example.org", "host@example.org", address, vps.MailTLS
+	s := senderFor(newOutbox(), h, nil)
+	s.handshake = time.Millisecond
+	failures := s.Test(t.Context(), &h, vps.Notice{Kind: "test", Time: time.Now(), Message: "x"}, []vps.NoticeTo{ownerHook, ownerMail})
+	for i, want := range []string{late, late + "; use `sublet host set --smtp-tls starttls` for a server that begins in the clear, as on port 587"} {
+		if got := vps.ErrorMessage(failures[i]); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
 }
 
 // TestExplainCall: what people read when a call fails, however it failed.

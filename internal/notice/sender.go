@@ -65,6 +65,8 @@ type Sender struct {
 	hostname string
 	roots    *x509.CertPool
 	log      *slog.Logger
+	// handshake bounds that of TLS, once there is a connection.
+	handshake time.Duration
 
 	mu     sync.Mutex
 	counts map[vps.NoticeChannel]Count
@@ -76,7 +78,7 @@ type Count struct{ Sent, Failed, GivenUp uint64 }
 
 // New returns a sender; Run makes it send.
 func New(o Options) *Sender {
-	s := &Sender{outbox: o.Outbox, host: o.Host, key: o.Key, hostname: o.Hostname, roots: o.Roots, log: o.Log, counts: map[vps.NoticeChannel]Count{}}
+	s := &Sender{outbox: o.Outbox, host: o.Host, key: o.Key, hostname: o.Hostname, roots: o.Roots, log: o.Log, handshake: handshakeTimeout, counts: map[vps.NoticeChannel]Count{}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -95,7 +95,7 @@ func (s *Sender) client(host *vps.Host) (*http.Client, *http.Transport) {
 	}
 	transport := &http.Transport{
 		DialContext: dialer.DialContext, ForceAttemptHTTP2: true, MaxResponseHeaderBytes: maxReplyHeader,
-		TLSClientConfig: &tls.Config{RootCAs: s.roots, MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: dialTimeout,
+		TLSClientConfig: &tls.Config{RootCAs: s.roots, MinVersion: tls.VersionTLS12}, TLSHandshakeTimeout: s.handshake,
 	}
 	return &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}, transport
 }
