@@ -244,8 +244,18 @@ func TestReadPassedAgain(t *testing.T) {
 		again    bool   // one answer is enough
 		torn     string // the first answer, when it is not the second
 	}{
-		{elements: "abc"}, {elements: "abc", again: true}, {elements: "abc", torn: "aba"}, {elements: "abc", torn: "abcb"}, {elements: "abcd"}, {elements: "dabc"},
-		{elements: "dabc", again: true}, {elements: "dab"}, {elements: "dac"}, {elements: ""}, {elements: "b"}, {elements: "b", again: true},
+		{elements: "abc"},
+		{elements: "abc", again: true},
+		{elements: "abc", torn: "aba"},
+		{elements: "abc", torn: "abcb"},
+		{elements: "abcd"},
+		{elements: "dabc"},
+		{elements: "dabc", again: true},
+		{elements: "dab"},
+		{elements: "dac"},
+		{elements: ""},
+		{elements: "b"},
+		{elements: "b", again: true},
 	}
 	var answers []string
 	for i, r := range rounds {
