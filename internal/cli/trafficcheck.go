@@ -112,7 +112,7 @@ not tell classes apart: all counts as internet.
 
 Rows take the place of those of the same step that were imported before, and
 what else was imported stays: a file may be imported twice, and a newer one of
-the same link adds to it. NEW, REPLACED and SAME count the rows of all steps.`,
+the same link adds to it. NEW and REPLACED count the rows of all steps.`,
 		Example: `  vnstat --json > old.json
   sublet traffic import --vnstat-json old.json --dry-run
   sublet traffic import --vnstat-json old.json
@@ -168,7 +168,7 @@ func (a *app) readFile(file string) ([]byte, error) {
 }
 
 func (a *app) printImported(done api.ImportedTraffic) error {
-	t := &barTable{head: []string{"INTERFACE", "GUEST", "IN", "OUT", "SINCE", "UNTIL", "NEW", "REPLACED", "SAME"}, text: []int{1}}
+	t := &barTable{head: []string{"INTERFACE", "GUEST", "IN", "OUT", "SINCE", "UNTIL", "NEW", "REPLACED"}, text: []int{1}}
 	for _, i := range done.Interfaces {
 		if i.Skipped != "" {
 			a.say("%s: left out: %s", i.Interface, i.Skipped)
@@ -178,7 +178,6 @@ func (a *app) printImported(done api.ImportedTraffic) error {
 		if guest == "" {
 			guest = "(this host)"
 		}
-		fresh, replaced := rowsIn(i.New), rowsIn(i.Replaced)
 		var lacks []string
 		for _, step := range i.Lacks {
 			lacks = append(lacks, "no "+stepName(step)+"s")
@@ -187,7 +186,7 @@ func (a *app) printImported(done api.ImportedTraffic) error {
 			a.say("%s: the file has %s of it, so those stay as they are; `vnstat --json` without more writes all", i.Interface, strings.Join(lacks, " and "))
 		}
 		t.rows = append(t.rows, barRow{cells: []string{
-			i.Interface, guest, trafficAmount(i.Total.InBytes), trafficAmount(i.Total.OutBytes), day(i.Since), day(i.Until), fmt.Sprint(fresh), fmt.Sprint(replaced), fmt.Sprint(rowsIn(i.Rows) - fresh - replaced),
+			i.Interface, guest, trafficAmount(i.Total.InBytes), trafficAmount(i.Total.OutBytes), day(i.Since), day(i.Until), fmt.Sprint(rowsIn(i.New)), fmt.Sprint(rowsIn(i.Replaced)),
 		}})
 	}
 	if len(t.rows) > 0 && !a.quiet {
