@@ -161,6 +161,7 @@ func TestBadRequests(t *testing.T) {
 		{"bad boolean", "DELETE", "/v1/guests/alice?dry_run=perhaps", "", "", 422, "dry_run"},
 		{"bad boolean of apply", "POST", "/v1/apply?prune=perhaps", typeYAML, "x", 422, "prune"},
 		{"bad timeout", "POST", "/v1/guests/alice/stop?timeout=5", "", "", 422, "timeout"},
+		{"timeout too long", "POST", "/v1/guests/alice/stop?timeout=2d", "", "", 422, "timeout"},
 		{"bad limit", "GET", "/v1/events?limit=0", "", "", 422, "limit"},
 		{"traversal", "GET", "/v1/guests/..%2f..%2fetc", "", "", 422, "name"},
 		{"encoded dots", "DELETE", "/v1/guests/%2e%2e", "", "", 422, "name"},
@@ -192,6 +193,25 @@ func TestBadRequests(t *testing.T) {
 	}
 	if len(s.fake.guests) > 0 || s.fake.applied != "" || len(s.fake.orders) > 0 {
 		t.Error("a bad request changed something")
+	}
+}
+
+// TestDurationsTakeDays: in bodies and in queries.
+func TestDurationsTakeDays(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	for _, r := range [][2]string{
+		{"/v1/guests", `{"name":"alice","stop_timeout":"1d"}`}, {"/v1/guests", `{"name":"bob","stop_timeout":"24h"}`},
+		{"/v1/guests/alice/stop?timeout=1d", ""},
+	} {
+		if resp, body := s.raw(t, "POST", r[0], typeJSON, r[1]); resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s %s", r, resp.Status, body)
+		}
+	}
+	for _, g := range s.fake.guests {
+		if got := time.Duration(g.Spec.StopTimeout); got != 24*time.Hour {
+			t.Errorf("%s: %s", g.Spec.Name, got)
+		}
 	}
 }
 

@@ -116,9 +116,9 @@ func duration(field, text string, limit time.Duration) (time.Duration, error) {
 	if text == "" {
 		return 0, nil
 	}
-	d, err := time.ParseDuration(text)
+	d, err := vps.ParseDuration(text)
 	if err != nil {
-		return 0, vps.Invalid(field, "%q is not a duration; write for example 90s or 2m", text)
+		return 0, vps.Invalid(field, "%s", vps.ErrorMessage(err))
 	}
 	if d <= 0 || d > limit {
 		return 0, vps.Invalid(field, "%s is out of range; use more than 0s and at most %s", text, limit)

@@ -156,12 +156,12 @@ func (bytesSchema) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeInteger, Format: "int64", Minimum: new(0.0), Description: "A size in bytes."}
 }
 
-// Schema describes vps.Duration: what time.ParseDuration takes, unsigned.
+// Schema describes vps.Duration: what vps.ParseDuration takes, unsigned.
 func (durationSchema) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{
 		Type: huma.TypeString, Description: "A duration.", Examples: []any{"1m30s"},
-		Pattern:            `^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`,
-		PatternDescription: "a duration such as 90s or 2m",
+		Pattern:            `^(0|[0-9]+[dw]|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`,
+		PatternDescription: "a duration such as 90s, 2m or 7d",
 	}
 }
 

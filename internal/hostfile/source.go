@@ -64,9 +64,12 @@ func (s *source) excerpt(at position) string {
 const maxQuoted = 60
 
 // quote shows a value in a message, cut when it is long.
-func quote(s string) string {
+func quote(s string) string { return fmt.Sprintf("%q", short(s)) }
+
+// short cuts a value that is long.
+func short(s string) string {
 	if utf8.RuneCountInString(s) > maxQuoted {
-		s = string([]rune(s)[:maxQuoted]) + "…"
+		return string([]rune(s)[:maxQuoted]) + "…"
 	}
-	return fmt.Sprintf("%q", s)
+	return s
 }

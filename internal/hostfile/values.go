@@ -216,11 +216,8 @@ func parseOptionalPrefix(s string) (netip.Prefix, error) {
 }
 
 func parseDuration(s string) (vps.Duration, error) {
-	var v vps.Duration
-	if err := v.UnmarshalText([]byte(s)); err != nil {
-		return 0, vps.Invalid("", "%s is not a duration; write for example 90s or 2m", quote(s))
-	}
-	return v, nil
+	v, err := vps.ParseDuration(short(s))
+	return vps.Duration(v), err
 }
 
 func parseSize(s string) (vps.Bytes, error) {
