@@ -97,7 +97,7 @@ has its own kernel, disk, address and ports.`,
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usage(cmd, "%s", flagMessage(err))
+		return usage(cmd, "%s", flagMessage(cmd, err))
 	})
 	root.PersistentFlags().StringVar(&a.socket, "socket", "", "the daemon's socket (default $SUBLET_SOCKET or "+api.DefaultSocket+")")
 	a.remote.flags(root.PersistentFlags())

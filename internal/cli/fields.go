@@ -102,9 +102,15 @@ func typed(cmd *cobra.Command, err error) error {
 }
 
 // flagMessage takes the internals out of what pflag says of a bad value.
-func flagMessage(err error) string {
-	if e, ok := errors.AsType[*pflag.NotExistError](err); ok && strings.Trim(e.GetSpecifiedName(), "0123456789") == "" {
-		return fmt.Sprintf("%q is negative, and neither numbers nor sizes may be that here", "-"+e.GetSpecifiedShortnames())
+func flagMessage(cmd *cobra.Command, err error) string {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		switch word := e.GetSpecifiedShortnames(); {
+		case word == "": // it had two dashes
+		case cmd.Flags().Lookup(word) != nil:
+			return fmt.Sprintf("there is no flag -%s; write --%s", word, word)
+		case strings.Trim(e.GetSpecifiedName(), "0123456789") == "":
+			return fmt.Sprintf("%q is negative, and neither numbers nor sizes may be that here", "-"+word)
+		}
 	}
 	bad, ok := errors.AsType[*pflag.InvalidValueError](err)
 	if !ok {
@@ -114,8 +120,7 @@ func flagMessage(err error) string {
 	if e, ok := errors.AsType[*vps.Error](err); ok {
 		return name + ": " + vps.ErrorMessage(e)
 	}
-	switch bad.GetFlag().Value.Type() {
-	case "bool":
+	if bad.GetFlag().Value.Type() == "bool" {
 		return name + ": " + strconv.Quote(bad.GetValue()) + " is neither true nor false; write " + name + " alone for true, and " + name + "=false"
 	}
 	return err.Error()
