@@ -163,8 +163,7 @@ func (s *Server) showQuota(ctx context.Context, in *quotaInput) (*reply[QuotaRep
 	if err := s.counted(ctx, scope, in.Name); err != nil {
 		return nil, err
 	}
-	wanted := vps.Quota{Scope: scope, Name: in.Name}
-	return nil, vps.Errorf(vps.CodeNotFound, "%s has no quota; `sublet quota list` shows all", wanted.Whose())
+	return nil, vps.NoQuota(scope, in.Name)
 }
 
 // counted wants the guest or the tenant whose traffic a quota would count to be
@@ -183,7 +182,7 @@ func (s *Server) counted(ctx context.Context, scope vps.QuotaScope, name string)
 	}
 	tenants, err := o.Tenants(ctx)
 	if err == nil && !slices.ContainsFunc(tenants, func(t vps.Tenant) bool { return t.Name == name }) {
-		err = vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
+		err = vps.NoTenant(name)
 	}
 	return err
 }

@@ -126,7 +126,7 @@ func (b *Book) debtor(ctx context.Context, bill vps.Bill, c Correction) (string,
 		return "", err
 	}
 	if host.Tenant(c.Tenant) == nil {
-		return "", vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", c.Tenant)
+		return "", vps.NoTenant(c.Tenant)
 	}
 	return c.Tenant, nil
 }

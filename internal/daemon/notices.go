@@ -82,7 +82,7 @@ func (b backend) TestNotice(ctx context.Context, tenant string) ([]api.NoticeTes
 		return nil, err
 	}
 	if tenant != "" && host.Tenant(tenant) == nil {
-		return nil, vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", tenant)
+		return nil, vps.NoTenant(tenant)
 	}
 	var to []vps.NoticeTo
 	var tests []api.NoticeTest

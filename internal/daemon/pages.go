@@ -162,7 +162,7 @@ func (b backend) CreatePageLink(ctx context.Context, c api.CreatePageLink) (api.
 	if !c.All {
 		t := host.Tenant(c.Tenant)
 		if t == nil {
-			return api.CreatedPageLink{}, vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", c.Tenant)
+			return api.CreatedPageLink{}, vps.NoTenant(c.Tenant)
 		}
 		link.TenantCreated = t.Created
 	}

@@ -197,7 +197,7 @@ func checkNewTenant(c *contents, name string) error {
 func (s *State) DeleteTenant(ctx context.Context, name string) (Edited, error) {
 	before, after, err := s.edit(ctx, false, func(c *contents) error {
 		if c.host.Tenant(name) == nil {
-			return noTenant(name)
+			return vps.NoTenant(name)
 		}
 		return removeTenant(c, name)
 	})
@@ -453,8 +453,4 @@ func NoGuest(name string) error {
 		return errors.Join(vps.Errorf(vps.CodeNotFound, "there is no guest %q; `sublet list` shows all", name), err)
 	}
 	return vps.Errorf(vps.CodeNotFound, "there is no guest %s; `sublet list` shows all", name)
-}
-
-func noTenant(name string) error {
-	return vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
 }

@@ -61,7 +61,7 @@ func (s *State) RemoveQuota(ctx context.Context, scope vps.QuotaScope, name stri
 			return err
 		}
 		if c.host.Quota(scope, name) == nil {
-			return NoQuota(scope, name)
+			return vps.NoQuota(scope, name)
 		}
 		dropQuota(c, scope, name)
 		return nil
@@ -73,7 +73,7 @@ func (s *State) RemoveQuota(ctx context.Context, scope vps.QuotaScope, name stri
 func (s *State) editQuota(ctx context.Context, scope vps.QuotaScope, name string, dryRun bool, change func(*vps.Quota) error) (Edited, error) {
 	return s.SetQuota(ctx, scope, name, func(q vps.Quota) (vps.Quota, error) {
 		if q.Limit == 0 { // it is new
-			return q, NoQuota(scope, name)
+			return q, vps.NoQuota(scope, name)
 		}
 		err := change(&q)
 		return q, err
@@ -165,7 +165,7 @@ func counted(c *contents, scope vps.QuotaScope, name string) (guest string, err 
 		}
 		return g.ID, nil
 	case scope == vps.QuotaTenant && c.host.Tenant(name) == nil:
-		return "", noTenant(name)
+		return "", vps.NoTenant(name)
 	}
 	return "", nil
 }
@@ -173,10 +173,4 @@ func counted(c *contents, scope vps.QuotaScope, name string) (guest string, err 
 // dropQuota removes a quota if it is there.
 func dropQuota(c *contents, scope vps.QuotaScope, name string) {
 	c.host.Quotas = slices.DeleteFunc(c.host.Quotas, func(q vps.Quota) bool { return q.Scope == scope && q.Name == name })
-}
-
-// NoQuota is the error for a quota that does not exist.
-func NoQuota(scope vps.QuotaScope, name string) error {
-	q := vps.Quota{Scope: scope, Name: name}
-	return vps.Errorf(vps.CodeNotFound, "%s has no quota; `sublet quota list` shows all", q.Whose())
 }

@@ -74,7 +74,7 @@ func (k Key) Secret(host *vps.Host, recipient string) (string, error) {
 	if recipient != "" {
 		t := host.Tenant(recipient)
 		if t == nil {
-			return "", vps.Errorf(vps.CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", recipient)
+			return "", vps.NoTenant(recipient)
 		}
 		created = t.Created
 	}

@@ -66,6 +66,11 @@ func Invalid(field, format string, args ...any) error {
 	return &Error{Code: CodeInvalid, Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
+// NoTenant is the error for a tenant that does not exist.
+func NoTenant(name string) error {
+	return Errorf(CodeNotFound, "there is no tenant %s; `sublet tenant list` shows all", name)
+}
+
 // ErrorCode returns the code of the first Error in the chain of err,
 // CodeInternal when there is none, and "" for nil.
 func ErrorCode(err error) Code {

@@ -114,6 +114,12 @@ func (q *Quota) Whose() string {
 	return "the " + string(q.Scope) + " " + q.Name
 }
 
+// NoQuota is the error for a quota that does not exist.
+func NoQuota(scope QuotaScope, name string) error {
+	q := Quota{Scope: scope, Name: name}
+	return Errorf(CodeNotFound, "%s has no quota; `sublet quota list` shows all", q.Whose())
+}
+
 // CompareQuotas orders quotas: the host's, tenants', guests', each by name.
 func CompareQuotas(a, b Quota) int {
 	rank := func(s QuotaScope) int {
