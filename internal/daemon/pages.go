@@ -86,7 +86,7 @@ func (p *parts) servePages(ctx context.Context) error {
 		uses:   func(ctx context.Context) ([]vps.QuotaUse, error) { return backend{p}.quotaUses(ctx, week.traffic) },
 		status: func() map[string]vps.GuestStatus { s, _ := p.loop.Snapshot(); return s.Status },
 	}
-	server := web.New(subjects, web.Options{Log: p.log, Guess: guesses.Allow})
+	server := web.New(subjects, web.Options{Log: p.log, Guess: guesses.Wait})
 	return server.Serve(ctx, at, door.Limit)
 }
 

@@ -30,6 +30,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -148,8 +149,8 @@ func (d *Door) Guard(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if !d.fails.Allow(r.RemoteAddr) {
-			w.Header().Set("Retry-After", "5") // as failRate has it
+		if wait := d.fails.Wait(r.RemoteAddr); wait > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
 			problem(w, http.StatusTooManyRequests, vps.CodeDenied, "too many requests without a valid token; wait before the next one")
 			return
 		}

@@ -16,8 +16,8 @@ import (
 // above what people and their scripts do, far below what keeps a small host
 // busy. Without a valid token it is much less.
 const (
-	callRate, callBurst = 200, 400
-	failRate, failBurst = 0.2, 10
+	callRate, callBurst  = 200, 400
+	failEvery, failBurst = 5 * time.Second, 10
 )
 
 // maxCallers bounds what is remembered. When there are more, those that have
@@ -77,11 +77,16 @@ func (l *limits) forget(now time.Time) {
 type Guesses struct{ fails *limits }
 
 // NewGuesses returns a bound that nobody has met yet.
-func NewGuesses() *Guesses { return &Guesses{newLimits(failRate, failBurst)} }
+func NewGuesses() *Guesses { return &Guesses{newLimits(rate.Every(failEvery), failBurst)} }
 
-// Allow tells whether the caller at an address (http.Request.RemoteAddr) may be
-// told once more that it was wrong.
-func (g *Guesses) Allow(remote string) bool { return g.fails.allow(address(remote)) }
+// Wait returns 0 when the caller at an address (http.Request.RemoteAddr) may be
+// told once more that it was wrong, and else how long it has to wait for that.
+func (g *Guesses) Wait(remote string) time.Duration {
+	if g.fails.allow(address(remote)) {
+		return 0
+	}
+	return failEvery
+}
 
 // Limit answers a caller that asks too often with 429, and lets all others
 // through to next. Callers are told apart by address; those on a unix socket

@@ -3,6 +3,7 @@ package web
 import (
 	"bytes"
 	"net/http"
+	"strconv"
 
 	"sublet/internal/vps"
 )
@@ -51,8 +52,8 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 // nothing answers for an address at which there is nothing. Callers who look
 // for one are slowed down.
 func (s *Server) nothing(w http.ResponseWriter, r *http.Request) {
-	if !s.o.Guess(r.RemoteAddr) {
-		w.Header().Set("Retry-After", "5") // as often as door.Guesses lets one through
+	if wait := s.o.Guess(r.RemoteAddr); wait > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())))
 		s.fail(w, r, http.StatusTooManyRequests, "error.slow")
 		return
 	}

@@ -70,9 +70,9 @@ type Options struct {
 	// Log hears of what fails; nil discards. It never sees a key.
 	Log *slog.Logger
 	// Guess is asked when the caller at an address (http.Request.RemoteAddr)
-	// named a key that opens nothing: false answers that there were too many.
-	// Nil means that there never are.
-	Guess func(remote string) bool
+	// named a key that opens nothing: how long it has to wait when there were too
+	// many, or 0. Nil means that there never are.
+	Guess func(remote string) time.Duration
 	// Now tells the time; nil is time.Now.
 	Now func() time.Time
 }
@@ -100,7 +100,7 @@ func New(b Backend, o Options) *Server {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if o.Guess == nil {
-		o.Guess = func(string) bool { return true }
+		o.Guess = func(string) time.Duration { return 0 }
 	}
 	if o.Now == nil {
 		o.Now = time.Now

@@ -285,7 +285,10 @@ func TestUnknownKeys(t *testing.T) {
 	h := newHost()
 	var log bytes.Buffer
 	asked := 0
-	s := New(h, Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Guess: func(string) bool { asked++; return asked <= 3 }})
+	s := New(h, Options{Log: slog.New(slog.NewTextHandler(&log, nil)), Guess: func(string) time.Duration {
+		asked++
+		return time.Duration(asked/4) * 7 * time.Second
+	}})
 	var bodies []string
 	for _, path := range []string{"/t/nobodys", "/t/BOBS", "/t/bobs%00", "/t/again", "/t/bobs"} {
 		r := get(t, s, "GET", path, browser)
@@ -299,6 +302,9 @@ func TestUnknownKeys(t *testing.T) {
 		}
 		if r.StatusCode != want {
 			t.Errorf("%s: %d, want %d", path, r.StatusCode, want)
+		}
+		if wait := r.Header.Get("Retry-After"); (wait == "7") != (want == http.StatusTooManyRequests) {
+			t.Errorf("%s: Retry-After %q", path, wait)
 		}
 	}
 	if bodies[0] != bodies[1] || bodies[1] != bodies[2] {
