@@ -99,7 +99,7 @@ type ImportedTraffic struct {
 
 // ImportedInterface is what an import made of one interface of the file.
 type ImportedInterface struct {
-	Interface string `json:"interface"`
+	Interface string `json:"interface" doc:"Its name in the file; public links are taken in as one, with their names in a row: eth0, eth1."`
 	Guest     string `json:"guest" doc:"Whose history it went to; empty for the host's own counter."`
 	// Skipped is empty when it was taken in.
 	Skipped string                  `json:"skipped,omitempty" doc:"Why it was not taken in; left out when it was."`

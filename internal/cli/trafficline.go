@@ -38,8 +38,9 @@ type trafficLine struct {
 	from time.Time
 }
 
-// trafficFamily names the version of IP; other is traffic that was taken over
-// from elsewhere, of which it is not known.
+// trafficFamily names the version of IP; other is traffic of which it is not
+// known, as it was taken over from elsewhere, and frames that were dropped and
+// are no IP, or have a VLAN tag.
 type trafficFamily string
 
 func familyOf(family int) trafficFamily {
