@@ -201,7 +201,8 @@ func TestDurationsTakeDays(t *testing.T) {
 	t.Parallel()
 	s := start(t)
 	for _, r := range [][2]string{
-		{"/v1/guests", `{"name":"alice","stop_timeout":"1d"}`}, {"/v1/guests", `{"name":"bob","stop_timeout":"24h"}`},
+		{"/v1/guests", `{"name":"alice","stop_timeout":"1d"}`},
+		{"/v1/guests", `{"name":"bob","stop_timeout":"24h"}`},
 		{"/v1/guests/alice/stop?timeout=1d", ""},
 	} {
 		if resp, body := s.raw(t, "POST", r[0], typeJSON, r[1]); resp.StatusCode != http.StatusOK {
