@@ -42,8 +42,7 @@ small guests. The exit code is 1 when any attack got through, or a packet that
 has to pass did not.`,
 		Args: atMost(0, "no name"),
 	}
-	timeout = auditTimeout
-	durationFlag(cmd.Flags(), &timeout, "timeout", "how long to wait")
+	durationFlag(cmd.Flags(), &timeout, "timeout", auditTimeout, "how long to wait")
 	out := addOutput(cmd, textFormats)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if err := out.check(cmd); err != nil {

@@ -48,7 +48,7 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.StringArrayVar(&f.forwards, "forward", nil, "lead a host port to the guest, `HOST:GUEST/PROTOCOL`; may be repeated")
 	fs.StringVar(&f.restart, "restart", "", "what follows when the guest ends by itself: always, on-failure, never")
 	fs.BoolVar(&f.autostart, "autostart", true, "start the guest when the host boots")
-	durationFlag(fs, &f.stopTimeout, "stop-timeout", "how long an orderly stop may take before the guest is killed")
+	durationFlag(fs, &f.stopTimeout, "stop-timeout", 0, "how long an orderly stop may take before the guest is killed")
 	fs.BoolVar(&f.askPassword, "root-password", false, "ask for a root password; only its hash is sent")
 	fs.StringVar(&f.passwordFile, "root-password-file", "", "take the root password from the first line of a `file`, - for standard input")
 	f.wall.add(cmd)
@@ -499,8 +499,7 @@ type waitFlags struct {
 func addWait(cmd *cobra.Command) *waitFlags {
 	w := &waitFlags{}
 	cmd.Flags().StringVar(&w.what, "wait", "", "wait until the guest is there: ssh, running, stopped")
-	w.timeout = defaultWait
-	durationFlag(cmd.Flags(), &w.timeout, "timeout", "how long to wait")
+	durationFlag(cmd.Flags(), &w.timeout, "timeout", defaultWait, "how long to wait")
 	fixedCompletion(cmd, "wait", string(api.WaitSSH), string(api.WaitRunning), string(api.WaitStopped))
 	return w
 }

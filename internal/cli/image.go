@@ -40,8 +40,7 @@ whose archive has to be named. Others are made of a file: see image import.`,
 	}
 	cmd.Flags().StringVar(&mirror, "mirror", "", "address of the distribution's archive (default: as the host's apt has it)")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return when the daemon has begun")
-	timeout = time.Hour
-	durationFlag(cmd.Flags(), &timeout, "timeout", "how long to wait")
+	durationFlag(cmd.Flags(), &timeout, "timeout", time.Hour, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := args[0]
 		if err := vps.ValidImageName("", name); err != nil {

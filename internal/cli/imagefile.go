@@ -42,8 +42,7 @@ if this verb is interrupted. Guests keep the version they were made from.`,
 	flags.Var(&o.Capacity, "capacity", "largest disk of guests whose disks are overlays on it (default 64GiB)")
 	numberFlag(flags, &o.Partition, "partition", "", 1, 0, "number of the partition of a disk with the root filesystem, when it is not found")
 	flags.BoolVar(&noWait, "no-wait", false, "return when the file has arrived")
-	timeout = time.Hour
-	durationFlag(flags, &timeout, "timeout", "how long to wait")
+	durationFlag(flags, &timeout, "timeout", time.Hour, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		switch {
 		case name == "":

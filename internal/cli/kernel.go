@@ -62,8 +62,7 @@ The daemon builds it, so the work goes on when this verb is interrupted.`,
 	f.StringVar(&config, "config", "", "file with more options of the kernel's configuration, - for standard input")
 	f.BoolVar(&b.SMP, "smp", false, "for guests with several processors and the isolation fast (Linux 6.19 and newer)")
 	f.BoolVar(&noWait, "no-wait", false, "return when the daemon has begun")
-	timeout = 3 * time.Hour
-	durationFlag(f, &timeout, "timeout", "how long to wait")
+	durationFlag(f, &timeout, "timeout", 3*time.Hour, "how long to wait")
 	fixedCompletion(cmd, "suite", "trixie", "trixie-backports", "sid")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if (b.Source == "") == !f.Changed("from-apt") {

@@ -149,8 +149,7 @@ away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&timezone, "timezone", "", "where days and months of traffic and bills begin; also for guests, and new quotas, that name none")
-	sample = time.Duration(vps.DefaultSettings().TrafficSample)
-	durationFlag(flags, &sample, "traffic-sample", "how often traffic is counted, 1s to 5m")
+	durationFlag(flags, &sample, "traffic-sample", time.Duration(vps.DefaultSettings().TrafficSample), "how often traffic is counted, 1s to 5m")
 	flags.StringVar(&webhook, "webhook", "", "the http or https URL that gets a signed POST")
 	flags.BoolVar(&private, "allow-private-webhooks", false, "let webhooks lead to addresses that are not public")
 	flags.StringVar(&to, "email", "", "your mail address")

@@ -51,9 +51,9 @@ func (*number) Type() string { return "number" }
 // duration is a flag with a duration, as vps.ParseDuration reads it.
 type duration time.Duration
 
-// durationFlag makes a flag of a duration, which is what *value is unless it is
-// given.
-func durationFlag(fs *pflag.FlagSet, value *time.Duration, name string, usage string) {
+// durationFlag makes a flag of a duration, which is usual unless it is given.
+func durationFlag(fs *pflag.FlagSet, value *time.Duration, name string, usual time.Duration, usage string) {
+	*value = usual
 	fs.Var((*duration)(value), name, usage)
 }
 

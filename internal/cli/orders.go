@@ -116,7 +116,7 @@ func (a *app) stopCmd() *cobra.Command {
 	cmd, m := a.orderCmd("stop", "Stop guests in an orderly way", api.OrderStop)
 	cmd.Long = `Stop guests in an orderly way, and wait until they have stopped. A guest that
 is not down when its stop timeout is over is killed, and the verb says so.`
-	durationFlag(cmd.Flags(), &m.timeout, "timeout", "how long the orderly way may take (default: the guest's stop timeout)")
+	durationFlag(cmd.Flags(), &m.timeout, "timeout", 0, "how long the orderly way may take (default: the guest's stop timeout)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if m.timeout < 0 || cmd.Flags().Changed("timeout") && m.timeout == 0 {
 			return usage(cmd, "--timeout must be more than nothing; `sublet kill` is the power switch")
@@ -136,8 +136,7 @@ func (m *many) stopTime(g api.Guest) (order, wait time.Duration) {
 
 func (a *app) killCmd() *cobra.Command {
 	cmd, m := a.orderCmd("kill", "Switch guests off at once, as by the power switch", api.OrderKill)
-	m.timeout = stopMargin
-	durationFlag(cmd.Flags(), &m.timeout, "timeout", "how long to wait")
+	durationFlag(cmd.Flags(), &m.timeout, "timeout", stopMargin, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		return a.order(cmd, m, args, api.OrderKill, api.WaitStopped, func(api.Guest) (time.Duration, time.Duration) { return 0, m.timeout })
 	}
@@ -150,7 +149,7 @@ func (a *app) deleteCmd() *cobra.Command {
 	cmd.Aliases = []string{"rm"}
 	cmd.Long = `Delete guests with their disks. A running guest is stopped first, in an orderly
 way. On a terminal the verb asks; without one it needs --yes.`
-	durationFlag(cmd.Flags(), &m.timeout, "timeout", "how long the orderly stop may take (default: the guest's stop timeout)")
+	durationFlag(cmd.Flags(), &m.timeout, "timeout", 0, "how long the orderly stop may take (default: the guest's stop timeout)")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if !yes && !*m.dryRun {
@@ -313,8 +312,7 @@ func (a *app) waitCmd() *cobra.Command {
 	cmd.Flags().StringVar(&what, "for", string(api.WaitRunning), "what to wait for: ssh, running, stopped, deleted")
 	cmd.Flags().StringVar(&what, "wait", string(api.WaitRunning), "the same as --for")
 	_ = cmd.Flags().MarkHidden("wait")
-	timeout = defaultWait
-	durationFlag(cmd.Flags(), &timeout, "timeout", "how long to wait for all of them")
+	durationFlag(cmd.Flags(), &timeout, "timeout", defaultWait, "how long to wait for all of them")
 	fixedCompletion(cmd, "for", string(api.WaitSSH), string(api.WaitRunning), string(api.WaitStopped), string(api.WaitDeleted))
 	cmd.RunE = func(cmd *cobra.Command, names []string) error {
 		goal, err := parseGoal(cmd, "--for", what)

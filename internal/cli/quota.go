@@ -134,7 +134,7 @@ between guests does not; the quota of the host counts its public links.`,
 	numberFlag(cmd.Flags(), &f.resetDay, "reset-day", "", 1, 31, "day on which a new month begins, 1 to 31")
 	cmd.Flags().StringVar(&f.timezone, "timezone", "", "zone in which it begins (default the host's)")
 	cmd.Flags().StringArrayVar(&f.at, "at", nil, "what happens when so much is used, `PERCENT=ACTION`; may be repeated")
-	durationFlag(cmd.Flags(), &f.grace, "grace", "how long after a step is reached what is more than a notice is put off")
+	durationFlag(cmd.Flags(), &f.grace, "grace", 0, "how long after a step is reached what is more than a notice is put off")
 	fixedCompletion(cmd, "count", string(vps.CountBoth), string(vps.CountIn), string(vps.CountOut), string(vps.CountMax))
 	fixedCompletion(cmd, "at", "80%=notify", "100%=throttle:1Mbit", "100%=suspend-network", "100%=stop")
 	dryRun := addDryRun(cmd)

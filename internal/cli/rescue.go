@@ -36,8 +36,7 @@ rescue system's image is built the first time.`,
 		ValidArgsFunction: a.completeGuests(1),
 	}
 	cmd.Flags().StringArrayVar(&files, "key", nil, "`file` with SSH public keys that may log in; may be repeated")
-	lasts = vps.DefaultRescue
-	durationFlag(cmd.Flags(), &lasts, "for", "how long it lasts at most, 10s to 168h")
+	durationFlag(cmd.Flags(), &lasts, "for", vps.DefaultRescue, "how long it lasts at most, 10s to 168h")
 	cmd.Flags().BoolVar(&end, "end", false, "go back to the guest as it was")
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask before a guest that runs is stopped")
 	cmd.Flags().BoolVar(&noWait, "no-wait", false, "return when the daemon has accepted the order")

@@ -82,8 +82,7 @@ its filesystems make it whole; the list says which it was.`,
 		},
 		ValidArgsFunction: a.completeGuests(1),
 	}
-	timeout = time.Hour
-	durationFlag(cmd.Flags(), &timeout, "timeout", "how long to wait")
+	durationFlag(cmd.Flags(), &timeout, "timeout", time.Hour, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name := "at-" + a.Now().UTC().Format("20060102-150405")
 		if len(args) == 2 {
@@ -140,8 +139,7 @@ they are added again.`,
 	}
 	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask")
 	cmd.Flags().BoolVar(&stop, "stop", false, "stop the guest for it if it runs, and start it again")
-	timeout = time.Hour
-	durationFlag(cmd.Flags(), &timeout, "timeout", "how long to wait")
+	durationFlag(cmd.Flags(), &timeout, "timeout", time.Hour, "how long to wait")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		name, snapshot := args[0], args[1]
 		if !yes {

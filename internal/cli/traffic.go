@@ -81,8 +81,7 @@ difference; the exit code is 1 when guests had more than the links.`,
 	}
 	fs.BoolVar(&f.top, "top", false, "the ten days with the most traffic")
 	fs.BoolVar(&f.live, "live", false, "rates of this moment, until interrupted")
-	f.interval = 2 * time.Second
-	durationFlag(fs, &f.interval, "interval", "how often --live looks")
+	durationFlag(fs, &f.interval, "interval", 2*time.Second, "how often --live looks")
 	fs.BoolVar(&f.check, "check", false, "compare all guests with the public links, and explain the difference")
 	fs.BoolVar(&f.host, "host", false, "the host's own counters of its public links, instead of guests")
 	fs.StringVar(&f.since, "since", "", "only what begins then or later, for example 2026-10-01, 36h or 7d")
