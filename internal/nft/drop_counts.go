@@ -42,6 +42,15 @@ func dropSet(way vps.Direction, reason vps.DropReason) string {
 	return "dropped-" + string(reason)
 }
 
+// reasonCount is the set of a table that counts what was dropped for a reason.
+func reasonCount(family, table string, way vps.Direction, reason vps.DropReason) dropCount {
+	key := byLink
+	if reason == vps.DropSocket {
+		key = byUser
+	}
+	return dropCount{family, table, dropSet(way, reason), key, way, reason}
+}
+
 // sumSet names the set that counts all that was dropped in a direction and was on
 // a guest's link, by that and the version of IP. It is what the ledger reads.
 func sumSet(way vps.Direction) string { return "sum-" + string(way) }
@@ -74,17 +83,15 @@ func versionKey(family string) string {
 }
 
 // sumRules are the rules that add what is dropped to a sum of the wall.
-func sumRules(family string, way vps.Direction) string {
-	// What a frame is on the wire, with its tag.
-	const ip = "@ll,96,16 { 0x0800, 0x86dd } "
-	const frames = "update @" + sumFrames + " { iifname counter }\n"
+func sumRules(family string, way vps.Direction) []string {
+	const frames = "update @" + sumFrames + " { iifname counter }"
 	switch family {
 	case netdev:
-		return "\t\t" + frames
-	case bridge:
-		return "\t\t" + ip + sumRule(family, way) + "\t\t@ll,96,16 != { 0x0800, 0x86dd } " + frames
+		return []string{frames}
+	case bridge: // by what a frame is on the wire, with its tag
+		return []string{"@ll,96,16 { 0x0800, 0x86dd } " + sumRule(family, way), "@ll,96,16 != { 0x0800, 0x86dd } " + frames}
 	default:
-		return "\t\t" + sumRule(family, way)
+		return []string{sumRule(family, way)}
 	}
 }
 
@@ -94,7 +101,7 @@ func sumRule(family string, way vps.Direction) string {
 	if way == vps.In {
 		link = "oifname"
 	}
-	return fmt.Sprintf("update @%s { %s . %s counter }\n", sumSet(way), link, versionKey(family))
+	return fmt.Sprintf("update @%s { %s . %s counter }", sumSet(way), link, versionKey(family))
 }
 
 // quotaDrops are the sets of the tables that hold quotas.
@@ -102,7 +109,7 @@ func quotaDrops() []dropCount {
 	var all []dropCount
 	for _, family := range trafficFamilies() {
 		for _, way := range directions() {
-			all = append(all, dropCount{family, quotaName, dropSet(way, vps.DropQuota), byLink, way, vps.DropQuota})
+			all = append(all, reasonCount(family, quotaName, way, vps.DropQuota))
 		}
 		all = append(all, sumsOf(family, quotaName)...)
 	}
@@ -114,16 +121,12 @@ func wallDrops() []dropCount {
 	var all []dropCount
 	for _, family := range families() {
 		for _, r := range reasonsOf(family) {
-			key := byLink
-			if r == vps.DropSocket {
-				key = byUser
-			}
-			all = append(all, dropCount{family, wallName, dropSet(vps.Out, r), key, vps.Out, r})
+			all = append(all, reasonCount(family, wallName, vps.Out, r))
 		}
 		all = append(all, sumsOf(family, wallName)...)
 	}
 	for _, r := range inetTowards {
-		all = append(all, dropCount{inet, wallName, dropSet(vps.In, r), byLink, vps.In, r})
+		all = append(all, reasonCount(inet, wallName, vps.In, r))
 	}
 	return all
 }

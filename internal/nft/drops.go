@@ -52,7 +52,7 @@ func (d *dumper) drops() (map[vps.DropReason]map[string]amount, error) {
 		}
 		for _, e := range found {
 			link := e.key.name().String()
-			if c.reason == vps.DropSocket {
+			if c.key == byUser {
 				link = links[e.key]
 			}
 			if link == "" || e.packets == 0 {

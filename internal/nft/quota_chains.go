@@ -14,12 +14,14 @@ import (
 const quotaDroppers = `
 	chain drop_out {
 		update @dropped-quota { iifname counter }
-		%[1]s		drop
+		%[1]s
+		drop
 	}
 
 	chain drop_in {
 		update @denied-quota { oifname counter }
-		%[2]s		drop
+		%[2]s
+		drop
 	}
 
 	chain count_out {

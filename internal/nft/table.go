@@ -65,14 +65,13 @@ func (d *dropper) add(name string, reason vps.DropReason, key, logs string) {
 	if key == "oifname" {
 		way = vps.In
 	}
-	c := dropCount{family: d.family, set: dropSet(way, reason), way: way, reason: reason}
-	if reason == vps.DropSocket {
-		c.key = byUser
-	}
+	c := reasonCount(d.family, wallName, way, reason)
 	d.b.WriteString(c.declare(nil))
 	fmt.Fprintf(&d.b, "\n\tchain %s-%s {\n\t\tupdate @%s { %s counter }\n", name, reason, c.set, key)
-	if reason != vps.DropSocket {
-		d.b.WriteString(sumRules(d.family, way))
+	if c.key == byLink {
+		for _, rule := range sumRules(d.family, way) {
+			fmt.Fprintf(&d.b, "\t\t%s\n", rule)
+		}
 	}
 	fmt.Fprintf(&d.b, "\t\tupdate @%s { %s %s } log prefix \"sublet %s\" group %d snaplen %d\n\t\tdrop\n\t}\n", logs, key, d.log, reason, logGroup, snaplen)
 }
