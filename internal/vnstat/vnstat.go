@@ -132,20 +132,22 @@ func typeReason(e *json.UnmarshalTypeError) string {
 		what = fmt.Sprintf("%s at byte %d", e.Field, e.Offset)
 	}
 	there, want := "a "+e.Value, "an object"
-	if number, is := strings.CutPrefix(e.Value, "number "); is {
+	number, isNumber := strings.CutPrefix(e.Value, "number ")
+	if isNumber {
 		there = number
 	} else if e.Value == "array" || e.Value == "object" {
 		there = "an " + e.Value
 	}
-	switch kind := e.Type.Kind(); {
-	case kind == reflect.Slice:
+	switch e.Type.Kind() { //nolint:exhaustive // the others are objects
+	case reflect.Slice:
 		want = "an array"
-	case kind == reflect.String:
+	case reflect.String:
 		want = "a text"
-	case e.Type.ConvertibleTo(reflect.TypeFor[int64]()) && strings.HasPrefix(e.Value, "number "):
-		want = "a whole number of less than 2^63"
-	case e.Type.ConvertibleTo(reflect.TypeFor[int64]()):
+	case reflect.Int, reflect.Int64:
 		want = "a whole number"
+		if isNumber {
+			want += " of less than 2^63"
+		}
 	}
 	return fmt.Sprintf("%s is %s, where %s belongs", what, there, want)
 }
