@@ -259,6 +259,7 @@ func (s *State) commit(ctx context.Context, old, updated contents) error {
 func clone(h vps.Host) vps.Host {
 	h.Settings.DNS = slices.Clone(h.Settings.DNS)
 	h.Settings.Services = slices.Clone(h.Settings.Services)
+	h.Settings.Edge.TrustedProxies = slices.Clone(h.Settings.Edge.TrustedProxies)
 	h.Tenants = slices.Clone(h.Tenants)
 	h.Guests = slices.Clone(h.Guests)
 	for i := range h.Guests {
@@ -266,6 +267,7 @@ func clone(h vps.Host) vps.Host {
 		g.SSHKeys = slices.Clone(g.SSHKeys)
 		g.DNS = slices.Clone(g.DNS)
 		g.Forwards = slices.Clone(g.Forwards)
+		g.Domains = slices.Clone(g.Domains)
 		g.Rules = slices.Clone(g.Rules)
 		g.Disks = slices.Clone(g.Disks)
 	}

@@ -107,6 +107,8 @@ type GuestSpec struct {
 	DNS      []netip.Addr `json:"dns"`
 	Ports    PortBlock    `json:"ports"`
 	Forwards []Forward    `json:"forwards"`
+	// Domains are sorted by CompareDomains.
+	Domains []Domain `json:"domains,omitempty"`
 	// IPv6 is the guest's own prefix, a /128 for a single address; the zero
 	// value means the one that follows from Address (Settings.Prefix6).
 	IPv6 netip.Prefix `json:"ipv6,omitzero"`

@@ -55,6 +55,8 @@ type Settings struct {
 	Notices NoticeSettings `json:"notices"`
 	// Price is what guests are billed by.
 	Price Price `json:"price"`
+	// Edge is how the edge treats those who call guests' domains.
+	Edge EdgeSettings `json:"edge"`
 }
 
 // DefaultSettings returns the settings of a new host.
@@ -75,6 +77,7 @@ func DefaultSettings() Settings {
 		Limits:           DefaultNetworkLimits(),
 		Notices:          NoticeSettings{TLS: MailStartTLS},
 		Price:            DefaultPrice(),
+		Edge:             DefaultEdgeSettings(),
 	}
 }
 
@@ -174,6 +177,10 @@ func (s *Settings) Prefix6(g *GuestSpec) netip.Prefix {
 
 // Gateway returns the host's own address in the subnet: the first usable one.
 func (s Settings) Gateway() netip.Addr { return s.Subnet.Masked().Addr().Next() }
+
+// EdgeUID returns the user id that the edge runs under: no guest has it, because
+// guests' indexes begin at 1.
+func (s *Settings) EdgeUID() uint32 { return s.FirstUID }
 
 // UID returns the user id that the guest with this index runs under.
 func (s Settings) UID(index int) uint32 { return s.FirstUID + uint32(index) }
