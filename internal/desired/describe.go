@@ -111,11 +111,15 @@ func fields(what, prefix string, before, after any) []string {
 			lines = append(lines, what+": a new root password")
 		case name == "ssh_keys":
 			lines = append(lines, fmt.Sprintf("%s: %d SSH keys -> %d", what, a.Field(i).Len(), b.Field(i).Len()))
-		case name == "limits" || name == "resources" || name == "notices" || name == "price":
+		case name == "limits" || name == "resources" || name == "notices" || name == "price" || name == "edge":
 			lines = append(lines, fields(what, name+".", x, y)...)
 		default:
-			if rules, ok := y.([]vps.Rule); ok {
-				lines = append(lines, ruleLines(what, x.([]vps.Rule), rules)...)
+			switch y := y.(type) {
+			case []vps.Rule:
+				lines = append(lines, ruleLines(what, x.([]vps.Rule), y)...)
+				continue
+			case []vps.Domain:
+				lines = append(lines, domainLines(what, x.([]vps.Domain), y)...)
 				continue
 			}
 			from, to := value(x), value(y)
@@ -178,6 +182,32 @@ func ruleLines(what string, before, after []vps.Rule) []string {
 			texts[i] = r.String()
 		}
 		lines = append(lines, fmt.Sprintf("%s: rules in the order `%s`", what, strings.Join(texts, "`, `")))
+	}
+	return lines
+}
+
+// domainLines says which domains come, change and go.
+func domainLines(what string, before, after []vps.Domain) []string {
+	old := make(map[string]*vps.Domain, len(before))
+	for i := range before {
+		old[before[i].String()] = &before[i]
+	}
+	var lines []string
+	for i := range after {
+		d := &after[i]
+		was := old[d.String()]
+		delete(old, d.String())
+		switch {
+		case was == nil:
+			lines = append(lines, fmt.Sprintf("%s: add the domain %s", what, d.Text()))
+		case *was != *d:
+			lines = append(lines, fmt.Sprintf("%s: domain %s -> %s", what, was.Text(), d.Text()))
+		}
+	}
+	for i := range before {
+		if d := &before[i]; old[d.String()] != nil {
+			lines = append(lines, fmt.Sprintf("%s: remove the domain %s", what, d))
+		}
 	}
 	return lines
 }

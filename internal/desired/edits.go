@@ -243,6 +243,9 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	if len(settings.Services) == 0 {
 		settings.Services = nil
 	}
+	if len(settings.Edge.TrustedProxies) == 0 {
+		settings.Edge.TrustedProxies = nil
+	}
 	if err := s.checkSettings(ctx, c, settings); err != nil {
 		return err
 	}

@@ -160,6 +160,8 @@ func normalize(s vps.GuestSpec) vps.GuestSpec {
 	if len(s.Forwards) == 0 {
 		s.Forwards = nil
 	}
+	// Sorted as a copy: what shape returned may be somebody's.
+	s.Domains = slices.SortedFunc(slices.Values(s.Domains), vps.CompareDomains)
 	if len(s.Rules) == 0 {
 		s.Rules = nil
 	}

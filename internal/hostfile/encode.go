@@ -111,6 +111,26 @@ func (e *encoder) settings(s *vps.Settings) {
 	e.line(2, "limits", limits(s.Limits))
 	e.notices(&s.Notices)
 	e.line(2, "price", price(s.Price))
+	e.edge(&s.Edge)
+}
+
+func (e *encoder) edge(s *vps.EdgeSettings) {
+	e.print("  edge:\n")
+	e.line(4, "caller", plain(string(s.Caller)))
+	proxies := make([]string, len(s.TrustedProxies))
+	for i, p := range s.TrustedProxies {
+		proxies[i] = strconv.Quote(p.String())
+	}
+	e.list(4, "trusted_proxies", proxies)
+	e.line(4, "caller_connections", strconv.Itoa(s.CallerConnections))
+	e.line(4, "caller_rate", strconv.Itoa(s.CallerRate))
+	e.line(4, "handshake_timeout", s.HandshakeTimeout.String())
+	e.line(4, "idle_timeout", s.IdleTimeout.String())
+	e.line(4, "drain_timeout", s.DrainTimeout.String())
+	e.line(4, "wake_timeout", s.WakeTimeout.String())
+	e.line(4, "access_log", plain(string(s.AccessLog)))
+	e.line(4, "metric_domains", strconv.Itoa(s.MetricDomains))
+	e.line(4, "quic", strconv.FormatBool(s.QUIC))
 }
 
 func (e *encoder) notices(s *vps.NoticeSettings) {
@@ -168,6 +188,11 @@ func (e *encoder) guest(s *vps.GuestSpec) {
 		forwards[i] = strconv.Quote(f.String())
 	}
 	e.list(4, "forwards", forwards)
+	domains := make([]string, len(s.Domains))
+	for i := range s.Domains {
+		domains[i] = strconv.Quote(s.Domains[i].Text()) // a star is an alias to YAML
+	}
+	e.list(4, "domains", domains)
 	e.line(4, "ipv6", prefix6(s.IPv6))
 	e.line(4, "network_peer", strconv.FormatBool(s.NetworkPeer))
 	e.line(4, "smtp", strconv.FormatBool(s.SMTP))

@@ -59,6 +59,7 @@ type Settings struct {
 	Limits           Limits
 	Notices          Notices
 	Price            Price
+	Edge             Edge
 }
 
 // Notices are what a file names of where the owner is told; nil means unset.
@@ -75,6 +76,16 @@ type Price struct {
 	Share           *vps.ShareRule
 	FreeIn, FreeOut *vps.Bytes
 	FreePer         *vps.QuotaScope
+}
+
+// Edge is what a file names of how the edge treats callers; nil means unset.
+type Edge struct {
+	Caller                                                   *vps.CallerMode
+	TrustedProxies                                           *[]netip.Prefix
+	CallerConnections, CallerRate, MetricDomains             *int
+	HandshakeTimeout, IdleTimeout, DrainTimeout, WakeTimeout *vps.Duration
+	AccessLog                                                *vps.AccessLogFormat
+	QUIC                                                     *bool
 }
 
 // Limits are the limits that a file names; nil means unset.
@@ -125,6 +136,7 @@ type Guest struct {
 	// Ports with First 0 asks for so many ports, wherever they are free.
 	Ports       *vps.PortBlock
 	Forwards    *[]vps.Forward
+	Domains     *[]vps.Domain
 	IPv6        *netip.Prefix // the zero prefix: what goes with the address
 	NetworkPeer *bool
 	SMTP        *bool
@@ -164,6 +176,7 @@ func (f *File) MergeSettings(s vps.Settings) (vps.Settings, error) {
 	s.Limits = f.Settings.Limits.merge(s.Limits)
 	s.Notices = f.Settings.Notices.merge(s.Notices)
 	s.Price = f.Settings.Price.merge(s.Price)
+	s.Edge = f.Settings.Edge.merge(s.Edge)
 	return s, nil
 }
 
@@ -176,6 +189,21 @@ func (n Notices) merge(old vps.NoticeSettings) vps.NoticeSettings {
 	set(&old.From, n.From)
 	set(&old.User, n.User)
 	set(&old.PasswordFile, n.PasswordFile)
+	return old
+}
+
+func (e Edge) merge(old vps.EdgeSettings) vps.EdgeSettings {
+	set(&old.Caller, e.Caller)
+	setList(&old.TrustedProxies, e.TrustedProxies)
+	set(&old.CallerConnections, e.CallerConnections)
+	set(&old.CallerRate, e.CallerRate)
+	set(&old.HandshakeTimeout, e.HandshakeTimeout)
+	set(&old.IdleTimeout, e.IdleTimeout)
+	set(&old.DrainTimeout, e.DrainTimeout)
+	set(&old.WakeTimeout, e.WakeTimeout)
+	set(&old.AccessLog, e.AccessLog)
+	set(&old.MetricDomains, e.MetricDomains)
+	set(&old.QUIC, e.QUIC)
 	return old
 }
 
@@ -253,6 +281,7 @@ func (g Guest) Merge(s vps.GuestSpec) (vps.GuestSpec, error) {
 		s.Ports = vps.PortBlock{First: first, Count: p.Count}
 	}
 	setList(&s.Forwards, g.Forwards)
+	setList(&s.Domains, g.Domains)
 	set(&s.IPv6, g.IPv6)
 	set(&s.NetworkPeer, g.NetworkPeer)
 	set(&s.SMTP, g.SMTP)

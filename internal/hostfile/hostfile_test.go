@@ -75,6 +75,20 @@ func TestDecode(t *testing.T) {
 				{Name: "b", IPv6: new(netip.Prefix), Bandwidth: new(vps.BitRate), Rules: &[]vps.Rule{}, Resources: Resources{CPUQuota: new(25), Processes: new(100)}},
 			}},
 		},
+		{
+			"domains", "settings: {edge: {caller: proxy-v2, trusted_proxies: [192.0.2.7, \"2001:db8::/48\"], idle_timeout: 2d, access_log: off, quic: false}}\n" +
+				"guests:\n- name: a\n  domains: [blog.example.org, \"*.example.org:993 wake port=5 vouched caller=hidden terminate\", \"*\", b.example http_port=8080]\n- {name: b, domains: []}\n",
+			File{
+				Settings: Settings{Edge: Edge{
+					Caller: new(vps.CallerProxyV2), TrustedProxies: &[]netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/48")},
+					IdleTimeout: new(vps.Duration(48 * time.Hour)), AccessLog: new(vps.AccessOff), QUIC: new(false),
+				}},
+				Guests: []Guest{{Name: "a", Domains: &[]vps.Domain{
+					{Name: "blog.example.org"}, {Name: "*.example.org", Listen: 993, Port: 5, Caller: vps.CallerHidden, Terminate: true, Wake: true, Vouched: true},
+					{Name: "*"}, {Name: "b.example", HTTPPort: 8080},
+				}}, {Name: "b", Domains: &[]vps.Domain{}}},
+			},
+		},
 		{"blocks of ports", "guests: [{name: a, ports: 0}, {name: b, ports: 100-101}, {name: c, ports: {count: 2, first: 100}}]", File{Guests: []Guest{
 			{Name: "a", Ports: &vps.PortBlock{}}, {Name: "b", Ports: &vps.PortBlock{First: 100, Count: 2}}, {Name: "c", Ports: &vps.PortBlock{First: 100, Count: 2}},
 		}}},
@@ -137,6 +151,14 @@ func TestDecodeRefuses(t *testing.T) {
 		{"unknown limit", "guests: [{name: a, limits: {packet: 1}}]", "guests[0].limits", "unknown key \"packet\"; perhaps packets was meant"},
 		{"negative limit", "settings: {limits: {packets: -1}}", "settings.limits.packets", "not a whole number"},
 		{"limits as a number", "settings: {limits: 5}", "settings.limits", "here belongs keys with values"},
+		{"domain's port", "guests:\n- name: a\n  domains: [\"a.example:0\"]\n", "guests[0].domains[0]", "line 3, column 13: \"a.example:0\" is not a domain; write NAME, or NAME:PORT"},
+		{"domain's option", "guests: [{name: a, domains: [a.example ports=5]}]", "guests[0].domains[0]", "\"ports=5\" in the domain \"a.example ports=5\" is not one of port=N"},
+		{"domain's option twice", "guests: [{name: a, domains: [a.example port=5 port=6]}]", "guests[0].domains[0]", "\"port=6\" in the domain"},
+		{"domain's caller", "guests: [{name: a, domains: [a.example caller=me]}]", "guests[0].domains[0]", "\"caller=me\" in the domain"},
+		{"no domain", "guests: [{name: a, domains: [' ']}]", "guests[0].domains[0]", "a domain is needed"},
+		{"a long domain", "guests: [{name: a, domains: [\"" + strings.Repeat("x", 3000) + ":x\"]}]", "guests[0].domains[0]", "is not a domain"},
+		{"a star alone", "guests:\n- name: a\n  domains:\n  - *.example.org\n", "", "put it in quotes"},
+		{"proxy", "settings: {edge: {trusted_proxies: [proxy.example.org]}}", "settings.edge.trusted_proxies[0]", "neither an address nor a prefix"},
 		{"quota", "guests: [{name: a, resources: {cpu_quota: half}}]", "guests[0].resources.cpu_quota", "not a whole number"},
 		{"quota of nobody", "quotas: [{limit: 1GiB}]", "quotas[0]", "line 1, column 10: this quota has no scope"},
 		{"quota of somebody", "quotas: [{scope: guest, limit: 1GiB}]", "quotas[0]", "needs its name"},
@@ -359,6 +381,7 @@ func TestExample(t *testing.T) {
 	d := decoder{newSource("")}
 	for under, keys := range map[string]map[string]field{
 		"settings": d.settingsKeys(&Settings{}), "settings.limits": d.limitsKeys(&Limits{}), "settings.price": d.priceKeys(&Price{}),
+		"settings.edge": d.edgeKeys(&Edge{}), "settings.notices": d.noticeKeys(&Notices{}),
 		"tenants[1]": d.tenantKeys(&Tenant{}, new(*string), new(*string)),
 		"guests[0]":  d.guestKeys(&Guest{}, new(*string)), "guests[0].limits": d.limitsKeys(&Limits{}), "guests[0].resources": d.resourcesKeys(&Resources{}),
 		"quotas[1]": d.quotaKeys(&Quota{}, new(*vps.QuotaScope), new(*string)),

@@ -58,6 +58,7 @@ func (d decoder) settingsKeys(s *Settings) map[string]field {
 		"limits":      d.limits(&s.Limits),
 		"notices":     func(n ast.Node, path string) error { return d.mapping(n, path, d.noticeKeys(&s.Notices)) },
 		"price":       func(n ast.Node, path string) error { return d.mapping(n, path, d.priceKeys(&s.Price)) },
+		"edge":        func(n ast.Node, path string) error { return d.mapping(n, path, d.edgeKeys(&s.Edge)) },
 	}
 }
 
@@ -84,6 +85,22 @@ func (d decoder) priceKeys(p *Price) map[string]field {
 		"free_in":  scalar(d, &p.FreeIn, "a size", parseSize),
 		"free_out": scalar(d, &p.FreeOut, "a size", parseSize),
 		"free_per": scalar(d, &p.FreePer, "guest, tenant or host", oneOf(vps.QuotaGuest, vps.QuotaTenant, vps.QuotaHost)),
+	}
+}
+
+func (d decoder) edgeKeys(e *Edge) map[string]field {
+	return map[string]field{
+		"caller":             scalar(d, &e.Caller, "a way to learn who calls", oneOf(vps.CallerModes()...)),
+		"trusted_proxies":    scalars(d, &e.TrustedProxies, "a prefix", parseProxy),
+		"caller_connections": scalar(d, &e.CallerConnections, "a number", parseCount),
+		"caller_rate":        scalar(d, &e.CallerRate, "a number", parseCount),
+		"handshake_timeout":  scalar(d, &e.HandshakeTimeout, "a duration", parseDuration),
+		"idle_timeout":       scalar(d, &e.IdleTimeout, "a duration", parseDuration),
+		"drain_timeout":      scalar(d, &e.DrainTimeout, "a duration", parseDuration),
+		"wake_timeout":       scalar(d, &e.WakeTimeout, "a duration", parseDuration),
+		"access_log":         scalar(d, &e.AccessLog, "combined, json or off", oneOf(vps.AccessCombined, vps.AccessJSON, vps.AccessOff)),
+		"metric_domains":     scalar(d, &e.MetricDomains, "a number", parseCount),
+		"quic":               d.boolean(&e.QUIC),
 	}
 }
 
@@ -168,6 +185,7 @@ func (d decoder) guestKeys(g *Guest, name **string) map[string]field {
 		"dns":            scalars(d, &g.DNS, "an address", parseAddress),
 		"ports":          d.ports(&g.Ports),
 		"forwards":       scalars(d, &g.Forwards, "a forward in quotes, such as \"8443:443/tcp\"", parseForward),
+		"domains":        scalars(d, &g.Domains, "a domain in quotes, such as \"*.example.org\"", parseDomain),
 		"ipv6":           scalar(d, &g.IPv6, "an IPv6 prefix", parseOptionalPrefix),
 		"network_peer":   d.boolean(&g.NetworkPeer),
 		"smtp":           d.boolean(&g.SMTP),
@@ -262,6 +280,14 @@ func parseForward(s string) (vps.Forward, error) {
 		return vps.Forward{}, vps.Invalid("", "%s is not a forward; write HOST:GUEST/PROTOCOL, for example \"8443:443/tcp\"", quote(s))
 	}
 	return f, nil
+}
+
+func parseDomain(s string) (vps.Domain, error) {
+	v, err := vps.ParseDomain(s)
+	if err != nil && len(s) > maxQuoted {
+		return vps.Domain{}, vps.Invalid("", "%s is not a domain; write NAME, or NAME:PORT, and its options, for example \"imap.example.org:993 caller=proxy-v2\"", quote(s))
+	}
+	return v, err
 }
 
 func parseDisk(s string) (vps.DataDisk, error) {

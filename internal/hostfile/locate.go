@@ -180,6 +180,9 @@ func (g *Guest) values() []value {
 		key := fmt.Sprintf("forwards[%d]", i)
 		out = append(out, value{key, host})
 	}
+	for i, v := range deref(g.Domains) {
+		out = append(out, value{fmt.Sprintf("domains[%d]", i), v.String()})
+	}
 	if g.Ports != nil && g.Ports.First != 0 {
 		out = append(out, value{"ports", g.Ports.String()})
 	}

@@ -101,8 +101,9 @@ func drawHost(t *rapid.T) vps.Host {
 		Notices:          drawNotices(t),
 		Services: rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) vps.Service {
 			return vps.Service{Port: rapid.Uint16Range(1, 65535).Draw(t, "port"), Protocol: rapid.SampledFrom([]vps.Protocol{vps.ProtoTCP, vps.ProtoUDP}).Draw(t, "protocol")}
-		}), 0, 20, rapid.ID[vps.Service]).Draw(t, "services"),
+		}).Filter(func(s vps.Service) bool { return s.Port != 993 && s.Port != 1000 }), 0, 20, rapid.ID[vps.Service]).Draw(t, "services"),
 		Price: drawPrice(t),
+		Edge:  drawEdge(t),
 	}}
 	if host.Settings.GuestBits6 == 128 && rapid.Bool().Draw(t, "proxy on") {
 		host.Settings.NDPProxy = vps.NDPOn
@@ -128,6 +129,7 @@ func drawHost(t *rapid.T) vps.Host {
 			a[6], a[9] = 0xff, byte(i)
 			s.IPv6 = netip.PrefixFrom(netip.AddrFrom16(a), rapid.IntRange(80, 128).Draw(t, "prefix"))
 		}
+		s.Domains = drawDomains(t, n)
 		host.Guests = append(host.Guests, vps.Guest{ID: fmt.Sprint(i), Index: i + 1, Spec: s})
 	}
 	if rapid.Bool().Draw(t, "quota of the host") {
@@ -234,7 +236,7 @@ func drawGuest(t *rapid.T, name string, i int) vps.GuestSpec {
 	for range rapid.IntRange(0, 3).Draw(t, "keys") {
 		s.SSHKeys = append(s.SSHKeys, drawKey(t))
 	}
-	// Blocks of ten ports each, and single ports below all of them.
+	// Blocks of ten ports each, and single ports below all of them and below those of domains.
 	if rapid.Bool().Draw(t, "block") {
 		s.Ports = vps.PortBlock{First: uint16(60000 + 10*i), Count: rapid.Uint16Range(1, 10).Draw(t, "count")}
 	}
@@ -259,6 +261,48 @@ func drawPrice(t *rapid.T) vps.Price {
 		p.FreeIn, p.FreeOut = vps.Bytes(rapid.Int64().Draw(t, "free in"))&(1<<62-1), 10*vps.GiB
 	}
 	return p
+}
+
+func drawEdge(t *rapid.T) vps.EdgeSettings {
+	duration := func(from, to time.Duration, name string) vps.Duration {
+		return vps.Duration(rapid.Int64Range(int64(from), int64(to)).Draw(t, name))
+	}
+	return vps.EdgeSettings{
+		Caller: rapid.SampledFrom(vps.CallerModes()).Draw(t, "caller"),
+		TrustedProxies: rapid.SampledFrom([][]netip.Prefix{
+			nil, {netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/48"), netip.MustParsePrefix("0.0.0.0/0")},
+		}).Draw(t, "proxies"),
+		CallerConnections: rapid.IntRange(1, 1_000_000).Draw(t, "caller's connections"),
+		CallerRate:        rapid.IntRange(1, 1_000_000).Draw(t, "caller's rate"),
+		HandshakeTimeout:  duration(time.Second, 2*time.Minute, "handshake"),
+		IdleTimeout:       duration(10*time.Second, 168*time.Hour, "idle"),
+		DrainTimeout:      duration(0, 24*time.Hour, "drain"),
+		WakeTimeout:       duration(time.Second, 10*time.Minute, "wake"),
+		AccessLog:         rapid.SampledFrom([]vps.AccessLogFormat{vps.AccessCombined, vps.AccessJSON, vps.AccessOff}).Draw(t, "log"),
+		MetricDomains:     rapid.IntRange(0, vps.MaxDomains).Draw(t, "metrics"),
+		QUIC:              rapid.Bool().Draw(t, "quic"),
+	}
+}
+
+// drawDomains draws those of a guest, which nobody else's can be.
+func drawDomains(t *rapid.T, guest string) []vps.Domain {
+	list := rapid.SliceOfNDistinct(rapid.Custom(func(t *rapid.T) vps.Domain {
+		d := vps.Domain{
+			Name:    rapid.SampledFrom([]string{"", "*.", "a.", "*.b.", "xn--bcher-kva.", "1."}).Draw(t, "label") + guest + rapid.SampledFrom([]string{".lan", ".example.org"}).Draw(t, "zone"),
+			Listen:  rapid.SampledFrom([]uint16{0, 0, 443, 993, 1000}).Draw(t, "listen"),
+			Port:    rapid.SampledFrom([]uint16{0, 1, 65535}).Draw(t, "port"),
+			Caller:  rapid.SampledFrom(append(vps.CallerModes(), "")).Draw(t, "caller"),
+			Wake:    rapid.Bool().Draw(t, "wake"),
+			Vouched: rapid.Bool().Draw(t, "vouched"),
+		}
+		d.Terminate = (!d.Web() || d.Port == 0) && rapid.Bool().Draw(t, "terminate")
+		if d.Web() {
+			d.HTTPPort = rapid.SampledFrom([]uint16{0, 80, 8080}).Draw(t, "http port")
+		}
+		return d
+	}), 0, 20, func(d vps.Domain) string { return d.String() }).Draw(t, "domains")
+	slices.SortFunc(list, vps.CompareDomains)
+	return list
 }
 
 func drawLimits(t *rapid.T, lowest int) vps.NetworkLimits {

@@ -215,6 +215,18 @@ func parseOptionalPrefix(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// parseProxy reads a prefix, or an address alone.
+func parseProxy(s string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(s); err == nil && a.Zone() == "" {
+		return netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(s)
+	if err != nil {
+		return netip.Prefix{}, vps.Invalid("", "%s is neither an address nor a prefix; write for example 192.0.2.7 or \"2001:db8::/48\"", quote(s))
+	}
+	return p, nil
+}
+
 func parseDuration(s string) (vps.Duration, error) {
 	v, err := vps.ParseDuration(short(s))
 	return vps.Duration(v), err

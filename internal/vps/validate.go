@@ -115,6 +115,9 @@ func (s *GuestSpec) Validate() error {
 	if err := s.validateNetwork(); err != nil {
 		return err
 	}
+	if err := s.validateDomains(); err != nil {
+		return err
+	}
 	if err := s.validateWall(); err != nil {
 		return err
 	}
@@ -392,6 +395,9 @@ func (s *Settings) Validate() error {
 		}
 	}
 	if err := s.validateWall(); err != nil {
+		return err
+	}
+	if err := s.Edge.validate(); err != nil {
 		return err
 	}
 	if err := s.Notices.validate(); err != nil {
