@@ -20,6 +20,9 @@ type Config struct {
 	Ports []Port `json:"ports,omitempty"`
 	// Guests are those that have domains, sorted by ID.
 	Guests []Guest `json:"guests,omitempty"`
+	// ACME is where certificates come from, with what the files that
+	// Settings.ACME names hold: a secret.
+	ACME ACME `json:"acme,omitzero"`
 }
 
 // Kind is what callers speak on a port.

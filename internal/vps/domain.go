@@ -133,6 +133,8 @@ type EdgeSettings struct {
 	MetricDomains int `json:"metric_domains"`
 	// QUIC leads UDP port 443 to guests by server name, too.
 	QUIC bool `json:"quic"`
+	// ACME says where certificates of domains with Terminate come from.
+	ACME ACMESettings `json:"acme,omitzero"`
 }
 
 // DefaultEdgeSettings are those of a new host.
