@@ -2,15 +2,8 @@ package notice
 
 import (
 	"crypto/hmac"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
-	"encoding/hex"
-	"errors"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"strings"
 	"time"
 
 	"sublet/internal/durable"
@@ -23,34 +16,9 @@ type Key [sha256.Size]byte
 // OpenKey reads the key in a file, and makes both when there is none. Whoever
 // has the key can sign for the host, so only its owner may read it.
 func OpenKey(path string) (Key, error) {
-	text, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return makeKey(path)
-	}
-	raw, derr := hex.DecodeString(strings.TrimSpace(string(text)))
-	if err = errors.Join(err, derr); err != nil || len(raw) != len(Key{}) {
-		return Key{}, vps.Wrap(vps.CodeInternal, err, "the key of webhooks in %s cannot be read; put a backup in its place, or remove it and give every receiver its new secret", path)
-	}
-	return Key(raw), nil
-}
-
-func makeKey(path string) (Key, error) {
-	var key Key
-	_, _ = rand.Read(key[:]) // never fails
-	temporary := path + ".new"
-	f, err := os.OpenFile(temporary, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err == nil {
-		_, err = f.WriteString(hex.EncodeToString(key[:]) + "\n")
-		err = errors.Join(err, f.Sync(), f.Close())
-	}
-	if err == nil {
-		err = os.Rename(temporary, path)
-	}
-	if err == nil {
-		err = durable.SyncDir(filepath.Dir(path))
-	}
+	key, err := durable.OpenKey(path)
 	if err != nil {
-		return Key{}, vps.Wrap(vps.CodeInternal, err, "the key of webhooks cannot be kept in %s", path)
+		return Key{}, vps.Wrap(vps.CodeInternal, err, "the key of webhooks in %s can neither be read nor made; put a backup in its place, or remove it and give every receiver its new secret", path)
 	}
 	return key, nil
 }
