@@ -260,6 +260,7 @@ func clone(h vps.Host) vps.Host {
 	h.Settings.DNS = slices.Clone(h.Settings.DNS)
 	h.Settings.Services = slices.Clone(h.Settings.Services)
 	h.Settings.Edge.TrustedProxies = slices.Clone(h.Settings.Edge.TrustedProxies)
+	h.Settings.Edge.Resolvers = slices.Clone(h.Settings.Edge.Resolvers)
 	h.Tenants = slices.Clone(h.Tenants)
 	h.Guests = slices.Clone(h.Guests)
 	for i := range h.Guests {

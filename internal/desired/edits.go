@@ -246,6 +246,9 @@ func (s *State) applyFile(ctx context.Context, c *contents, f hostfile.File, pru
 	if len(settings.Edge.TrustedProxies) == 0 {
 		settings.Edge.TrustedProxies = nil
 	}
+	if len(settings.Edge.Resolvers) == 0 {
+		settings.Edge.Resolvers = nil
+	}
 	if err := s.checkSettings(ctx, c, settings); err != nil {
 		return err
 	}

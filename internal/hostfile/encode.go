@@ -131,6 +131,12 @@ func (e *encoder) edge(s *vps.EdgeSettings) {
 	e.line(4, "access_log", plain(string(s.AccessLog)))
 	e.line(4, "metric_domains", strconv.Itoa(s.MetricDomains))
 	e.line(4, "quic", strconv.FormatBool(s.QUIC))
+	resolvers := make([]string, len(s.Resolvers))
+	for i, r := range s.Resolvers {
+		resolvers[i] = strconv.Quote(r.String())
+	}
+	e.list(4, "resolvers", resolvers)
+	e.line(4, "allow_private", strconv.FormatBool(s.AllowPrivate))
 }
 
 func (e *encoder) notices(s *vps.NoticeSettings) {

@@ -85,7 +85,8 @@ type Edge struct {
 	CallerConnections, CallerRate, MetricDomains             *int
 	HandshakeTimeout, IdleTimeout, DrainTimeout, WakeTimeout *vps.Duration
 	AccessLog                                                *vps.AccessLogFormat
-	QUIC                                                     *bool
+	QUIC, AllowPrivate                                       *bool
+	Resolvers                                                *[]netip.AddrPort
 }
 
 // Limits are the limits that a file names; nil means unset.
@@ -204,6 +205,8 @@ func (e Edge) merge(old vps.EdgeSettings) vps.EdgeSettings {
 	set(&old.AccessLog, e.AccessLog)
 	set(&old.MetricDomains, e.MetricDomains)
 	set(&old.QUIC, e.QUIC)
+	setList(&old.Resolvers, e.Resolvers)
+	set(&old.AllowPrivate, e.AllowPrivate)
 	return old
 }
 

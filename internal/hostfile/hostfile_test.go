@@ -29,6 +29,7 @@ var compare = cmp.Options{
 	cmpopts.IgnoreUnexported(File{}, Guest{}),
 	cmp.Comparer(func(a, b netip.Addr) bool { return a == b }),
 	cmp.Comparer(func(a, b netip.Prefix) bool { return a == b }),
+	cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b }),
 }
 
 func TestDecode(t *testing.T) {
@@ -76,12 +77,13 @@ func TestDecode(t *testing.T) {
 			}},
 		},
 		{
-			"domains", "settings: {edge: {caller: proxy-v2, trusted_proxies: [192.0.2.7, \"2001:db8::/48\"], idle_timeout: 2d, access_log: off, quic: false}}\n" +
+			"domains", "settings: {edge: {caller: proxy-v2, trusted_proxies: [192.0.2.7, \"2001:db8::/48\"], idle_timeout: 2d, access_log: off, quic: false, resolvers: [9.9.9.9, \"[::1]:5353\"], allow_private: true}}\n" +
 				"guests:\n- name: a\n  domains: [blog.example.org, \"*.example.org:993 wake port=5 vouched caller=hidden terminate\", \"*\", b.example http_port=8080]\n- {name: b, domains: []}\n",
 			File{
 				Settings: Settings{Edge: Edge{
 					Caller: new(vps.CallerProxyV2), TrustedProxies: &[]netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/48")},
-					IdleTimeout: new(vps.Duration(48 * time.Hour)), AccessLog: new(vps.AccessOff), QUIC: new(false),
+					IdleTimeout: new(vps.Duration(48 * time.Hour)), AccessLog: new(vps.AccessOff), QUIC: new(false), AllowPrivate: new(true),
+					Resolvers: &[]netip.AddrPort{netip.MustParseAddrPort("9.9.9.9:53"), netip.MustParseAddrPort("[::1]:5353")},
 				}},
 				Guests: []Guest{{Name: "a", Domains: &[]vps.Domain{
 					{Name: "blog.example.org"}, {Name: "*.example.org", Listen: 993, Port: 5, Caller: vps.CallerHidden, Terminate: true, Wake: true, Vouched: true},
@@ -158,6 +160,7 @@ func TestDecodeRefuses(t *testing.T) {
 		{"no domain", "guests: [{name: a, domains: [' ']}]", "guests[0].domains[0]", "a domain is needed"},
 		{"a long domain", "guests: [{name: a, domains: [\"" + strings.Repeat("x", 3000) + ":x\"]}]", "guests[0].domains[0]", "is not a domain"},
 		{"a star alone", "guests:\n- name: a\n  domains:\n  - *.example.org\n", "", "put it in quotes"},
+		{"resolver", "settings: {edge: {resolvers: [dns.example.org]}}", "settings.edge.resolvers[0]", "not the address of a name server"},
 		{"proxy", "settings: {edge: {trusted_proxies: [proxy.example.org]}}", "settings.edge.trusted_proxies[0]", "neither an address nor a prefix"},
 		{"quota", "guests: [{name: a, resources: {cpu_quota: half}}]", "guests[0].resources.cpu_quota", "not a whole number"},
 		{"quota of nobody", "quotas: [{limit: 1GiB}]", "quotas[0]", "line 1, column 10: this quota has no scope"},

@@ -101,6 +101,8 @@ func (d decoder) edgeKeys(e *Edge) map[string]field {
 		"access_log":         scalar(d, &e.AccessLog, "combined, json or off", oneOf(vps.AccessCombined, vps.AccessJSON, vps.AccessOff)),
 		"metric_domains":     scalar(d, &e.MetricDomains, "a number", parseCount),
 		"quic":               d.boolean(&e.QUIC),
+		"resolvers":          scalars(d, &e.Resolvers, "a name server", parseResolver),
+		"allow_private":      d.boolean(&e.AllowPrivate),
 	}
 }
 

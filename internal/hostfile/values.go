@@ -227,6 +227,19 @@ func parseProxy(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// parseResolver reads the address of a name server, with its port or for port 53.
+func parseResolver(s string) (netip.AddrPort, error) {
+	const dns = 53
+	if a, err := netip.ParseAddr(s); err == nil {
+		return netip.AddrPortFrom(a, dns), nil
+	}
+	p, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return netip.AddrPort{}, vps.Invalid("", "%s is not the address of a name server; write for example 9.9.9.9 or \"127.0.0.1:5353\"", quote(s))
+	}
+	return p, nil
+}
+
 func parseDuration(s string) (vps.Duration, error) {
 	v, err := vps.ParseDuration(short(s))
 	return vps.Duration(v), err

@@ -133,6 +133,11 @@ type EdgeSettings struct {
 	MetricDomains int `json:"metric_domains"`
 	// QUIC leads UDP port 443 to guests by server name, too.
 	QUIC bool `json:"quic"`
+	// Resolvers are the name servers that are asked for proofs of domains; empty
+	// means the host's own. AllowPrivate lets files that prove domains be at
+	// addresses that are not public: see PublicAddress.
+	Resolvers    []netip.AddrPort `json:"resolvers,omitempty"`
+	AllowPrivate bool             `json:"allow_private,omitempty"`
 	// ACME says where certificates of domains with Terminate come from.
 	ACME ACMESettings `json:"acme,omitzero"`
 }

@@ -8,11 +8,13 @@ import (
 )
 
 // MaxDomains bounds the domains of a host, MaxGuestDomains those of one guest,
-// and MaxTrustedProxies the proxies in front of the edge.
+// MaxTrustedProxies the proxies in front of the edge, and MaxResolvers the name
+// servers that are asked for proofs.
 const (
 	MaxDomains        = 10_000
 	MaxGuestDomains   = 1_000
 	MaxTrustedProxies = 64
+	MaxResolvers      = 4
 )
 
 // validDomainName checks that a name is in its canonical form.
@@ -97,6 +99,14 @@ func (s *EdgeSettings) validate() error {
 		return Invalid("settings.edge.trusted_proxies", "%d are more than the limit of %d", len(s.TrustedProxies), MaxTrustedProxies)
 	case s.AccessLog != AccessCombined && s.AccessLog != AccessJSON && s.AccessLog != AccessOff:
 		return Invalid("settings.edge.access_log", "%q is neither combined, json nor off", s.AccessLog)
+	}
+	if len(s.Resolvers) > MaxResolvers {
+		return Invalid("settings.edge.resolvers", "%d are more than the limit of %d", len(s.Resolvers), MaxResolvers)
+	}
+	for i, r := range s.Resolvers {
+		if !r.IsValid() || r.Port() == 0 || r.Addr().IsUnspecified() || r.Addr().IsMulticast() || r.Addr().Is4In6() {
+			return Invalid(fmt.Sprintf("settings.edge.resolvers[%d]", i), "%s is not a name server; write for example 9.9.9.9 or 127.0.0.1:5353", r)
+		}
 	}
 	for i, p := range s.TrustedProxies {
 		field := fmt.Sprintf("settings.edge.trusted_proxies[%d]", i)
