@@ -1,0 +1,170 @@
+package edge
+
+import (
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// Access is a line of an access log in JSON.
+type Access struct {
+	// Time is when the caller asked, in UTC.
+	Time time.Time `json:"time"`
+	// Caller and Port are the caller's address and port.
+	Caller string `json:"caller"`
+	Port   uint16 `json:"port"`
+	// Kind is http, https when TLS ended at the edge, or tls when it went through
+	// to the guest.
+	Kind string `json:"kind"`
+	// Host is the name that the caller asked for, Domain the one that has it.
+	Host   string `json:"host"`
+	Domain string `json:"domain"`
+	// Method, Target, Protocol, Status, Referer and Agent are those of HTTP.
+	Method   string `json:"method,omitempty"`
+	Target   string `json:"target,omitempty"`
+	Protocol string `json:"protocol,omitempty"`
+	Status   int    `json:"status,omitempty"`
+	Referer  string `json:"referer,omitempty"`
+	Agent    string `json:"agent,omitempty"`
+	// In and Out are bytes that came of the caller and that went there: of HTTP those
+	// of the contents, of other connections all.
+	In  uint64 `json:"bytes_in"`
+	Out uint64 `json:"bytes_out"`
+	// Microseconds are how long it took.
+	Microseconds int64 `json:"duration_us"`
+	// Refused is why the caller did not come to the guest, in a word.
+	Refused Reason `json:"refused,omitempty"`
+	// End is how a connection that went through ended: done, idle, caller-reset,
+	// guest-reset, caller-lost, guest-lost, closed.
+	End string `json:"end,omitempty"`
+}
+
+// passed is what came of a connection that is not HTTP to the edge.
+type passed struct {
+	in, out uint64
+	reason  Reason // why it did not come to the guest; "" when it did
+	end     string
+}
+
+func (s *Server) logs() bool {
+	return s.options.Logs != nil && s.table.Load().settings.AccessLog != vps.AccessOff
+}
+
+// logTLS writes a connection down, at its end.
+func (s *Server) logTLS(r *route, call *session, name string, began time.Time, p *passed) {
+	if !s.logs() {
+		return
+	}
+	a := s.access(r, call, name, began)
+	a.In, a.Out, a.Refused, a.End = p.in, p.out, p.reason, p.end
+	a.Kind = "tls"
+	s.write(r, a)
+}
+
+// logHTTP writes a request down, when it was answered.
+func (s *Server) logHTTP(x *exchange, r *http.Request) {
+	if !s.logs() {
+		return
+	}
+	a := s.access(x.route, x.client.call, r.Host, x.began)
+	a.Kind = "http"
+	if x.client.call.port.Kind == KindTLS {
+		a.Kind = "https"
+	}
+	a.Method, a.Target, a.Protocol, a.Status = r.Method, clip(r.RequestURI), r.Proto, x.answer.status
+	a.Referer, a.Agent = clip(r.Referer()), clip(r.UserAgent())
+	a.Out, a.Refused = uint64(x.answer.bytes), x.why
+	if x.body != nil {
+		a.In = uint64(x.body.bytes.Load())
+	}
+	if a.Status == http.StatusSwitchingProtocols {
+		a.In, a.Out = x.upstream.in.Load()-x.in, x.upstream.out.Load()-x.out
+	}
+	s.write(x.route, a)
+}
+
+func (s *Server) access(r *route, call *session, host string, began time.Time) *Access {
+	return &Access{
+		Time: began.UTC(), Caller: call.caller.from.Addr().String(), Port: call.caller.from.Port(),
+		Host: host, Domain: r.domain.String(), Microseconds: time.Since(began).Microseconds(),
+	}
+}
+
+func (s *Server) write(r *route, a *Access) {
+	if s.table.Load().settings.AccessLog == vps.AccessJSON {
+		line, err := json.Marshal(a)
+		if err == nil {
+			s.options.Logs.Write(r.guest.ID, append(line, '\n'))
+		}
+		return
+	}
+	s.options.Logs.Write(r.guest.ID, a.combined())
+}
+
+// combined is the line in the Combined Log Format of Apache's HTTP server
+// (httpd.apache.org/docs/2.4/logs.html): address, two fields that are never known
+// here, time, request, status, bytes of the answer, Referer and User-Agent. A
+// connection that went through in TLS is a CONNECT to the name.
+func (a *Access) combined() []byte {
+	method, target, protocol, status := a.Method, a.Target, a.Protocol, a.Status
+	if a.Kind == "tls" {
+		method, target, protocol, status = http.MethodConnect, a.Host, "TLS", http.StatusOK
+		if a.Refused != "" {
+			status = statusOf(a.Refused)
+		}
+	}
+	b := make([]byte, 0, 256)
+	b = append(b, a.Caller...)
+	b = append(b, " - - ["...)
+	b = a.Time.AppendFormat(b, "02/Jan/2006:15:04:05 -0700")
+	b = append(b, `] "`...)
+	b = appendEscaped(b, method)
+	b = append(b, ' ')
+	b = appendEscaped(b, target)
+	b = append(b, ' ')
+	b = appendEscaped(b, protocol)
+	b = append(b, `" `...)
+	b = strconv.AppendInt(b, int64(status), 10)
+	b = append(b, ' ')
+	if a.Out == 0 {
+		b = append(b, '-') // %b
+	} else {
+		b = strconv.AppendUint(b, a.Out, 10)
+	}
+	for _, field := range []string{a.Referer, a.Agent} {
+		b = append(b, ` "`...)
+		if field == "" {
+			field = "-"
+		}
+		b = appendEscaped(b, field)
+		b = append(b, '"')
+	}
+	return append(b, '\n')
+}
+
+// clip bounds how much of one field a line has.
+func clip(s string) string {
+	const most = 4096 // bytes
+	return s[:min(len(s), most)]
+}
+
+// appendEscaped adds what a caller sent as Apache's HTTP server does, so that nobody
+// ends a field or a line: quotes and backslashes with a backslash before them, what
+// is not printable ASCII in hexadecimal.
+func appendEscaped(b []byte, s string) []byte {
+	const hex = "0123456789abcdef"
+	for _, c := range []byte(s) {
+		switch {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c < 0x20 || c >= 0x7f:
+			b = append(b, '\\', 'x', hex[c>>4], hex[c&15])
+		default:
+			b = append(b, c)
+		}
+	}
+	return b
+}

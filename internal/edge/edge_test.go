@@ -1,0 +1,345 @@
+package edge_test
+
+import (
+	"bufio"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sublet/internal/edge"
+	"sublet/internal/hang"
+	"sublet/internal/vps"
+)
+
+// stand is an edge with its callers and guests, all on the loopback.
+type stand struct {
+	t      *testing.T
+	server *edge.Server
+	config edge.Config
+	origin *origin
+	logs   *logs
+	wake   func(id string)
+
+	mu      sync.Mutex
+	listens map[edge.Port]net.Listener
+	serving sync.WaitGroup
+}
+
+var (
+	web    = edge.Port{Number: 80, Kind: edge.KindHTTP}
+	webTLS = edge.Port{Number: 443, Kind: edge.KindTLS}
+	imaps  = edge.Port{Number: 993, Kind: edge.KindTLS}
+)
+
+// newStand makes an edge on ports 80, 443 and 993, which are others in fact.
+func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
+	t.Helper()
+	s := &stand{t: t, origin: &origin{}, logs: &logs{}, listens: map[edge.Port]net.Listener{}}
+	o := edge.Options{
+		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
+		Wake: func(id string) { s.wake(id) },
+	}
+	for _, c := range change {
+		c(&o)
+	}
+	s.server = edge.New(o)
+	s.config.Ports = []edge.Port{web, webTLS, imaps}
+	s.config.Settings = vps.DefaultEdgeSettings()
+	for _, p := range s.config.Ports {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.listens[p] = l
+		s.serving.Go(func() {
+			if err := s.server.Serve(context.WithoutCancel(t.Context()), p, l); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	t.Cleanup(s.close)
+	return s
+}
+
+func (s *stand) close() {
+	for _, l := range s.listens {
+		_ = l.Close()
+	}
+	s.serving.Wait()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
+	cancel()
+	_ = s.server.Drain(ctx)
+}
+
+// address is where a port of the edge is in fact.
+func (s *stand) address(p edge.Port) string { return s.listens[p].Addr().String() }
+
+// guest adds a guest with domains, which runs.
+func (s *stand) guest(id string, domains ...vps.Domain) *edge.Guest {
+	s.t.Helper()
+	s.config.Guests = append(s.config.Guests, edge.Guest{
+		ID: id, Name: id, Address: netip.MustParseAddr("127.0.0.1"), Running: true,
+		Limits: vps.NetworkLimits{Connections: 10_000, NewConnections: 100_000}, Domains: domains,
+	})
+	return &s.config.Guests[len(s.config.Guests)-1]
+}
+
+// set makes the edge do what the config says.
+func (s *stand) set() {
+	s.t.Helper()
+	if err := s.server.Set(s.config); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// dial connects to a port of the edge, for as long as a test may last.
+func (s *stand) dial(p edge.Port) *net.TCPConn {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.address(p))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	_ = c.SetDeadline(time.Now().Add(hang.After))
+	s.t.Cleanup(func() { _ = c.Close() })
+	return c.(*net.TCPConn)
+}
+
+// raw sends bytes and returns all that comes back.
+func (s *stand) raw(p edge.Port, send string) string {
+	s.t.Helper()
+	c := s.dial(p)
+	if _, err := io.WriteString(c, send); err != nil {
+		s.t.Fatal(err)
+	}
+	_ = c.CloseWrite()
+	got, _ := io.ReadAll(c)
+	return string(got)
+}
+
+// client is one of HTTP that takes all names to be the edge's.
+func (s *stand) client(change ...func(*http.Transport)) *http.Client {
+	tr := &http.Transport{
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			_, port, _ := net.SplitHostPort(address)
+			to := map[string]edge.Port{"80": web, "443": webTLS}[port]
+			var d net.Dialer
+			return d.DialContext(ctx, network, s.address(to))
+		},
+		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true},
+		DisableCompression: true,
+		ForceAttemptHTTP2:  true,
+	}
+	for _, c := range change {
+		c(tr)
+	}
+	s.t.Cleanup(tr.CloseIdleConnections)
+	return &http.Client{Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+}
+
+func h2c(t *http.Transport) {
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetUnencryptedHTTP2(true)
+}
+
+// get asks for a URL, and returns status and content.
+func get(t *testing.T, c *http.Client, url string) (int, string) {
+	t.Helper()
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Fatalf("GET %s: %v", url, err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatalf("GET %s: %v", url, err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// origin connects to guests on the loopback, and remembers as whom it was to.
+type origin struct {
+	mu    sync.Mutex
+	froms []netip.AddrPort
+	dial  func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) // nil for the usual
+}
+
+func (o *origin) Dial(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {
+	o.mu.Lock()
+	o.froms = append(o.froms, from)
+	dial := o.dial
+	o.mu.Unlock()
+	if dial != nil {
+		return dial(ctx, from, to)
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
+}
+
+func (o *origin) dialed() []netip.AddrPort {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.froms
+}
+
+// logs keeps lines.
+type logs struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (l *logs) Write(id string, line []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lines = append(l.lines, id+" "+string(line))
+}
+
+// wait waits for so many lines.
+func (l *logs) wait(t *testing.T, n int) []string {
+	t.Helper()
+	var lines []string
+	eventually(t, fmt.Sprintf("%d lines of logs", n), func() bool {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		lines = append([]string(nil), l.lines...)
+		return len(lines) >= n
+	})
+	return lines
+}
+
+// eventually waits until something is so.
+func eventually(t *testing.T, what string, so func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	end := time.After(hang.After)
+	for !so() {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("%s: it did not happen", what)
+		}
+	}
+}
+
+// port is that of an address.
+func port(a net.Addr) uint16 { return uint16(a.(*net.TCPAddr).Port) }
+
+// serve runs a server of HTTP, with HTTP/2 too if it is to, and returns its port.
+func serve(t *testing.T, h http.HandlerFunc, withH2 bool) uint16 {
+	t.Helper()
+	s := httptest.NewUnstartedServer(h)
+	s.Config.Protocols = new(http.Protocols)
+	s.Config.Protocols.SetHTTP1(true)
+	s.Config.Protocols.SetUnencryptedHTTP2(withH2)
+	s.Start()
+	t.Cleanup(s.Close)
+	return port(s.Listener.Addr())
+}
+
+// named answers with a name, and what is seen of the request.
+func named(name string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		_, _ = fmt.Fprintf(w, "%s %s %s %s %s", name, r.Proto, r.Method, r.Host, r.RequestURI)
+	}
+}
+
+// certificate is one for names, which nobody vouches for.
+func certificate(t *testing.T, names ...string) tls.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// serveTLS runs a guest's server of TLS, which answers each line with a name, whom
+// it sees, and the line.
+func serveTLS(t *testing.T, name string) uint16 {
+	t.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate(t, name)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				for lines := bufio.NewScanner(c); lines.Scan(); {
+					_, _ = fmt.Fprintf(c, "%s: %s\n", name, lines.Text())
+				}
+			}()
+		}
+	}()
+	return port(l.Addr())
+}
+
+// deadPort is one that nothing listens on.
+func deadPort(t *testing.T) uint16 {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return port(l.Addr())
+}
+
+// handshake speaks TLS on a connection.
+func handshake(c net.Conn, name string) (*tls.Conn, error) {
+	tc := tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true})
+	return tc, tc.Handshake()
+}
+
+// ask sends a line and returns the answer.
+func ask(t *testing.T, c net.Conn, line string) string {
+	t.Helper()
+	if _, err := fmt.Fprintln(c, line); err != nil {
+		t.Fatal(err)
+	}
+	answer, err := bufio.NewReader(c).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(answer)
+}
+
+// goroutines waits until there are not more than before.
+func goroutines(t *testing.T, before int) {
+	t.Helper()
+	eventually(t, "goroutines end", func() bool { return runtime.NumGoroutine() <= before })
+}

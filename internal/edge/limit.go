@@ -1,0 +1,144 @@
+package edge
+
+import (
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// pace bounds how often something may happen: at a rate, with a burst of what the
+// rate allows in a second. It is the generic cell rate algorithm (ITU-T I.371):
+// one number says it all. Ready when zero, for any goroutines at a time.
+type pace struct{ due atomic.Int64 }
+
+// take tells whether it may happen now, at so many a second.
+func (p *pace) take(now time.Time, rate int) bool {
+	for {
+		due := p.due.Load()
+		next, ok := paced(due, now.UnixNano(), rate)
+		if !ok {
+			return false
+		}
+		if p.due.CompareAndSwap(due, next) {
+			return true
+		}
+	}
+}
+
+// paced says when the next would be due if one happens now, and whether it may.
+func paced(due, now int64, rate int) (int64, bool) {
+	due = max(due, now) + int64(time.Second)/int64(max(rate, 1))
+	return due, due-now <= int64(time.Second)
+}
+
+// callerKey is whom a caller counts as: one address of IPv4, or a network of 64
+// bits of IPv6, which is what one customer has at least.
+func callerKey(a netip.Addr) netip.Addr {
+	a = a.Unmap().WithZone("")
+	if a.Is4() {
+		return a
+	}
+	p, err := a.Prefix(64)
+	if err != nil {
+		return a
+	}
+	return p.Addr()
+}
+
+// maxRests is how many callers without an open connection are remembered for their
+// rate. When there are more, some are forgotten; they may then begin with a full
+// burst again.
+const maxRests = 1 << 15
+
+// callers bounds what each caller may have. Ready when zero. What it takes of
+// memory is bounded by maxRests and by the open connections.
+type callers struct {
+	mu  sync.Mutex
+	all map[netip.Addr]*callerState
+}
+
+type callerState struct {
+	open int
+	due  int64 // see pace
+}
+
+// admit counts one connection of a caller in, or says why it may not be. Each that
+// it let in is given to leave later.
+func (c *callers) admit(key netip.Addr, now time.Time, connections, rate int) (Reason, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.all[key]
+	if !ok {
+		if c.all == nil {
+			c.all = make(map[netip.Addr]*callerState)
+		}
+		c.sweep(now)
+		s = &callerState{}
+		c.all[key] = s
+	}
+	if s.open >= connections {
+		return ReasonCallerConnections, false
+	}
+	due, ok := paced(s.due, now.UnixNano(), rate)
+	if !ok {
+		return ReasonCallerRate, false
+	}
+	s.due = due
+	s.open++
+	return "", true
+}
+
+// leave counts one of a caller's connections out.
+func (c *callers) leave(key netip.Addr, now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.all[key]
+	if !ok {
+		return
+	}
+	if s.open--; s.rests(now) {
+		delete(c.all, key)
+	}
+}
+
+// rests tells whether nothing is lost if the caller is forgotten.
+func (s *callerState) rests(now time.Time) bool { return s.open <= 0 && s.due <= now.UnixNano() }
+
+// sweep forgets callers that rest, each time one comes: two, so that there are
+// never many more than of those that do not. Of callers beyond maxRests it forgets
+// some that have no connection. c.mu is held.
+func (c *callers) sweep(now time.Time) {
+	looked := 0
+	for key, s := range c.all { // begins anywhere
+		if looked++; looked > 8 {
+			return
+		}
+		if s.rests(now) || s.open <= 0 && len(c.all) >= maxRests {
+			delete(c.all, key)
+		}
+	}
+}
+
+func (c *callers) len() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.all)
+}
+
+// sockets bounds the file descriptors of connections, on both sides together.
+type sockets struct {
+	open atomic.Int64
+	most int64
+}
+
+// take tells whether there is room for one more, which give gives back.
+func (s *sockets) take() bool {
+	if s.open.Add(1) > s.most {
+		s.open.Add(-1)
+		return false
+	}
+	return true
+}
+
+func (s *sockets) give() { s.open.Add(-1) }

@@ -1,0 +1,249 @@
+package edge
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"sublet/internal/vps"
+)
+
+// table is a Config made ready for lookups. It never changes; the Server swaps one
+// for the next.
+type table struct {
+	settings vps.EdgeSettings
+	own      []netip.Prefix
+	ports    map[Port]*names
+	// terminated are the domains whose TLS ends here, by name, of all ports.
+	terminated map[string]*route
+}
+
+// guest is a Guest in a table, without its Domains: connections hold on to it, which
+// is not to keep all of an old Config in memory.
+type guest struct {
+	Guest
+	limits vps.NetworkLimits
+	// state is what outlives the table.
+	state *guestState
+}
+
+// route is a domain in a table.
+type route struct {
+	domain vps.Domain
+	guest  *guest
+	caller vps.CallerMode
+	series *series
+}
+
+// names are the domains of one port.
+type names struct {
+	exact    map[string]*route
+	suffixes map[string]*route // by what is behind "*."
+	// depths has a bit for each number of labels that some suffix has: names that
+	// are made of a hundred labels cost no more than others.
+	depths   [maxLabels/64 + 1]uint64
+	fallback *route
+}
+
+// maxLabels is how many labels a host name can have: of one letter each in 253
+// bytes.
+const maxLabels = 127
+
+// lookup returns where calls for a name go: to the domain of that very name, else
+// the one of the longest suffix, else the default. It is nil when nobody wants
+// them. The name is as hello.Hello and hostname.FromHost have it, empty when the
+// caller gave none.
+func (n *names) lookup(name string) *route {
+	if n == nil {
+		return nil
+	}
+	if name == "" {
+		return n.fallback
+	}
+	if r, ok := n.exact[name]; ok {
+		return r
+	}
+	if len(n.suffixes) > 0 {
+		depth := strings.Count(name, ".") + 1
+		for depth > 1 {
+			_, name, _ = strings.Cut(name, ".")
+			if depth--; depth > maxLabels || n.depths[depth/64]&(1<<(depth%64)) == 0 {
+				continue
+			}
+			if r, ok := n.suffixes[name]; ok {
+				return r
+			}
+		}
+	}
+	return n.fallback
+}
+
+// add puts a route under its name, and tells whether there was none.
+func (n *names) add(r *route) bool {
+	name := r.domain.Name
+	if name == vps.DefaultDomain {
+		if n.fallback != nil {
+			return false
+		}
+		n.fallback = r
+		return true
+	}
+	in := n.exact
+	if suffix, ok := r.domain.Suffix(); ok {
+		depth := min(strings.Count(suffix, ".")+1, maxLabels)
+		n.depths[depth/64] |= 1 << (depth % 64)
+		name, in = suffix, n.suffixes
+	}
+	before := len(in)
+	in[name] = r
+	return len(in) > before
+}
+
+// over returns both, where what is in top comes first.
+func (n *names) over(top *names) *names {
+	if n == nil || top == nil {
+		return cmp.Or(top, n)
+	}
+	both := &names{exact: maps.Clone(n.exact), suffixes: maps.Clone(n.suffixes), fallback: cmp.Or(top.fallback, n.fallback)}
+	maps.Copy(both.exact, top.exact)
+	maps.Copy(both.suffixes, top.suffixes)
+	for i := range both.depths {
+		both.depths[i] = n.depths[i] | top.depths[i]
+	}
+	return both
+}
+
+// lasting finds what outlives tables.
+type lasting interface {
+	guest(id string) *guestState
+	series(d domainKey) *series
+}
+
+// compile makes a table, or says what is wrong with the Config. Settings that are
+// zero are those of a new host.
+func compile(c *Config, k lasting) (*table, error) {
+	t := &table{
+		settings: settings(c.Settings), own: slices.Clone(c.Own),
+		ports: make(map[Port]*names, len(c.Ports)), terminated: make(map[string]*route),
+	}
+	if err := t.check(c); err != nil {
+		return nil, err
+	}
+	listens, err := t.listens(c, k)
+	if err != nil {
+		return nil, err
+	}
+	web := listens[0]
+	for _, p := range c.Ports {
+		switch {
+		case p.Kind == KindHTTP:
+			t.ports[p] = web
+		case p.Number == vps.HTTPSPort:
+			t.ports[p] = web.over(listens[p.Number])
+		default:
+			t.ports[p] = listens[p.Number]
+		}
+	}
+	return t, nil
+}
+
+// listens are the domains by their Listen.
+func (t *table) listens(c *Config, k lasting) (map[uint16]*names, error) {
+	count := make(map[uint16]int)
+	for i := range c.Guests {
+		for j := range c.Guests[i].Domains {
+			count[c.Guests[i].Domains[j].Listen]++
+		}
+	}
+	listens := make(map[uint16]*names, len(count))
+	for listen, n := range count {
+		listens[listen] = &names{exact: make(map[string]*route, n), suffixes: make(map[string]*route)}
+	}
+	for i := range c.Guests {
+		config := &c.Guests[i]
+		g := &guest{Guest: *config, limits: config.Limits.Or(vps.DefaultNetworkLimits()), state: k.guest(config.ID)}
+		g.Domains = nil
+		for j := range config.Domains {
+			d := &config.Domains[j]
+			r := &route{
+				domain: *d, guest: g, caller: cmp.Or(d.Caller, t.settings.Caller),
+				series: k.series(domainKey{guest: g.ID, name: d.Name, listen: d.Listen}),
+			}
+			if d.Terminate {
+				t.terminated[d.Name] = r
+			}
+			if !listens[d.Listen].add(r) {
+				return nil, vps.Invalid("guests", "the domain %s is there twice; a domain leads to one guest", d)
+			}
+		}
+	}
+	return listens, nil
+}
+
+// check refuses what no table can be made of. Names were checked where people gave
+// them; here is checked what would do harm.
+func (t *table) check(c *Config) error {
+	ports := make(map[Port]bool, len(c.Ports))
+	for i, p := range c.Ports {
+		field := fmt.Sprintf("ports[%d]", i)
+		switch {
+		case p.Number == 0 || p.Kind != KindTLS && p.Kind != KindHTTP && p.Kind != KindQUIC:
+			return vps.Invalid(field, "there is no port %d for %q", p.Number, p.Kind)
+		case ports[p] || ports[Port{p.Number, KindTLS}] && p.Kind == KindHTTP || ports[Port{p.Number, KindHTTP}] && p.Kind == KindTLS:
+			return vps.Invalid(field, "port %d is there twice", p.Number)
+		}
+		ports[p] = true
+	}
+	guests := make(map[string]bool, len(c.Guests))
+	for i := range c.Guests {
+		g, field := &c.Guests[i], fmt.Sprintf("guests[%d]", i)
+		switch {
+		case !fileName(g.ID):
+			return vps.Invalid(field+".id", "%q is no guest's ID", g.ID)
+		case guests[g.ID]:
+			return vps.Invalid(field+".id", "the guest %s is there twice", g.ID)
+		case !g.Address.IsValid() && !g.Address6.IsValid():
+			return vps.Invalid(field+".address", "the guest %s has no address", g.ID)
+		}
+		guests[g.ID] = true
+		for j := range g.Domains {
+			if d := &g.Domains[j]; d.Name == "" || strings.ToLower(d.Name) != d.Name {
+				return vps.Invalid(fmt.Sprintf("%s.domains[%d]", field, j), "%q is not a domain in its canonical form", d.Name)
+			}
+		}
+	}
+	return nil
+}
+
+// fileName tells whether an ID can be a folder's name, too.
+func fileName(id string) bool {
+	return id != "" && len(id) <= 128 && !strings.ContainsFunc(id, func(r rune) bool {
+		letter := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
+		return !letter && r != '-' && r != '_'
+	})
+}
+
+// settings are those given, with the usual values for zero ones. No TrustedProxies
+// and no QUIC are values of their own.
+func settings(s vps.EdgeSettings) vps.EdgeSettings {
+	usual := vps.DefaultEdgeSettings()
+	s.Caller = cmp.Or(s.Caller, usual.Caller)
+	s.CallerConnections = cmp.Or(s.CallerConnections, usual.CallerConnections)
+	s.CallerRate = cmp.Or(s.CallerRate, usual.CallerRate)
+	s.HandshakeTimeout = cmp.Or(s.HandshakeTimeout, usual.HandshakeTimeout)
+	s.IdleTimeout = cmp.Or(s.IdleTimeout, usual.IdleTimeout)
+	s.WakeTimeout = cmp.Or(s.WakeTimeout, usual.WakeTimeout)
+	s.AccessLog = cmp.Or(s.AccessLog, usual.AccessLog)
+	return s
+}
+
+func (t *table) isOwn(a netip.Addr) bool { return containedIn(t.own, a) }
+
+func (t *table) trusts(a netip.Addr) bool { return containedIn(t.settings.TrustedProxies, a) }
+
+func containedIn(prefixes []netip.Prefix, a netip.Addr) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a) })
+}

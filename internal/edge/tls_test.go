@@ -1,0 +1,83 @@
+package edge_test
+
+import (
+	"strings"
+	"testing"
+
+	"sublet/internal/vps"
+)
+
+func TestTLSGoesByName(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.guest("alice", vps.Domain{Name: "blog.example.org", Port: serveTLS(t, "alice")}, vps.Domain{Name: "*.alice.example.org", Port: serveTLS(t, "alice-suffix")})
+	s.guest("bob", vps.Domain{Name: "*.example.org", Port: serveTLS(t, "bob")}, vps.Domain{Name: "mail.example.org", Listen: 993, Port: serveTLS(t, "bob-mail")})
+	s.set()
+	for name, want := range map[string]string{
+		"blog.example.org": "alice", "BLOG.example.org": "alice", "x.y.alice.example.org": "alice-suffix",
+		"alice.example.org": "bob", "other.example.org": "bob", "mail.example.org": "bob",
+	} {
+		c, err := handshake(s.dial(webTLS), name)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if got := ask(t, c, "hello"); got != want+": hello" {
+			t.Errorf("%s: got %q, want %s", name, got, want)
+		}
+	}
+	c, err := handshake(s.dial(imaps), "mail.example.org")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := ask(t, c, "hello"); got != "bob-mail: hello" {
+		t.Errorf("got %q", got)
+	}
+	for _, name := range []string{"example.org", "example.com", ""} {
+		if _, err := handshake(s.dial(webTLS), name); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+			t.Errorf("%q: %v", name, err)
+		}
+	}
+	if _, err := handshake(s.dial(imaps), "blog.example.org"); err == nil || !strings.Contains(err.Error(), "unrecognized name") {
+		t.Errorf("a web domain is on another port: %v", err)
+	}
+}
+
+func TestDefaultGuest(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.guest("alice", vps.Domain{Name: "*", Port: serveTLS(t, "default")})
+	s.guest("bob", vps.Domain{Name: "bob.example.org", Port: serveTLS(t, "bob")})
+	s.set()
+	for name, want := range map[string]string{"": "default", "other": "default", "bob.example.org": "bob"} {
+		c, err := handshake(s.dial(webTLS), name)
+		if err != nil {
+			t.Fatalf("%q: %v", name, err)
+		}
+		if got := ask(t, c, "x"); got != want+": x" {
+			t.Errorf("%q: got %q, want %s", name, got, want)
+		}
+	}
+}
+
+func TestGuestsThatAreNotThere(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	dead := deadPort(t)
+	s.guest("alice", vps.Domain{Name: "dead.example.org", Port: dead, HTTPPort: dead})
+	s.guest("bob", vps.Domain{Name: "stopped.example.org"}).Running = false
+	s.set()
+	for _, name := range []string{"dead.example.org", "stopped.example.org"} {
+		if _, err := handshake(s.dial(webTLS), name); err == nil || !strings.Contains(err.Error(), "internal error") {
+			t.Errorf("%s: %v", name, err)
+		}
+		resp, err := s.client().Get("http://" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%s: %v", name, resp)
+		}
+	}
+}

@@ -1,0 +1,273 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// upstreamKey is what requests have in common that may share connections.
+type upstreamKey struct {
+	guest *guestState
+	port  uint16
+	mode  vps.CallerMode
+	h2    bool // HTTP/2, if the guest can
+}
+
+// upstream is one client's connections to one port of a guest.
+type upstream struct {
+	key    upstreamKey
+	server *Server
+	users  int // requests; guarded by client.mu
+	// in and out are bytes to the guest and back.
+	in, out atomic.Uint64
+
+	dialing sync.Mutex // held while the first connection is made
+
+	mu        sync.Mutex
+	transport *http.Transport
+	as        bool       // the guest sees the caller's own address
+	ready     *guestConn // the one that the transport gets next
+	live      int        // connections
+	route     *route     // of the newest request
+	visit     visit      // likewise
+	closed    bool
+}
+
+// answerTimeout is how long a guest may think about a request.
+const answerTimeout = time.Minute
+
+// maxAnswerHeader bounds the headers of an answer, in bytes.
+const maxAnswerHeader = 256 << 10
+
+// prepare sees to it that there is a connection, so that what keeps the request
+// from the guest is known before anything of it is sent.
+func (u *upstream) prepare(ctx context.Context, x *exchange, v visit) error {
+	if u.connected(x, v) {
+		return nil
+	}
+	u.dialing.Lock()
+	defer u.dialing.Unlock()
+	if u.connected(x, v) { // another request was faster
+		return nil
+	}
+	h2 := u.key.h2
+	conn, err := u.connect(ctx, x.table, x.route, v)
+	if err == nil && h2 {
+		if h2, err = conn.offerHTTP2(); err == nil && !h2 {
+			_ = conn.Close()
+			conn, err = u.connect(ctx, x.table, x.route, v)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		go conn.Close() // which takes the lock
+		return &refusal{ReasonGuestLost, net.ErrClosed}
+	}
+	u.ready, u.as = conn, conn.link.as
+	if u.transport == nil {
+		u.transport = u.newTransport(h2)
+	}
+	return nil
+}
+
+// connected tells whether there is a connection. The request is the newest one.
+func (u *upstream) connected(x *exchange, v visit) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.route, u.visit = x.route, v
+	return u.live > 0 && u.transport != nil
+}
+
+func (u *upstream) newTransport(h2 bool) *http.Transport {
+	t := &http.Transport{
+		DialContext:            u.dialNext,
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    maxStreams,
+		ResponseHeaderTimeout:  answerTimeout,
+		ExpectContinueTimeout:  answerTimeout,
+		MaxResponseHeaderBytes: maxAnswerHeader,
+		Protocols:              new(http.Protocols),
+	}
+	t.Protocols.SetHTTP1(!h2)
+	t.Protocols.SetUnencryptedHTTP2(h2)
+	return t
+}
+
+// dialNext is http.Transport's DialContext.
+func (u *upstream) dialNext(ctx context.Context, _, _ string) (net.Conn, error) {
+	u.mu.Lock()
+	conn, as, r, v, closed := u.ready, u.as, u.route, u.visit, u.closed
+	u.ready = nil
+	u.mu.Unlock()
+	if closed {
+		return nil, &refusal{ReasonGuestLost, net.ErrClosed}
+	}
+	if conn != nil {
+		return conn, nil
+	}
+	conn, err := u.connect(ctx, u.server.table.Load(), r, v)
+	if err != nil {
+		return nil, err
+	}
+	if conn.link.as != as { // the request says otherwise
+		_ = conn.Close()
+		return nil, &refusal{reason: ReasonGuestLost}
+	}
+	return conn, nil
+}
+
+// connect makes a connection.
+func (u *upstream) connect(ctx context.Context, t *table, r *route, v visit) (*guestConn, error) {
+	l, err := u.server.reach(ctx, t, r, u.key.port, v)
+	if err != nil {
+		return nil, err
+	}
+	if len(l.header) > 0 {
+		if _, err := l.Write(l.header); err != nil {
+			_ = l.Close()
+			return nil, &refusal{ReasonGuestLost, err}
+		}
+	}
+	return u.add(l), nil
+}
+
+// add makes a link one of the upstream's connections.
+func (u *upstream) add(l *link) *guestConn {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.live++
+	return &guestConn{Conn: l.TCPConn, link: l, up: u}
+}
+
+// imitates tells whether the guest sees the caller's own address.
+func (u *upstream) imitates() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.as
+}
+
+// roundTrip makes a request of the guest.
+func (u *upstream) roundTrip(r *http.Request) (*http.Response, error) {
+	u.mu.Lock()
+	t := u.transport
+	u.mu.Unlock()
+	return t.RoundTrip(r)
+}
+
+// close ends connections that no request is on; those of others end with them.
+func (u *upstream) close() {
+	u.mu.Lock()
+	conn, t := u.ready, u.transport
+	u.ready, u.closed = nil, true
+	u.mu.Unlock()
+	if conn != nil {
+		_ = conn.Close()
+	}
+	if t != nil {
+		t.CloseIdleConnections()
+	}
+}
+
+// guestConn is a connection of an upstream. It counts what passes.
+type guestConn struct {
+	net.Conn
+	link *link
+	up   *upstream
+	// sent is what of the beginning was sent already, first what was read already.
+	sent  int
+	first []byte
+	once  sync.Once
+}
+
+func (c *guestConn) count(in, out int) {
+	c.up.in.Add(uint64(in))
+	c.up.out.Add(uint64(out))
+	c.up.mu.Lock()
+	m := c.up.route.meter()
+	c.up.mu.Unlock()
+	m.add(uint64(in), uint64(out))
+}
+
+// Read is net.Conn's.
+func (c *guestConn) Read(b []byte) (int, error) {
+	if len(c.first) > 0 {
+		n := copy(b, c.first)
+		c.first = c.first[n:]
+		return n, nil
+	}
+	n, err := c.Conn.Read(b)
+	c.count(0, n)
+	return n, err
+}
+
+// Write is net.Conn's.
+func (c *guestConn) Write(b []byte) (int, error) {
+	skipped := min(c.sent, len(b))
+	c.sent -= skipped
+	if skipped == len(b) {
+		return skipped, nil
+	}
+	n, err := c.Conn.Write(b[skipped:])
+	c.count(n, 0)
+	return skipped + n, err
+}
+
+// CloseWrite is *net.TCPConn's.
+func (c *guestConn) CloseWrite() error { return c.link.CloseWrite() }
+
+// Close is net.Conn's.
+func (c *guestConn) Close() error {
+	c.once.Do(func() {
+		_ = c.link.Close()
+		c.up.mu.Lock()
+		defer c.up.mu.Unlock()
+		c.up.live--
+		if c.up.ready == c {
+			c.up.ready = nil
+		}
+	})
+	return nil
+}
+
+// preface is how a caller begins HTTP/2 (RFC 9113, 3.4).
+const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+
+// offerHTTP2 begins HTTP/2, and tells whether the guest speaks it: then its first
+// frame says so. A guest that says nothing for a while may be waiting for more.
+func (c *guestConn) offerHTTP2() (bool, error) {
+	const patience = time.Second
+	const header, settings = 9, 4
+	if _, err := c.Write([]byte(preface)); err != nil {
+		return false, &refusal{ReasonGuestLost, err}
+	}
+	c.sent = len(preface)
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	b := make([]byte, header)
+	n, err := io.ReadAtLeast(c, b, 4)
+	_ = c.SetReadDeadline(time.Time{})
+	c.first = b[:n]
+	var timeout net.Error
+	switch {
+	case bytes.HasPrefix([]byte("HTTP/1"), b[:min(n, 6)]) && n > 0:
+		return false, nil
+	case err == nil:
+		return b[3] == settings, nil
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return true, nil
+	default: // it hung up, as some do
+		return false, nil
+	}
+}
