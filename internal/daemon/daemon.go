@@ -60,6 +60,7 @@ type parts struct {
 	loop       *reconcile.Loop
 	drops      meter.Drops
 	notices    *notice.Sender
+	proofs     *prover
 	sampled    sampled
 	fill       meter.Fill
 	auditing   sync.Mutex
@@ -191,6 +192,9 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	if p.notices, err = p.newNotices(); err != nil {
 		return p, err
 	}
+	if p.proofs, err = p.openProofs(ctx); err != nil {
+		return p, err
+	}
 	p.quotas.loop = p.loop
 	known, err := p.known(ctx)
 	if err != nil {
@@ -250,6 +254,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work.Go(func() error { return p.watchUsage(ctx) })
 	work.Go(func() error { return p.notices.Run(ctx) })
 	work.Go(func() error { return p.watchBills(ctx) })
+	work.Go(func() error { return p.watchProofs(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.
 		if err := p.clearAudit(ctx); err != nil && ctx.Err() == nil {

@@ -70,22 +70,8 @@ func CheckWebhook(ctx context.Context, lookup Lookup, host *vps.Host, field, web
 
 // isPublic tells whether a webhook may lead to an address.
 func isPublic(host *vps.Host, a netip.Addr) bool {
-	return vps.PublicAddress(a) && !isOwn(a) && !isGuests(host, a)
-}
-
-// isGuests tells whether an address is a guest's: the wall lets the host through
-// to where it lets nobody else.
-func isGuests(host *vps.Host, a netip.Addr) bool {
-	a = a.Unmap()
-	if host.Settings.Subnet.Contains(a) || host.Settings.Subnet6.Contains(a) {
-		return true
-	}
-	for i := range host.Guests {
-		if host.Settings.Prefix6(&host.Guests[i].Spec).Contains(a) {
-			return true
-		}
-	}
-	return false
+	// The wall lets the host through to guests where it lets nobody else.
+	return vps.PublicAddress(a) && !isOwn(a) && !host.GuestAddress(a)
 }
 
 // isOwn tells whether an address is the host's: what listens there may take

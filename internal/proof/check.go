@@ -51,6 +51,10 @@ type Checker struct {
 	// Guests tells whether an address is one of guests'. A file there never counts.
 	// nil means that none is.
 	Guests func(netip.Addr) bool
+	// Hidden tells whether an address may be this host's without it knowing, as
+	// behind a translation of addresses: a file there counts as one at its own. nil
+	// means that none may.
+	Hidden func(netip.Addr) bool
 	// AllowPrivate lets files be at addresses that are not public.
 	AllowPrivate bool
 
@@ -76,6 +80,9 @@ type Result struct {
 	was      vps.ProofMethod
 	Findings []Finding
 }
+
+// Found is the result of a check that came to these findings.
+func Found(q Question, findings ...Finding) Result { return Result{q.Method, findings} }
 
 // Outcome is that of the whole check. Any proof is one. Else it goes by the place
 // where the proof was before, so that somebody who silences another one keeps

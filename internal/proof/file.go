@@ -70,6 +70,8 @@ func (c *Checker) refuse(a netip.Addr, live bool) string {
 		return fmt.Sprintf("the name leads to %s, which guests of this host have: who answers there may be anybody, so a file there proves nothing; use the TXT record", a)
 	case c.Own(a) && !live:
 		return fmt.Sprintf("the name leads to %s, which is this host: who answers here may be anybody, so a file here proves nothing yet; use the TXT record", a)
+	case c.Hidden != nil && c.Hidden(a) && !live:
+		return fmt.Sprintf("the name leads to %s, which may be this host: it has no public address on its links, and settings.public_address names none; set that, or use the TXT record", a)
 	case !c.Own(a) && !c.AllowPrivate && !vps.PublicAddress(a):
 		return fmt.Sprintf("the name leads to %s, which is not a public address; use the TXT record", a)
 	}

@@ -29,12 +29,11 @@ type News string
 
 // The news.
 const (
-	NewsNone  News = ""
-	NewsLive  News = "live"  // proved, and led to the tenant's guests
-	NewsGone  News = "gone"  // the proof of a live name is gone
-	NewsBack  News = "back"  // it is there again
-	NewsLost  News = "lost"  // not live any more
-	NewsAsked News = "asked" // looked for the first time, and not there
+	NewsNone News = ""
+	NewsLive News = "live" // proved, and led to the tenant's guests
+	NewsGone News = "gone" // the proof of a live name is gone
+	NewsBack News = "back" // it is there again
+	NewsLost News = "lost" // not live any more
 )
 
 // Next is when a proof is to be looked at. It does not depend on when it is asked,
@@ -67,7 +66,6 @@ func Due(p vps.Proof, now time.Time) bool {
 func After(p vps.Proof, r Result, now time.Time) (vps.Proof, News) {
 	now = now.UTC().Round(0)
 	was := p.State()
-	first := p.Checked.IsZero()
 	p.Checked, p.Message = now, r.Message()
 	outcome, method := r.Outcome()
 	switch {
@@ -89,14 +87,12 @@ func After(p vps.Proof, r Result, now time.Time) (vps.Proof, News) {
 			}
 		}
 	}
-	return p, news(was, p.State(), first)
+	return p, news(was, p.State())
 }
 
-func news(was, is vps.DomainState, first bool) News {
+func news(was, is vps.DomainState) News {
 	live := func(s vps.DomainState) bool { return s == vps.DomainLive || s == vps.DomainFailing }
 	switch {
-	case first && is == vps.DomainPending:
-		return NewsAsked
 	case was == is:
 		return NewsNone
 	case is == vps.DomainLost:

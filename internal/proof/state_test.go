@@ -28,7 +28,7 @@ func TestLife(t *testing.T) {
 			t.Fatalf("%s, %q: %+v", p.State(), n, p)
 		}
 	}
-	step(Absent, vps.DomainPending, NewsAsked)
+	step(Absent, vps.DomainPending, NewsNone)
 	// It is looked for ever less often, then once a day.
 	var delays []time.Duration
 	for now.Sub(begin) < 8*24*time.Hour {

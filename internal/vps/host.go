@@ -137,6 +137,20 @@ func (h *Host) Network(keep func(*Guest) bool) Network {
 	return n
 }
 
+// GuestAddress tells whether an address is one that guests have, or may get.
+func (h *Host) GuestAddress(a netip.Addr) bool {
+	a = a.Unmap()
+	if h.Settings.Subnet.Contains(a) || h.Settings.Subnet6.Contains(a) {
+		return true
+	}
+	for i := range h.Guests {
+		if h.Settings.Prefix6(&h.Guests[i].Spec).Contains(a) {
+			return true
+		}
+	}
+	return false
+}
+
 // NAT6 tells whether guests' IPv6 addresses are translated to the host's: they
 // are unless they are global unicast ones (RFC 4291, 2000::/3).
 func (s *Settings) NAT6() bool {
@@ -213,6 +227,7 @@ const (
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
 	EventQuota    = "quota"   // a step of a quota was reached
 	EventNotice   = "notice"  // one could not be sent and is given up
+	EventDomain   = "domain"  // one went live, its proof is gone, or it is not live any more
 )
 
 // validateThresholds checks what events tell of full disks.
