@@ -40,12 +40,12 @@ type Refusal struct {
 	// Alert is what to answer, see the function Alert; 0 is nothing, for callers
 	// that do not speak TLS or have gone.
 	Alert uint8
-
-	text string
+	// Text is what Error says.
+	Text string
 }
 
 // Error tells people.
-func (r *Refusal) Error() string { return r.text }
+func (r *Refusal) Error() string { return r.Text }
 
 // Alert is a fatal alert as a record in plain text (RFC 8446, 5.1 and 6), which
 // is what a connection is refused with before there are keys.
