@@ -108,6 +108,10 @@ func assemble(connects bool) (program, error) {
 			{Names: []string{"clone3"}, Action: seccomp.ActionErrno | seccomp.Action(unix.ENOSYS)},
 		},
 	}
+	return policyProgram(&policy)
+}
+
+func policyProgram(policy *seccomp.Policy) (program, error) {
 	instructions, err := policy.Assemble()
 	if err != nil {
 		return nil, err
@@ -119,17 +123,21 @@ func assemble(connects bool) (program, error) {
 	return raw, nil
 }
 
-// install puts the filter on the calling thread, which has no_new_privs.
-func (p program) install() error {
+// install puts the filter on the calling thread, or with
+// SECCOMP_FILTER_FLAG_TSYNC on all of the process. They have no_new_privs.
+func (p program) install(flags uintptr) error {
 	filters := make([]unix.SockFilter, len(p))
 	for i, in := range p {
 		filters[i] = unix.SockFilter{Code: in.Op, Jt: in.Jt, Jf: in.Jf, K: in.K}
 	}
 	prog := unix.SockFprog{Len: uint16(len(filters)), Filter: &filters[0]}
-	_, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&prog)))
+	thread, _, e := unix.RawSyscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&prog)))
 	runtime.KeepAlive(filters)
-	if e != 0 {
+	switch {
+	case e != 0:
 		return e
+	case thread != 0: // seccomp(2): one that could not be brought along
+		return fmt.Errorf("thread %d has another filter", thread)
 	}
 	return nil
 }

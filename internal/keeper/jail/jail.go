@@ -2,7 +2,8 @@
 
 // Package jail shuts a guest's process in before it starts: Enter is called by
 // a small process of our own, in new namespaces, which turns itself into the
-// guest.
+// guest. A server of ours that strangers talk to is shut in by Server in much
+// the same way, with other files, another filter and the host's network.
 //
 // It is assumed that whoever controls the process attacks the host with it.
 // What it is left with: a root filesystem that holds the files which it was
@@ -151,10 +152,10 @@ func Enter(r io.Reader) error {
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
 		return fmt.Errorf("keep open files from the guest: %w", err)
 	}
-	if err := drop(c.UID); err != nil {
+	if err := drop(c.UID, 0); err != nil {
 		return err
 	}
-	if err := filter.install(); err != nil {
+	if err := filter.install(0); err != nil {
 		return fmt.Errorf("install the filter of system calls; this host's kernel may lack CONFIG_SECCOMP_FILTER: %w", err)
 	}
 	if err := syscall.Exec(c.Program, c.Argv, c.Env); err != nil {
@@ -187,6 +188,11 @@ func limit() error {
 	if _, _, e := unix.RawSyscall(unix.SYS_PERSONALITY, addrNoRandomize, 0, 0); e != 0 {
 		return fmt.Errorf("set the personality: %w", e)
 	}
+	return limitNone()
+}
+
+// limitNone takes away what no process in a jail has a use for.
+func limitNone() error {
 	for what, resource := range map[string]int{
 		"core files": unix.RLIMIT_CORE, "message queues": unix.RLIMIT_MSGQUEUE, "locked memory": unix.RLIMIT_MEMLOCK,
 		"realtime priority": unix.RLIMIT_RTPRIO, "priority": unix.RLIMIT_NICE,
@@ -198,8 +204,9 @@ func limit() error {
 	return nil
 }
 
-// drop gives up everything that root is, in this thread.
-func drop(uid uint32) error {
+// drop gives up everything that root is, in this thread, but for one capability
+// that stays beyond the next exec; 0, CAP_CHOWN, stands for none.
+func drop(uid uint32, kept uintptr) error {
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
 	}
@@ -208,12 +215,21 @@ func drop(uid uint32) error {
 	}
 	// EINVAL says that the last one was dropped (capabilities(7)).
 	for capability := uintptr(0); ; capability++ {
+		if kept != 0 && capability == kept {
+			continue
+		}
 		err := unix.Prctl(unix.PR_CAPBSET_DROP, capability, 0, 0, 0)
 		if errors.Is(err, unix.EINVAL) && capability > unix.CAP_AUDIT_CONTROL {
 			break
 		}
 		if err != nil {
 			return fmt.Errorf("drop the capability %d: %w", capability, err)
+		}
+	}
+	if kept != 0 {
+		// Else the change of the user takes it, too.
+		if err := unix.Prctl(unix.PR_SET_KEEPCAPS, 1, 0, 0, 0); err != nil {
+			return fmt.Errorf("keep a capability: %w", err)
 		}
 	}
 	// The raw calls change this thread only; package syscall's would change all
@@ -234,9 +250,19 @@ func drop(uid uint32) error {
 	}
 	// Inheritable ones too, which setuid leaves alone.
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var none [2]unix.CapUserData
-	if err := unix.Capset(&header, &none[0]); err != nil {
-		return fmt.Errorf("drop all capabilities: %w", err)
+	var left [2]unix.CapUserData
+	if kept != 0 {
+		bit := uint32(1) << (kept % 32)
+		left[kept/32] = unix.CapUserData{Effective: bit, Permitted: bit, Inheritable: bit}
+	}
+	if err := unix.Capset(&header, &left[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	if kept == 0 {
+		return nil
+	}
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_RAISE, kept, 0, 0); err != nil {
+		return fmt.Errorf("keep a capability beyond exec: %w", err)
 	}
 	return nil
 }

@@ -39,18 +39,18 @@ func (c *Config) buildRoot() error {
 	}
 	for _, path := range slices.Compact(slices.Sorted(slices.Values(c.Files))) {
 		if !slices.Contains(c.Writable, path) {
-			if err := c.show(path, path, unix.MS_RDONLY); err != nil {
+			if err := show(c.Root, path, path, unix.MS_RDONLY); err != nil {
 				return err
 			}
 		}
 	}
 	for _, path := range c.Writable {
-		if err := c.show(path, path, unix.MS_NOEXEC); err != nil {
+		if err := show(c.Root, path, path, unix.MS_NOEXEC); err != nil {
 			return err
 		}
 	}
 	for _, inside := range slices.Sorted(maps.Keys(c.Links)) {
-		if err := c.show(c.Links[inside], inside, unix.MS_RDONLY); err != nil {
+		if err := show(c.Root, c.Links[inside], inside, unix.MS_RDONLY); err != nil {
 			return err
 		}
 	}
@@ -62,13 +62,19 @@ func (c *Config) buildRoot() error {
 	if err := mount("", c.Root, "", unix.MS_REMOUNT|unix.MS_RDONLY|plain, rootSize); err != nil {
 		return err
 	}
-	return c.moveIn()
+	if err := moveIn(c.Root, c.WorkDir); err != nil {
+		return err
+	}
+	if _, err := os.Lstat("/etc"); !errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the guest's root is not what was built")
+	}
+	return nil
 }
 
-// show puts a file of the host into the new root, with these mount flags and
+// show puts a file of the host into a new root, with these mount flags and
 // the plain ones.
-func (c *Config) show(source, inside string, flags uintptr) error {
-	target := filepath.Join(c.Root, inside)
+func show(root, source, inside string, flags uintptr) error {
+	target := filepath.Join(root, inside)
 	if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
 		return fmt.Errorf("make a folder in the guest's root: %w", err)
 	}
@@ -79,6 +85,11 @@ func (c *Config) show(source, inside string, flags uintptr) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
+	return bind(source, target, flags)
+}
+
+// bind mounts a file or a folder on another one.
+func bind(source, target string, flags uintptr) error {
 	if err := mount(source, target, "", unix.MS_BIND, ""); err != nil {
 		return err
 	}
@@ -187,9 +198,9 @@ func (c *Config) ownDirs() error {
 	return os.MkdirAll(filepath.Join(c.Root, c.WorkDir), 0o755)
 }
 
-// moveIn makes the new root this process's, and lets the old one go.
-func (c *Config) moveIn() error {
-	if err := os.Chdir(c.Root); err != nil {
+// moveIn makes a new root this process's, and lets the old one go.
+func moveIn(root, workDir string) error {
+	if err := os.Chdir(root); err != nil {
 		return err
 	}
 	// With both the same the old root lies on top of the new one, and no folder
@@ -200,11 +211,8 @@ func (c *Config) moveIn() error {
 	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
 		return fmt.Errorf("let go of the host's root: %w", err)
 	}
-	if err := os.Chdir(c.WorkDir); err != nil {
-		return fmt.Errorf("enter the guest's working folder: %w", err)
-	}
-	if _, err := os.Lstat("/etc"); !errors.Is(err, fs.ErrNotExist) {
-		return errors.New("the guest's root is not what was built")
+	if err := os.Chdir(workDir); err != nil {
+		return fmt.Errorf("enter the working folder: %w", err)
 	}
 	return nil
 }

@@ -1,0 +1,109 @@
+//go:build linux
+
+package control
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// The test binary is the edge too, and daemons that are killed, by its first
+// argument. The tests run in namespaces of their own, so that they have all
+// ports, and what a failed test leaves behind ends with them.
+const (
+	verbEdge   = "edge"
+	verbManage = "manage"
+	insideMark = "SUBLET_TEST_INSIDE"
+)
+
+func TestMain(m *testing.M) {
+	var err error
+	switch {
+	case len(os.Args) > 1 && os.Args[1] == verbEdge:
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		err = Main(ctx, os.Args[2:], os.Stderr, newTestServer)
+	case len(os.Args) > 1 && os.Args[1] == verbManage:
+		err = manage(os.Args[2])
+	case os.Getenv(insideMark) == "":
+		os.Exit(goInside())
+	default:
+		if err = unix.Mount("proc", "/proc", "proc", 0, ""); err == nil {
+			err = exec.Command("ip", "link", "set", "lo", "up").Run()
+		}
+		if err == nil {
+			os.Exit(m.Run())
+		}
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func goInside() int {
+	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), insideMark+"=1")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
+	}
+	err := cmd.Run()
+	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
+		return max(1, ee.ExitCode())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the tests cannot have namespaces of their own (root is needed):", err)
+		return 1
+	}
+	return 0
+}
+
+// testDaemon is what a daemon that manage is has to know.
+type testDaemon struct {
+	Options Options
+	Wish    Wish
+}
+
+// manage is a daemon as far as the edge goes, until SIGTERM. It says "ready"
+// when all is as wished.
+func manage(path string) error {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var d testDaemon
+	if err := json.Unmarshal(text, &d); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	d.Options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	m := New(d.Options)
+	if err := m.Set(d.Wish); err != nil {
+		return err
+	}
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for range tick.C {
+			if s := m.State(); s.Build == d.Options.Build && len(s.Ports) == len(d.Wish.Config.Ports) && !s.Configured.IsZero() {
+				_, _ = os.Stdout.WriteString("ready\n")
+				return
+			}
+		}
+	}()
+	return m.Run(ctx)
+}
