@@ -114,7 +114,7 @@ func (s *scene) guest() {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	server := &http.Server{ReadHeaderTimeout: hang.After, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := &http.Server{ReadHeaderTimeout: hang.After, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, "alice")
 		if r.URL.Path != "/echo" {
 			return
@@ -242,8 +242,19 @@ func (s *scene) told(words string) {
 // says that all is as wished.
 func (s *scene) daemon(build string) *exec.Cmd {
 	s.t.Helper()
+	cmd, said := s.mortal(build, "", "")
+	if said != "ready\n" {
+		s.t.Fatalf("the daemon says %q", said)
+	}
+	return cmd
+}
+
+// mortal starts a daemon that kills somebody at a step, and returns what it says,
+// which is nothing when that was itself.
+func (s *scene) mortal(build, kill, at string) (cmd *exec.Cmd, said string) {
+	s.t.Helper()
 	d := s.d
-	d.Options.Build = build
+	d.Options.Build, d.Kill, d.At = build, kill, at
 	text, err := json.Marshal(d)
 	if err != nil {
 		s.t.Fatal(err)
@@ -252,7 +263,7 @@ func (s *scene) daemon(build string) *exec.Cmd {
 	if err := os.WriteFile(path, text, 0o600); err != nil {
 		s.t.Fatal(err)
 	}
-	cmd := exec.Command(s.d.Options.Command[0], verbManage, path)
+	cmd = exec.Command(s.d.Options.Command[0], verbManage, path)
 	cmd.Stderr = s.t.Output()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -262,10 +273,8 @@ func (s *scene) daemon(build string) *exec.Cmd {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = cmd.Process.Kill() })
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil || line != "ready\n" {
-		s.t.Fatalf("the daemon says %q: %v", line, err)
-	}
-	return cmd
+	said, _ = bufio.NewReader(out).ReadString('\n')
+	return cmd, said
 }
 
 func end(t *testing.T, daemon *exec.Cmd, signal syscall.Signal) {

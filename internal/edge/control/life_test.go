@@ -5,6 +5,7 @@ package control
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -87,35 +88,7 @@ func TestRestarts(t *testing.T) {
 	d := s.daemon("0")
 	s.reach()
 
-	ctx, stop := context.WithCancel(t.Context())
-	var calls atomic.Int64
-	var mu sync.Mutex
-	var lost []string
-	var callers, work sync.WaitGroup
-	const clients, rate = 8, 500 // of all together, in a second
-	for i := range clients {
-		scheme := []string{"http", "https"}[i%2]
-		client := s.client()
-		callers.Go(func() {
-			tick := time.NewTicker(time.Second * clients / rate)
-			defer tick.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-tick.C:
-				}
-				work.Go(func() {
-					calls.Add(1)
-					if err := call(context.WithoutCancel(ctx), client, scheme); err != nil {
-						mu.Lock()
-						defer mu.Unlock()
-						lost = append(lost, fmt.Sprintf("%s: %v", scheme, err))
-					}
-				})
-			}
-		})
-	}
+	load := s.load()
 	long := s.longCall()
 	started := time.Now()
 	handovers := 0
@@ -135,20 +108,135 @@ func TestRestarts(t *testing.T) {
 			build = fmt.Sprint(handovers)
 			end(t, d, syscall.SIGKILL)
 		}
-		before := calls.Load()
+		before := load.calls.Load()
 		d = s.daemon(build)
 		// There are callers during each of them.
-		s.eventually("there are more callers", func() bool { return calls.Load() > before+rate/5 })
+		s.eventually("there are more callers", func() bool { return load.calls.Load() > before+loadRate/2 })
 		long.still()
 	}
-	stop()
-	callers.Wait()
-	work.Wait()
+	load.end()
 	took := time.Since(started)
-	if len(lost) > 0 {
-		t.Errorf("%d of %d calls were lost, among them %s", len(lost), calls.Load(), lost[0])
-	}
-	t.Logf("%d calls in %s (%.0f a second) through 20 restarts, %d of them handovers; %d lost", calls.Load(), took.Round(time.Millisecond), float64(calls.Load())/took.Seconds(), handovers, len(lost))
+	calls := load.calls.Load()
+	t.Logf("%d calls in %s (%.0f a second) through 20 restarts, %d of them handovers", calls, took.Round(time.Millisecond), float64(calls)/took.Seconds(), handovers)
 	long.end()
 	end(t, d, syscall.SIGKILL)
+}
+
+// TestKilledHalfway kills each of the three that take part in a replacement at
+// each of its steps. Only an edge's own connections are lost with it.
+func TestKilledHalfway(t *testing.T) {
+	for _, at := range []string{"launch", "launched", "config", "listen", "drain", "drained"} {
+		for _, who := range []string{"daemon", "old", "new"} {
+			t.Run(at+" "+who, func(t *testing.T) {
+				s := newScene(t)
+				s.guest()
+				end(t, s.daemon("0"), syscall.SIGKILL)
+				var load *load
+				if who == "daemon" {
+					load = s.load()
+				}
+				d, said := s.mortal("1", who, at)
+				if who == "daemon" {
+					if said != "" {
+						t.Fatalf("the daemon lives, and says %q", said)
+					}
+					_ = d.Wait()
+					before := load.calls.Load()
+					s.eventually("there are callers without a daemon", func() bool { return load.calls.Load() > before+loadRate/10 })
+					d = s.daemon("1")
+					load.end()
+				}
+				s.reach()
+				end(t, d, syscall.SIGTERM)
+				m := New(s.d.Options)
+				m.o.Build = "1"
+				ctx, stop := context.WithCancel(t.Context())
+				defer stop()
+				if err := m.find(ctx); err != nil {
+					t.Fatal(err)
+				}
+				serving := 0
+				for _, e := range m.edges {
+					if !e.hello.Draining {
+						serving++
+						if e.hello.Build != "1" || !e.hello.Configured || len(e.hello.Ports) != len(testPorts) {
+							t.Errorf("process %d serves as %+v", e.pid, e.hello)
+						}
+					}
+				}
+				if serving != 1 {
+					t.Errorf("%d processes serve", serving)
+				}
+			})
+		}
+	}
+}
+
+// loadRate are the calls of all callers of a load together, in a second.
+const loadRate = 500
+
+// load are callers who come all the time, by both ways.
+type load struct {
+	s             *scene
+	stop          func()
+	calls         atomic.Int64
+	callers, work sync.WaitGroup
+
+	mu   sync.Mutex
+	lost []string
+}
+
+func (s *scene) load() *load {
+	s.t.Helper()
+	s.reach()
+	ctx, stop := context.WithCancel(s.t.Context())
+	l := &load{s: s, stop: stop}
+	const clients, most = 8, 200
+	room := make(chan struct{}, most)
+	for i := range clients {
+		scheme := []string{"http", "https"}[i%2]
+		client := s.client()
+		l.callers.Go(func() {
+			began := time.Now()
+			tick := time.NewTicker(10 * time.Millisecond)
+			defer tick.Stop()
+			for made := 0; ; <-tick.C {
+				if ctx.Err() != nil {
+					return
+				}
+				// By the clock: a busy machine owes the calls that it did not get to, but
+				// not more of them at a time than it has room for.
+				for due := int(time.Since(began).Seconds() * loadRate / clients); made < due; made++ {
+					room <- struct{}{}
+					l.work.Go(func() {
+						defer func() { <-room }()
+						l.call(context.WithoutCancel(ctx), client, scheme)
+					})
+				}
+			}
+		})
+	}
+	s.t.Cleanup(func() { stop(); l.callers.Wait(); l.work.Wait() })
+	return l
+}
+
+func (l *load) call(ctx context.Context, client *http.Client, scheme string) {
+	err := call(ctx, client, scheme)
+	l.calls.Add(1)
+	if err != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.lost = append(l.lost, fmt.Sprintf("%s: %v", scheme, err))
+	}
+}
+
+// end waits for all callers, and none of them was lost.
+func (l *load) end() {
+	l.s.t.Helper()
+	l.stop()
+	l.callers.Wait()
+	l.work.Wait()
+	if len(l.lost) > 0 {
+		l.s.t.Errorf("%d of %d calls were lost, among them %s", len(l.lost), l.calls.Load(), l.lost[0])
+	}
 }

@@ -75,6 +75,9 @@ func goInside() int {
 type testDaemon struct {
 	Options Options
 	Wish    Wish
+	// Kill is who is killed when it has come to the step At: the daemon itself, the
+	// older of the edges, or the newer one.
+	Kill, At string
 }
 
 // manage is a daemon as far as the edge goes, until SIGTERM. It says "ready"
@@ -91,7 +94,16 @@ func manage(path string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	d.Options.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	m := New(d.Options)
+	var m *Manager
+	d.Options.step = func(name string) {
+		if name != d.At || len(m.edges) == 0 {
+			return
+		}
+		victim := map[string]int{"daemon": os.Getpid(), "old": m.edges[0].pid, "new": m.edges[len(m.edges)-1].pid}[d.Kill]
+		d.At = ""
+		_ = syscall.Kill(victim, syscall.SIGKILL)
+	}
+	m = New(d.Options)
 	if err := m.Set(d.Wish); err != nil {
 		return err
 	}

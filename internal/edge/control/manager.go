@@ -39,6 +39,8 @@ type Options struct {
 	Event func(message string) `json:"-"`
 	// Wake is asked to start a guest that somebody calls. It must not block.
 	Wake func(guestID string) `json:"-"`
+	// step is called at each step of a replacement; tests kill somebody there.
+	step func(name string)
 	// Counted hears of the last counters of each process that has ended, once;
 	// nil does not.
 	Counted func(stats json.RawMessage) `json:"-"`
@@ -134,6 +136,9 @@ func New(o Options) *Manager {
 	}
 	if o.Event == nil {
 		o.Event = func(string) {}
+	}
+	if o.step == nil {
+		o.step = func(string) {}
 	}
 	if o.Counted == nil {
 		o.Counted = func(json.RawMessage) {}

@@ -30,6 +30,9 @@ func newTestServer(e Environment, _ *slog.Logger) (Server, error) {
 	if e.LogDir == "" || e.CertDir == "" || e.Wake == nil {
 		return nil, fmt.Errorf("not all of the environment is there: %+v", e)
 	}
+	if err := attackInstead(e); err != nil {
+		return nil, err
+	}
 	s := &standIn{}
 	s.cut, s.stop = context.WithCancel(context.Background())
 	return s, nil

@@ -186,6 +186,7 @@ func (m *Manager) instruct(ctx context.Context, e *keptEdge, w *wish) bool {
 		return false
 	}
 	if e.config != w {
+		m.o.step("config")
 		if _, _, err := e.ask(ctx, &message{Op: opConfig, Config: w.text}, none); err != nil {
 			m.refused(ctx, e, w, err)
 			return false
@@ -201,6 +202,7 @@ func (m *Manager) instruct(ctx context.Context, e *keptEdge, w *wish) bool {
 		if !have || e.listens[port] {
 			continue
 		}
+		m.o.step("listen")
 		if _, _, err := e.ask(ctx, &message{Op: opListen, Port: &port}, socket); err != nil {
 			m.refused(ctx, e, w, err)
 			return false
@@ -241,11 +243,13 @@ func (m *Manager) replaced(ctx context.Context, by *keptEdge) {
 		if e == by || !e.until.IsZero() {
 			continue
 		}
+		m.o.step("drain")
 		if _, _, err := e.ask(ctx, &message{Op: opDrain, Within: vps.Duration(within)}, none); err != nil {
 			m.refused(ctx, e, nil, err)
 			continue
 		}
 		e.until = time.Now().Add(within)
+		m.o.step("drained")
 		if by != nil {
 			m.mu.Lock()
 			m.state.Handovers++
@@ -289,6 +293,7 @@ func (m *Manager) launch(ctx context.Context, w *wish) time.Duration {
 		m.launchFailed(ctx, err)
 		return time.Until(m.rest)
 	}
+	m.o.step("launch")
 	m.launching = make(chan launched, 1)
 	go func(to chan<- launched) {
 		c, h, err := launch(ctx, order, m.systemdRun, m.o.Wake)
@@ -320,6 +325,7 @@ func (m *Manager) started(ctx context.Context, l launched) {
 	}
 	m.log.InfoContext(ctx, "edge started", "process", l.client.pid, "number", l.client.number)
 	m.add(ctx, &keptEdge{client: l.client, hello: *l.hello, listens: map[edge.Port]bool{}})
+	m.o.step("launched")
 }
 
 func (m *Manager) launchFailed(ctx context.Context, err error) {

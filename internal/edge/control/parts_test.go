@@ -1,0 +1,610 @@
+//go:build linux
+
+package control
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/edge"
+	"sublet/internal/hang"
+	"sublet/internal/vps"
+)
+
+// pair are two ends of a connection.
+func pair(t testing.TB) (a, b *net.UnixConn) {
+	t.Helper()
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]*net.UnixConn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "pair")
+		c, err := net.FileConn(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = c.(*net.UnixConn)
+		t.Cleanup(func() { _ = c.Close() })
+	}
+	return ends[0], ends[1]
+}
+
+func openFDs(t testing.TB) int {
+	t.Helper()
+	all, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(all)
+}
+
+func TestFramesCarrySockets(t *testing.T) {
+	a, b := pair(t)
+	from, to := &wire{conn: a}, &wire{conn: b}
+	socket, err := open(t.Context(), edge.Port{Number: 81, Kind: edge.KindHTTP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.close()
+	before := openFDs(t)
+	// A configuration of 10,000 domains is some MiB.
+	large := json.RawMessage(`"` + strings.Repeat("x", 4<<20) + `"`)
+	port := edge.Port{Number: 81, Kind: edge.KindHTTP}
+	sent := []*message{{ID: 1, Op: opHello}, {ID: 2, Op: opListen, Port: &port}, {ID: 3, Op: opConfig, Config: large}, {ID: 4, Op: opListen, Port: &port}}
+	go func() {
+		for _, m := range sent {
+			with := none
+			if m.Op == opListen {
+				with = socket
+			}
+			if err := from.send(m, with); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = a.Close()
+	}()
+	for _, want := range sent {
+		m, got, err := to.receive(toEdge)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, m); diff != "" {
+			t.Fatalf("the message (-sent +received):\n%.500s", diff)
+		}
+		if (got != none) != (m.Op == opListen) {
+			t.Errorf("%s came with the socket %d", m.Op, got)
+		}
+		if got != none {
+			if err := got.check(port); err != nil {
+				t.Error(err)
+			}
+		}
+		got.close()
+	}
+	if _, _, err := to.receive(toEdge); err == nil {
+		t.Error("after the end there is another frame")
+	}
+	if after := openFDs(t); after > before {
+		t.Errorf("%d descriptors are open; %d were", after, before)
+	}
+}
+
+func TestFramesAreBounded(t *testing.T) {
+	a, b := pair(t)
+	header := binary.BigEndian.AppendUint32(nil, fromEdge+1)
+	if _, err := a.Write(header); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := (&wire{conn: b}).receive(fromEdge); err == nil || !strings.Contains(err.Error(), "at most") {
+		t.Errorf("a frame that is too large: %v", err)
+	}
+}
+
+// TestTooManySockets sends more than one with a frame, as no version does.
+func TestTooManySockets(t *testing.T) {
+	a, b := pair(t)
+	before := openFDs(t)
+	body := []byte(`{"op":"hello","id":1}`)
+	frame := append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	var many []int
+	for range 2 * maxFiles {
+		many = append(many, int(os.Stderr.Fd()))
+	}
+	if _, _, err := a.WriteMsgUnix(frame, unix.UnixRights(many...), nil); err != nil {
+		t.Fatal(err)
+	}
+	_, got, err := (&wire{conn: b}).receive(toEdge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.check(edge.Port{Number: 80, Kind: edge.KindHTTP}); err == nil {
+		t.Error("standard error is taken for a socket")
+	}
+	got.close()
+	if after := openFDs(t); after > before {
+		t.Errorf("%d descriptors are open; %d were", after, before)
+	}
+}
+
+func FuzzReceive(f *testing.F) {
+	frame := func(body string) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...) }
+	f.Add(frame(`{"version":1,"id":7,"op":"hello","hello":{"build":"x","started":"2026-01-01T00:00:00Z","uid":1,"ports":[{"number":80,"kind":"http"}]}}`))
+	f.Add(frame(`{"op":"wake","guest":"id"}`))
+	f.Add(append(frame(`{}`), frame(`{"op":"gone","stats":{"a":[1,2,{"b":null}]}}`)...))
+	f.Add([]byte{0, 0, 0, 9, '{'})
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		from, to := pair(t)
+		go func() {
+			_, _ = from.Write(b)
+			_ = from.Close()
+		}()
+		w := &wire{conn: to}
+		for rest := b; ; {
+			m, socket, err := w.receive(1 << 16)
+			if err != nil {
+				return
+			}
+			size := int(binary.BigEndian.Uint32(rest))
+			body := rest[headerSize : headerSize+size]
+			var again message
+			if json.Unmarshal(body, &again) != nil || socket != none {
+				t.Fatalf("taken for a message: %q", body)
+			}
+			if diff := cmp.Diff(&again, m); diff != "" {
+				t.Fatal(diff)
+			}
+			rest = rest[headerSize+size:]
+		}
+	})
+}
+
+// hostile is a process that was taken over: it answers each request with what it
+// is told to.
+func (s *scene) hostile(number int, answer func(w *wire, m *message)) {
+	s.t.Helper()
+	o := Order{Dir: s.d.Options.Dir, Number: number}
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	short, done, err := shortPath(o.path(socketExt))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer done()
+	l, err := net.ListenUnix("unix", &net.UnixAddr{Name: short})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	l.SetUnlinkOnClose(false)
+	var conns sync.Map
+	go func() {
+		for {
+			c, err := l.AcceptUnix()
+			if err != nil {
+				return
+			}
+			conns.Store(c, true)
+			w := &wire{conn: c}
+			go func() {
+				for {
+					m, socket, err := w.receive(toEdge)
+					if err != nil {
+						return
+					}
+					socket.close()
+					answer(w, m)
+				}
+			}()
+		}
+	}()
+	s.t.Cleanup(func() {
+		_ = l.Close()
+		conns.Range(func(c, _ any) bool { return c.(*net.UnixConn).Close() == nil })
+	})
+}
+
+func TestDaemonIsNotTakenIn(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	port := testPorts[0]
+	other, err := open(t.Context(), edge.Port{Number: 4711, Kind: edge.KindHTTP})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.close()
+	s.hostile(1, func(w *wire, m *message) {
+		switch m.Op {
+		case opHello:
+			_ = w.send(&message{ID: 99, Op: opHello}, other) // to nobody
+			_ = w.send(&message{Op: opWake, Guest: "../../etc"}, other)
+			_ = w.send(&message{ID: m.ID, Op: m.Op, Hello: &Hello{Build: "old", Configured: true, Ports: []edge.Port{port, {Number: 443, Kind: "?"}}}}, none)
+		case opTake:
+			_ = w.send(&message{ID: m.ID, Op: m.Op}, other)
+		case opDrain:
+			_ = w.send(&message{ID: m.ID, Op: m.Op}, none)
+			_ = w.conn.Close()
+		}
+	})
+	woken := make(chan string, 1)
+	s.d.Options.Wake = func(id string) { woken <- id }
+	m, stop := s.manager()
+	s.settled(m, "one")
+	s.reach()
+	if id := <-woken; id != "../../etc" { // what it is, is the caller's to find out
+		t.Errorf("woken: %q", id)
+	}
+	stop()
+}
+
+// TestOtherVersions has a process that knows of the requests only those that all
+// versions know.
+func TestOtherVersions(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	socket, err := open(t.Context(), testPorts[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.close()
+	drained := make(chan vps.Duration, 1)
+	s.hostile(7, func(w *wire, m *message) {
+		answer := func(text string, with handle) {
+			body := []byte(fmt.Sprintf(text, m.ID))
+			frame := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+			var rights []byte
+			if with != none {
+				rights = unix.UnixRights(int(with))
+			}
+			if _, _, err := w.conn.WriteMsgUnix(frame, rights, nil); err != nil {
+				t.Error(err)
+			}
+			if _, err := w.conn.Write(body); err != nil {
+				t.Error(err)
+			}
+		}
+		switch m.Op {
+		case opHello:
+			answer(`{"version":99,"id":%d,"op":"hello","mood":"good","hello":{"build":"99","uid":721300,"ports":[{"number":80,"kind":"http","new":true}],"new":{}}}`, none)
+		case opTake:
+			answer(`{"version":99,"id":%d,"op":"take"}`, socket)
+		case opDrain:
+			drained <- m.Within
+			answer(`{"version":99,"id":%d,"op":"drain"}`, none)
+			_ = w.conn.Close()
+		case opStats:
+			answer(`{"version":99,"id":%d,"op":"stats","stats":{"of":"another kind"}}`, none)
+		default:
+			t.Errorf("it is asked for %s", m.Op)
+		}
+	})
+	m, _ := s.manager()
+	state := s.settled(m, "one")
+	if within := <-drained; within != s.d.Wish.Config.Settings.DrainTimeout {
+		t.Errorf("it was to end within %s", within)
+	}
+	if state.Handovers != 1 || state.Restarts != 0 {
+		t.Errorf("the state is %+v", state)
+	}
+	s.reach()
+
+	t.Log("and one that is asked for what it does not know says so")
+	c, err := dial(t.Context(), 8, (&Order{Dir: s.d.Options.Dir, Number: 8}).path(socketExt), func(string) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.conn.Close()
+	if _, _, err := c.ask(t.Context(), &message{Op: "fly"}, none); err == nil || !strings.Contains(err.Error(), `does not know the request "fly"`) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPortThatIsTaken(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	l, err := net.Listen("tcp", ":80")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, _ := s.manager()
+	s.eventually("443 is served", func() bool { s := m.State(); return len(s.Ports) == 2 && len(s.Closed) == 1 })
+	want := fmt.Sprintf("the edge cannot listen on port 80/tcp, because %s (process %d) does", comm(t), os.Getpid())
+	if why := m.State().Closed[testPorts[0]]; !strings.HasPrefix(why, want) {
+		t.Errorf("the state says %q; want %q", why, want)
+	}
+	s.told(want)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.settled(m, "one") // by itself
+	s.reach()
+}
+
+func comm(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("/proc/self/comm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimSpace(string(text))
+}
+
+func TestHolderOf(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	port := edge.Port{Number: uint16(l.Addr().(*net.TCPAddr).Port), Kind: edge.KindTLS}
+	if got, want := holderOf("/proc", port), fmt.Sprintf("%s (process %d)", comm(t), os.Getpid()); got != want {
+		t.Errorf("%q holds the port; want %q", got, want)
+	}
+	port.Kind = edge.KindQUIC
+	if got := holderOf("/proc", port); got != "" {
+		t.Errorf("%q holds the port of UDP", got)
+	}
+}
+
+func TestConfigThatIsRefused(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	m, _ := s.manager()
+	before := s.settled(m, "one")
+	bad := s.d.Wish
+	bad.Config.Guests = nil
+	if err := m.Set(bad); err != nil {
+		t.Fatal(err)
+	}
+	s.told("does not take what it is to do: ")
+	s.eventually("the state says why", func() bool { return strings.Contains(m.State().Fault, "no guests") })
+	s.reach() // as it was
+	if err := m.Set(s.d.Wish); err != nil {
+		t.Fatal(err)
+	}
+	if after := s.settled(m, "one"); after.PID != before.PID {
+		t.Errorf("another process, %d, serves", after.PID)
+	}
+}
+
+// TestOtherUser replaces the process when its user is another one, and gives it
+// what the first one wrote.
+func TestOtherUser(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	m, _ := s.manager()
+	s.settled(m, "one")
+	dir := filepath.Join(s.d.Options.LogDir, "id-alice")
+	file := filepath.Join(dir, "access.log")
+	link := filepath.Join(dir, "link")
+	outside := filepath.Join(t.TempDir(), "outside")
+	err := errors.Join(os.Mkdir(dir, 0o700), os.WriteFile(file, nil, 0o600), os.WriteFile(outside, nil, 0o600), os.Symlink(outside, link))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := s.d.Wish
+	w.UID++
+	if err := m.Set(w); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("it was replaced", func() bool { s := m.State(); return s.Handovers == 1 && s.Draining == 0 })
+	for path, want := range map[string]uint32{s.d.Options.LogDir: w.UID, s.d.Options.CertDir: w.UID, dir: w.UID, file: w.UID, link: w.UID, outside: uint32(os.Getuid())} {
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil || st.Uid != want {
+			t.Errorf("%s is of user %d, %v; want %d", path, st.Uid, err, want)
+		}
+	}
+	s.reach()
+}
+
+func TestStatsOutliveProcesses(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	var mu sync.Mutex
+	var ended []json.RawMessage
+	s.d.Options.Counted = func(stats json.RawMessage) {
+		mu.Lock()
+		defer mu.Unlock()
+		ended = append(ended, stats)
+	}
+	m, stop := s.manager()
+	s.settled(m, "one")
+	s.reach()
+	s.eventually("calls are counted", func() bool {
+		all := m.Stats(t.Context())
+		return len(all) == 1 && string(all[0]) == `{"connections":2}`
+	})
+	stop()
+	s.d.Options.Build = "two"
+	m, _ = s.manager()
+	s.settled(m, "two")
+	mu.Lock()
+	defer mu.Unlock()
+	if len(ended) != 1 || string(ended[0]) != `{"connections":2}` {
+		t.Errorf("what ended counted %s", ended)
+	}
+}
+
+func TestOthersDoNotControl(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	m, _ := s.manager()
+	s.settled(m, "one")
+	info, err := os.Stat(s.d.Options.Dir)
+	if err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder's mode is %v, %v", info.Mode(), err)
+	}
+	path := (&Order{Dir: s.d.Options.Dir, Number: 1}).path(socketExt)
+	if info, err = os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the socket's mode is %v, %v", info.Mode(), err)
+	}
+	// Even where the mode is no help, as for the edge's own user.
+	if err := errors.Join(os.Chmod(path, 0o666), os.Chmod(s.d.Options.Dir, 0o755), os.Chmod(filepath.Dir(s.d.Options.Dir), 0o755)); err != nil {
+		t.Fatal(err)
+	}
+	short, done, err := shortPath(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer done()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	failed := make(chan error)
+	go func() { failed <- asUser(testUID, func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: short}) }) }()
+	if err := <-failed; err != nil {
+		t.Fatal(err)
+	}
+	body := []byte(`{"id":1,"op":"drain"}`)
+	_, _ = unix.Write(fd, append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...))
+	if n, err := unix.Read(fd, make([]byte, 1)); n > 0 || err != nil && !errors.Is(err, unix.ECONNRESET) {
+		t.Errorf("another user is answered with %d bytes, %v", n, err)
+	}
+	s.reach()
+}
+
+func TestSilentEdgeIsKilled(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	m, _ := s.manager()
+	before := s.settled(m, "one")
+	if err := syscall.Kill(before.PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	// As look does when patience is over, which is not waited for here.
+	m.mu.Lock()
+	e := m.edges[0]
+	m.mu.Unlock()
+	m.end(t.Context(), e, errSilent)
+	s.eventually("another process serves", func() bool { s := m.State(); return s.PID != 0 && s.PID != before.PID })
+	s.reach()
+}
+
+func TestArgv(t *testing.T) {
+	o := &Order{Dir: "/run/sublet/edge", Number: 3, Command: []string{"/usr/bin/sublet", "edge"}, Memory: 512 * vps.MiB}
+	if got := strings.Join(argv(o, ""), " "); got != "/usr/bin/sublet edge --order /run/sublet/edge/3.json" {
+		t.Errorf("directly: %s", got)
+	}
+	const want = `/usr/bin/systemd-run
+--quiet
+--collect
+--unit=sublet-edge-3.service
+--description=sublet edge
+--slice=sublet.slice
+--service-type=exec
+--property=TimeoutStopSec=10
+--property=StandardOutput=null
+--property=StandardError=append:/run/sublet/edge/3.log
+--property=LimitNOFILE=1048576
+--property=TasksMax=1024
+--property=Before=sublet.service
+--property=After=network-online.target
+--property=MemoryMax=536870912
+--
+/usr/bin/sublet
+edge
+--order
+/run/sublet/edge/3.json`
+	if diff := cmp.Diff(want, strings.Join(argv(o, "/usr/bin/systemd-run"), "\n")); diff != "" {
+		t.Errorf("by systemd (-want +got):\n%s", diff)
+	}
+}
+
+func TestBuild(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, err := Build("1.2", self)
+	if err != nil || !strings.HasPrefix(one, "1.2+") {
+		t.Fatalf("%q, %v", one, err)
+	}
+	copied := filepath.Join(t.TempDir(), "copy")
+	text, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(text, []byte("Go\x00\x00")) + 4 // the note's name
+	if err := os.WriteFile(copied, text, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if same, err := Build("1.2", copied); err != nil || same != one {
+		t.Errorf("a copy is %q, %v; want %q", same, err, one)
+	}
+	text[at+1]++
+	if err := os.WriteFile(copied, text, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if other, err := Build("1.2", copied); err != nil || other == one {
+		t.Errorf("another build is %q, %v too", other, err)
+	}
+}
+
+func TestMessagesEnd(t *testing.T) {
+	var b strings.Builder
+	l := &limited{w: &b, left: 10}
+	for range 5 {
+		if n, err := l.Write([]byte("12345\n")); n != 6 || err != nil {
+			t.Fatal(n, err)
+		}
+	}
+	if got := b.String(); got != "12345\nnothing more is written here\n" {
+		t.Errorf("%q is written", got)
+	}
+}
+
+// TestSignal is what happens when the host shuts down.
+func TestSignal(t *testing.T) {
+	s := newScene(t)
+	s.guest()
+	m, stop := s.manager()
+	state := s.settled(m, "one")
+	s.reach()
+	stop()
+	if err := syscall.Kill(state.PID, syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		var ws syscall.WaitStatus
+		for {
+			if err := syscall.Kill(state.PID, 0); err != nil {
+				ended <- nil
+				return
+			}
+			_, _ = syscall.Wait4(state.PID, &ws, syscall.WNOHANG, nil)
+		}
+	}()
+	select {
+	case <-ended:
+	case <-time.After(hang.After):
+		t.Error("it does not end")
+	}
+}
+
+// asUser runs f as another user, on a thread that ends with its goroutine.
+func asUser(uid int, f func() error) error {
+	runtime.LockOSThread()
+	if _, _, e := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); e != 0 {
+		return e
+	}
+	return f()
+}
