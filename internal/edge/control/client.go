@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"sublet/internal/edge"
 	"sublet/internal/vps"
 )
 
@@ -35,7 +36,7 @@ type client struct {
 	mu sync.Mutex
 	// last are the counters as far as they are known; gone tells that they are
 	// the last ones.
-	last json.RawMessage
+	last edge.Stats
 	gone bool
 }
 
@@ -96,15 +97,17 @@ func (c *client) read() {
 func (c *client) counted(stats json.RawMessage, gone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if len(stats) > 0 {
-		c.last = stats
+	var s edge.Stats
+	// Another version's may be of another form, and are then not known.
+	if json.Unmarshal(stats, &s) == nil {
+		c.last = s
 	}
 	c.gone = c.gone || gone
 }
 
 // counters returns the last ones that are known, and whether the process ended
 // in good order.
-func (c *client) counters() (last json.RawMessage, gone bool) {
+func (c *client) counters() (last edge.Stats, gone bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last, c.gone

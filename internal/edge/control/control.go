@@ -46,7 +46,7 @@ type Server interface {
 	// What is served is closed before.
 	Drain(ctx context.Context) error
 	// Stats are the counters.
-	Stats() (json.RawMessage, error)
+	Stats() edge.Stats
 }
 
 // Environment is what a Server finds in the process.

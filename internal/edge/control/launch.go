@@ -97,7 +97,7 @@ func launch(ctx context.Context, o *Order, systemdRun string, wake func(string))
 		kill()
 		said := lastWords(o)
 		forget(o.Dir, o.Number)
-		return nil, nil, fmt.Errorf("%w: %s", err, said)
+		return nil, nil, vps.Wrap(vps.CodeInternal, err, "the edge could not be started: %s", said)
 	}
 	return c, h, nil
 }
@@ -114,7 +114,7 @@ func start(ctx context.Context, o *Order, systemdRun string) (ended <-chan struc
 		}
 		if out, err := exec.CommandContext(ctx, args[0], args[1:]...).CombinedOutput(); err != nil {
 			kill()
-			return nil, nil, fmt.Errorf("systemd-run: %w: %s", err, strings.TrimSpace(string(out)))
+			return nil, nil, vps.Wrap(vps.CodeInternal, err, "systemd-run does not start the edge: %s", strings.TrimSpace(string(out)))
 		}
 		return nil, kill, nil
 	}
@@ -149,11 +149,11 @@ func greet(ctx context.Context, o *Order, wake func(string), ended <-chan struct
 				return c, h, nil
 			}
 			_ = c.conn.Close()
-			return nil, nil, fmt.Errorf("the edge could not be started: %w", err)
+			return nil, nil, err
 		}
 		select {
 		case <-ended:
-			return nil, nil, errors.New("the edge could not be started")
+			return nil, nil, errors.New("the process ended")
 		case <-ctx.Done():
 			return nil, nil, vps.Wrap(vps.CodeTimeout, ctx.Err(), "the edge did not start within %s", readyTime)
 		case <-tick.C:

@@ -39,11 +39,10 @@ type Options struct {
 	Event func(message string) `json:"-"`
 	// Wake is asked to start a guest that somebody calls. It must not block.
 	Wake func(guestID string) `json:"-"`
+	// look is how often what cannot be heard of is looked at; 0 means lookEvery.
+	look time.Duration
 	// step is called at each step of a replacement; tests kill somebody there.
 	step func(name string)
-	// Counted hears of the last counters of each process that has ended, once;
-	// nil does not.
-	Counted func(stats json.RawMessage) `json:"-"`
 }
 
 // Wish is what the edge is to do, and under which user.
@@ -67,6 +66,8 @@ type Manager struct {
 	wish  *wish // nil until Set was called
 	state State
 	edges []*keptEdge // changed by Run only
+	// past is what processes counted that have ended, for what is still there.
+	past edge.Stats
 
 	// What follows is Run's own.
 	sockets map[edge.Port]handle
@@ -140,8 +141,8 @@ func New(o Options) *Manager {
 	if o.step == nil {
 		o.step = func(string) {}
 	}
-	if o.Counted == nil {
-		o.Counted = func(json.RawMessage) {}
+	if o.look == 0 {
+		o.look = lookEvery
 	}
 	return &Manager{
 		o: o, log: o.Log, systemdRun: findSystemdRun(), poke: make(chan struct{}, 1),
@@ -159,12 +160,31 @@ func (m *Manager) Set(w Wish) error {
 	same := m.wish != nil && m.wish.UID == w.UID && bytes.Equal(m.wish.text, text)
 	if !same {
 		m.wish = &wish{w, text, time.Now()}
+		m.past = m.past.Ended(keeps(&w.Config))
 	}
 	m.mu.Unlock()
 	if !same {
 		m.again()
 	}
 	return nil
+}
+
+// keeps tells whether a Config still has a guest, with the name "", or a domain of
+// it.
+func keeps(c *edge.Config) func(guestID, name string, listen uint16) bool {
+	type key struct {
+		guest, name string
+		listen      uint16
+	}
+	all := map[key]bool{}
+	for i := range c.Guests {
+		g := &c.Guests[i]
+		all[key{guest: g.ID}] = true
+		for j := range g.Domains {
+			all[key{g.ID, g.Domains[j].Name, g.Domains[j].Listen}] = true
+		}
+	}
+	return func(guestID, name string, listen uint16) bool { return all[key{guestID, name, listen}] }
 }
 
 // again asks for a turn. It never blocks.
@@ -184,22 +204,28 @@ func (m *Manager) State() State {
 	return s
 }
 
-// Stats asks all processes that run for their counters. One that does not
-// answer before ctx ends is told of by what it said last.
-func (m *Manager) Stats(ctx context.Context) []json.RawMessage {
+// Stats are the counters of all processes that run, and of those that have run
+// since this Manager was made, as far as that is known: what one counted in the
+// last seconds before it was killed is lost. One that does not answer before ctx
+// ends counts with what it said last.
+func (m *Manager) Stats(ctx context.Context) edge.Stats {
 	m.mu.Lock()
 	edges := slices.Clone(m.edges)
 	m.mu.Unlock()
-	var all []json.RawMessage
 	for _, e := range edges {
 		if err := e.stats(ctx); err != nil {
 			m.log.DebugContext(ctx, "an edge does not tell what it counted", "process", e.pid, "error", err)
 		}
-		if last, _ := e.counters(); len(last) > 0 {
-			all = append(all, last)
-		}
 	}
-	return all
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var sum edge.Stats
+	sum.Add(&m.past)
+	for _, e := range m.edges {
+		last, _ := e.counters()
+		sum.Add(&last)
+	}
+	return sum
 }
 
 // How often what cannot be heard of is looked at: whether the process still
@@ -215,7 +241,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	if err := m.find(ctx); err != nil {
 		return err
 	}
-	look := time.NewTicker(lookEvery)
+	look := time.NewTicker(m.o.look)
 	defer look.Stop()
 	for {
 		next := m.turn(ctx)

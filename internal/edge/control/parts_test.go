@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -85,8 +86,8 @@ func TestFramesCarrySockets(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(want, m); diff != "" {
-			t.Fatalf("the message (-sent +received):\n%.500s", diff)
+		if !bytes.Equal(m.Config, want.Config) || m.ID != want.ID || m.Op != want.Op || m.Version != protocolVersion || (want.Port != nil && *m.Port != *want.Port) {
+			t.Fatalf("the message %+v is received; %+v was sent", m, want)
 		}
 		if (got != none) != (m.Op == opListen) {
 			t.Errorf("%s came with the socket %d", m.Op, got)
@@ -323,6 +324,7 @@ func TestPortThatIsTaken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.d.Options.look = 10 * time.Millisecond
 	m, _ := s.manager()
 	s.eventually("443 is served", func() bool { s := m.State(); return len(s.Ports) == 2 && len(s.Closed) == 1 })
 	want := fmt.Sprintf("the edge cannot listen on port 80/tcp, because %s (process %d) does", comm(t), os.Getpid())
@@ -368,12 +370,13 @@ func TestConfigThatIsRefused(t *testing.T) {
 	m, _ := s.manager()
 	before := s.settled(m, "one")
 	bad := s.d.Wish
-	bad.Config.Guests = nil
+	bad.Config.Guests = append(slices.Clone(bad.Config.Guests), bad.Config.Guests...)
 	if err := m.Set(bad); err != nil {
 		t.Fatal(err)
 	}
-	s.told("does not take what it is to do: ")
-	s.eventually("the state says why", func() bool { return strings.Contains(m.State().Fault, "no guests") })
+	const why = "does not take what it is to do: guests[1].id: the guest id-alice is there twice"
+	s.told(why)
+	s.eventually("the state says why", func() bool { return strings.Contains(m.State().Fault, why) })
 	s.reach() // as it was
 	if err := m.Set(s.d.Wish); err != nil {
 		t.Fatal(err)
@@ -413,32 +416,50 @@ func TestOtherUser(t *testing.T) {
 	s.reach()
 }
 
+// TestStatsOutliveProcesses has counters only grow while processes are replaced.
 func TestStatsOutliveProcesses(t *testing.T) {
 	s := newScene(t)
 	s.guest()
-	var mu sync.Mutex
-	var ended []json.RawMessage
-	s.d.Options.Counted = func(stats json.RawMessage) {
-		mu.Lock()
-		defer mu.Unlock()
-		ended = append(ended, stats)
-	}
-	m, stop := s.manager()
+	m, _ := s.manager()
 	s.settled(m, "one")
 	s.reach()
-	s.eventually("calls are counted", func() bool {
-		all := m.Stats(t.Context())
-		return len(all) == 1 && string(all[0]) == `{"connections":2}`
-	})
-	stop()
-	s.d.Options.Build = "two"
-	m, _ = s.manager()
-	s.settled(m, "two")
-	mu.Lock()
-	defer mu.Unlock()
-	if len(ended) != 1 || string(ended[0]) != `{"connections":2}` {
-		t.Errorf("what ended counted %s", ended)
+	counted := func(connections uint64, open int64) {
+		t.Helper()
+		var stats edge.Stats
+		s.eventually(fmt.Sprintf("%d connections are counted, and %d are open", connections, open), func() bool {
+			stats = m.Stats(t.Context())
+			return stats.Guests["id-alice"].Connections == connections && stats.Guests["id-alice"].Open == open
+		})
+		if d := stats.Domains[len(stats.Domains)-1]; d.Name != domain || d.Connections != connections || stats.Accepted < connections {
+			t.Errorf("counted are %+v", stats)
+		}
 	}
+	counted(2, 0)
+	long := s.longCall()
+	counted(3, 1)
+	w := s.d.Wish
+	w.UID++ // which is a reason to replace it, too
+	if err := m.Set(w); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("it was replaced", func() bool { s := m.State(); return s.Handovers == 1 && s.Draining == 1 })
+	s.reach()
+	counted(5, 1) // by both
+	long.still()
+	long.end()
+	s.eventually("the first one has ended", func() bool { return m.State().Draining == 0 })
+	counted(5, 0)
+	s.reach()
+	counted(7, 0)
+
+	t.Log("and what a domain counted goes with it")
+	w.Config.Guests[0].Domains[0].Name = "other.example.org"
+	if err := m.Set(w); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the domain is gone", func() bool {
+		return !slices.ContainsFunc(m.Stats(t.Context()).Domains, func(d edge.DomainCounters) bool { return d.Name == domain })
+	})
 }
 
 func TestOthersDoNotControl(t *testing.T) {

@@ -157,7 +157,7 @@ func (p *process) answer(m *message, socket handle) (answer *message, give handl
 	case opListen:
 		err = p.listen(m.Port, socket)
 	case opStats:
-		answer.Stats, err = p.server.Stats()
+		answer.Stats, err = p.stats()
 	case opDrain:
 		p.drain(time.Duration(m.Within))
 	default:
@@ -165,7 +165,10 @@ func (p *process) answer(m *message, socket handle) (answer *message, give handl
 	}
 	socket.close()
 	if err != nil {
-		answer.Error = vps.ErrorMessage(err)
+		answer.Error = err.Error()
+		if text := vps.ErrorMessage(err); vps.ErrorCode(err) != vps.CodeInternal {
+			answer.Error = text
+		}
 	}
 	return answer, give
 }
@@ -299,9 +302,11 @@ func (p *process) drain(within time.Duration) {
 	}()
 }
 
+func (p *process) stats() (json.RawMessage, error) { return json.Marshal(p.server.Stats()) }
+
 // farewell tells all who listen what was counted last.
 func (p *process) farewell() {
-	stats, err := p.server.Stats()
+	stats, err := p.stats()
 	if err != nil {
 		p.log.Warn("what was counted last is lost", "error", err)
 	}

@@ -86,11 +86,14 @@ func (m *Manager) reap(ctx context.Context) {
 		default:
 			continue
 		}
+		last, gone := e.counters()
 		m.mu.Lock()
 		m.edges = slices.DeleteFunc(m.edges, func(o *keptEdge) bool { return o == e })
+		if m.wish != nil {
+			last = last.Ended(keeps(&m.wish.Config))
+		}
+		m.past.Add(&last)
 		m.mu.Unlock()
-		last, gone := e.counters()
-		m.o.Counted(last)
 		said := lastWords(&Order{Dir: m.o.Dir, Number: e.number})
 		forget(m.o.Dir, e.number)
 		if gone || !e.until.IsZero() {
@@ -165,11 +168,11 @@ func (m *Manager) open(ctx context.Context, w *wish) {
 		socket, err := open(ctx, port)
 		if err != nil {
 			m.closed[port] = vps.ErrorMessage(err)
-			m.log.WarnContext(ctx, "a port cannot be opened", "port", PortName(port), "error", err)
 			m.mu.Lock()
 			news := m.state.Closed[port] != m.closed[port]
 			m.mu.Unlock()
-			if news {
+			if news { // it is tried often
+				m.log.WarnContext(ctx, "a port cannot be opened", "port", PortName(port), "error", err)
 				m.o.Event(m.closed[port])
 			}
 			continue

@@ -1,0 +1,82 @@
+package edge
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Add adds what another process counted. s may be the zero value.
+func (s *Stats) Add(o *Stats) {
+	if s.Guests == nil {
+		s.Guests = make(map[string]Counters, len(o.Guests))
+	}
+	for id, c := range o.Guests {
+		c.Add(s.Guests[id])
+		s.Guests[id] = c
+	}
+	for _, d := range o.Domains {
+		at, there := slices.BinarySearchFunc(s.Domains, d, compareCounters)
+		if there {
+			s.Domains[at].Add(d.Counters)
+			continue
+		}
+		var c Counters
+		c.Add(d.Counters)
+		d.Counters = c // with a map of its own
+		s.Domains = slices.Insert(s.Domains, at, d)
+	}
+	s.Refused = addRefused(s.Refused, o.Refused)
+	s.Accepted += o.Accepted
+	s.Open += o.Open
+	s.Callers += o.Callers
+}
+
+// Ended returns what s is worth when its process has ended, for guests and
+// domains that keep says are still there.
+func (s *Stats) Ended(keep func(guestID, name string, listen uint16) bool) Stats {
+	e := Stats{Guests: make(map[string]Counters), Refused: s.Refused, Accepted: s.Accepted}
+	for _, d := range s.Domains {
+		if d.Name != "" && !keep(d.Guest, d.Name, d.Listen) {
+			continue
+		}
+		d.Open = 0
+		e.Domains = append(e.Domains, d)
+	}
+	for id, c := range s.Guests {
+		if keep(id, "", 0) {
+			c.Open = 0
+			e.Guests[id] = c
+		}
+	}
+	return e
+}
+
+func compareCounters(a, b DomainCounters) int {
+	return cmp.Or(cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Listen, b.Listen))
+}
+
+// Add adds counts of the same thing.
+func (c *Counters) Add(o Counters) {
+	c.Connections += o.Connections
+	c.Open += o.Open
+	c.In += o.In
+	c.Out += o.Out
+	for i, n := range o.Requests {
+		c.Requests[i] += n
+	}
+	c.Refused = addRefused(c.Refused, o.Refused)
+}
+
+// addRefused returns the sum in a map of its own; nil for nothing.
+func addRefused(a, b map[Reason]uint64) map[Reason]uint64 {
+	if len(a)+len(b) == 0 {
+		return nil
+	}
+	sum := make(map[Reason]uint64, max(len(a), len(b)))
+	for _, m := range []map[Reason]uint64{a, b} {
+		for why, n := range m {
+			sum[why] += n
+		}
+	}
+	return sum
+}
