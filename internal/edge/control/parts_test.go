@@ -145,7 +145,9 @@ func TestTooManySockets(t *testing.T) {
 }
 
 func FuzzReceive(f *testing.F) {
-	frame := func(body string) []byte { return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...) }
+	frame := func(body string) []byte {
+		return append(binary.BigEndian.AppendUint32(nil, uint32(len(body))), body...)
+	}
 	f.Add(frame(`{"version":1,"id":7,"op":"hello","hello":{"build":"x","started":"2026-01-01T00:00:00Z","uid":1,"ports":[{"number":80,"kind":"http"}]}}`))
 	f.Add(frame(`{"op":"wake","guest":"id"}`))
 	f.Add(append(frame(`{}`), frame(`{"op":"gone","stats":{"a":[1,2,{"b":null}]}}`)...))
@@ -490,7 +492,9 @@ func TestOthersDoNotControl(t *testing.T) {
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing was written
 	failed := make(chan error)
-	go func() { failed <- asUser(testUID, func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: short}) }) }()
+	go func() {
+		failed <- asUser(testUID, func() error { return unix.Connect(fd, &unix.SockaddrUnix{Name: short}) })
+	}()
 	if err := <-failed; err != nil {
 		t.Fatal(err)
 	}
