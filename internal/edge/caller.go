@@ -101,6 +101,9 @@ func proxyHeaderSize(b []byte) (int, error) {
 
 // parseProxyHeader reads a whole header. proxy is the connection that it came on.
 func parseProxyHeader(b []byte, proxy caller) (caller, error) {
+	if v2 := bytes.HasPrefix(b, proxyproto.SIGV2); v2 && b[12] == byte(proxyproto.PROXY) && b[13] == byte(proxyproto.UNSPEC) {
+		return proxy, nil // of no family, which the library refuses and the protocol allows
+	}
 	h, err := proxyproto.Read(bufio.NewReaderSize(bytes.NewReader(b), len(b)))
 	if err != nil {
 		return caller{}, err

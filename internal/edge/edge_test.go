@@ -249,6 +249,7 @@ func port(a net.Addr) uint16 { return uint16(a.(*net.TCPAddr).Port) }
 func serve(t *testing.T, h http.HandlerFunc, withH2 bool) uint16 {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
+	s.Config.DisableGeneralOptionsHandler = true
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(withH2)

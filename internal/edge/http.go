@@ -1,17 +1,19 @@
 package edge
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -113,6 +115,13 @@ func plainPort(r *route) uint16 {
 // pass has the guest answer.
 func (s *Server) pass(x *exchange, r *http.Request) {
 	defer x.finish(r, s)
+	if r.ProtoMajor == 1 {
+		ctx, cancel := patient(r.Context())
+		defer cancel()
+		r = r.WithContext(ctx)
+		// The guest may answer before it has read all.
+		_ = http.NewResponseController(x.answer).EnableFullDuplex()
+	}
 	if r.ProtoMajor >= 2 {
 		leave, why, ok := x.client.admitStream(x)
 		if !ok {
@@ -137,6 +146,24 @@ func (s *Server) pass(x *exchange, r *http.Request) {
 	reverse.ServeHTTP(x.answer, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 }
 
+// halfClosed is how long the request of a caller is answered who has ended what he
+// sends.
+const halfClosed = 10 * time.Second
+
+// patient is the context of a request, for which net/http takes the end of what the
+// caller sends for the caller's end. It may be that: this one ends a little later.
+func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		wait(longer, halfClosed)
+		cancel()
+	})
+	return longer, func() {
+		stop()
+		cancel()
+	}
+}
+
 // fail answers instead of the guest, unless the caller has gone.
 func (x *exchange) fail(r *http.Request, err error) {
 	if r.Context().Err() != nil {
@@ -144,6 +171,9 @@ func (x *exchange) fail(r *http.Request, err error) {
 		return
 	}
 	x.why = reasonOf(err)
+	if x.why == ReasonGuestAnswer && x.body != nil && x.body.broken.Load() {
+		x.why = ReasonRequest
+	}
 	page(x.answer, statusOf(x.why), x.why)
 }
 
@@ -168,7 +198,7 @@ var reverse = &httputil.ReverseProxy{ //nolint:gochecknoglobals // a constant
 		return exchangeOf(r).upstream.roundTrip(r)
 	}),
 	ErrorHandler: func(_ http.ResponseWriter, r *http.Request, err error) { exchangeOf(r).fail(r, answerError(err)) },
-	BufferPool:   &buffers{},
+	BufferPool:   bufferPool{},
 	ErrorLog:     slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
 }
 
@@ -200,6 +230,7 @@ func rewrite(p *httputil.ProxyRequest) {
 			p.Out.Header[h] = v
 		}
 	}
+	p.Out.Trailer = p.In.Trailer // which is filled when the body has come
 	if !x.tellsCaller() {
 		return
 	}
@@ -286,7 +317,7 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
 // WriteHeader is http.ResponseWriter's.
 func (a *answer) WriteHeader(code int) {
-	if code >= 200 || code == http.StatusSwitchingProtocols {
+	if code >= 200 {
 		a.status = code
 		if n, err := strconv.ParseInt(a.Header().Get("Content-Length"), 10, 64); err == nil {
 			a.length = n
@@ -308,31 +339,46 @@ func (a *answer) Write(b []byte) (int, error) {
 	return n, err
 }
 
+// Hijack is http.Hijacker's. What the caller sent already, and the server read, is
+// not lost.
+func (a *answer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(a.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	first, err := rw.Reader.Peek(rw.Reader.Buffered())
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	a.status = http.StatusSwitchingProtocols // ReverseProxy does it for nothing else
+	return &upgraded{Conn: replay(conn, bytes.Clone(first)), under: conn}, rw, nil
+}
+
 // countedBody is a request's body, which may still be read when the answer is over.
 type countedBody struct {
 	io.ReadCloser
-	bytes atomic.Int64
+	bytes  atomic.Int64
+	broken atomic.Bool // the caller did not send all of it, or not as one has to
 }
 
 // Read is io.Reader's.
 func (b *countedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.bytes.Add(int64(n))
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.broken.Store(true)
+	}
 	return n, err
 }
 
-// buffers is httputil.BufferPool.
-type buffers struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10
+// bufferPool is httputil.BufferPool.
+type bufferPool struct{}
 
 // Get is BufferPool's.
-func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[bufferSize]byte); ok {
-		return p[:]
-	}
-	return make([]byte, bufferSize)
+func (bufferPool) Get() []byte {
+	b, _ := largeBuffers.Get().(*[bufferSize]byte)
+	return b[:]
 }
 
 // Put is BufferPool's.
-func (b *buffers) Put(p []byte) { b.pool.Put((*[bufferSize]byte)(p)) }
+func (bufferPool) Put(b []byte) { largeBuffers.Put((*[bufferSize]byte)(b)) }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"container/list"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -54,13 +55,16 @@ const maxRests = 1 << 15
 // callers bounds what each caller may have. Ready when zero. What it takes of
 // memory is bounded by maxRests and by the open connections.
 type callers struct {
-	mu  sync.Mutex
-	all map[netip.Addr]*callerState
+	mu    sync.Mutex
+	all   map[netip.Addr]*callerState
+	rests list.List // of *callerState without a connection, who left last at the end
 }
 
 type callerState struct {
+	key  netip.Addr
 	open int
-	due  int64 // see pace
+	due  int64         // see pace
+	rest *list.Element // in callers.rests, nil while there is a connection
 }
 
 // admit counts one connection of a caller in, or says why it may not be. Each that
@@ -68,24 +72,30 @@ type callerState struct {
 func (c *callers) admit(key netip.Addr, now time.Time, connections, rate int) (Reason, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.forget(now)
 	s, ok := c.all[key]
 	if !ok {
-		if c.all == nil {
-			c.all = make(map[netip.Addr]*callerState)
-		}
-		c.sweep(now)
-		s = &callerState{}
-		c.all[key] = s
+		s = &callerState{key: key}
 	}
 	if s.open >= connections {
 		return ReasonCallerConnections, false
 	}
-	due, ok := paced(s.due, now.UnixNano(), rate)
-	if !ok {
+	due, paced := paced(s.due, now.UnixNano(), rate)
+	if !paced {
 		return ReasonCallerRate, false
 	}
 	s.due = due
 	s.open++
+	if s.rest != nil {
+		c.rests.Remove(s.rest)
+		s.rest = nil
+	}
+	if !ok {
+		if c.all == nil {
+			c.all = make(map[netip.Addr]*callerState)
+		}
+		c.all[key] = s
+	}
 	return "", true
 }
 
@@ -97,26 +107,27 @@ func (c *callers) leave(key netip.Addr, now time.Time) {
 	if !ok {
 		return
 	}
-	if s.open--; s.rests(now) {
-		delete(c.all, key)
+	if s.open--; s.open == 0 {
+		s.rest = c.rests.PushBack(s)
+		c.forget(now)
 	}
 }
 
-// rests tells whether nothing is lost if the caller is forgotten.
-func (s *callerState) rests(now time.Time) bool { return s.open <= 0 && s.due <= now.UnixNano() }
-
-// sweep forgets callers that rest, each time one comes: two, so that there are
-// never many more than of those that do not. Of callers beyond maxRests it forgets
-// some that have no connection. c.mu is held.
-func (c *callers) sweep(now time.Time) {
-	looked := 0
-	for key, s := range c.all { // begins anywhere
-		if looked++; looked > 8 {
+// forget drops callers of whom nothing has to be remembered any more: those whose
+// burst would be full again, at most two so that nobody waits for it, and those that
+// are too many. c.mu is held.
+func (c *callers) forget(now time.Time) {
+	for range 2 {
+		front := c.rests.Front()
+		if front == nil {
 			return
 		}
-		if s.rests(now) || s.open <= 0 && len(c.all) >= maxRests {
-			delete(c.all, key)
+		s, ok := front.Value.(*callerState)
+		if !ok || s.due > now.UnixNano() && c.rests.Len() <= maxRests {
+			return
 		}
+		c.rests.Remove(front)
+		delete(c.all, s.key)
 	}
 }
 

@@ -24,6 +24,7 @@ const (
 	logFiles = 5
 	logOpen  = 128
 	logQueue = 1 << 13
+	logBytes = 8 << 20 // of lines that wait
 )
 
 // FileLogs keeps guests' access logs in files, FOLDER/ID/access.log, of at most
@@ -35,6 +36,7 @@ type FileLogs struct {
 	lines  chan logLine
 	done   chan struct{}
 	lost   atomic.Uint64
+	waits  atomic.Int64 // bytes
 
 	closing sync.RWMutex // held for reading while a line is handed over
 	closed  bool
@@ -70,11 +72,15 @@ func (l *FileLogs) Write(guestID string, line []byte) {
 	if l.closed || !fileName(guestID) {
 		return
 	}
-	select {
-	case l.lines <- logLine{guestID, line}:
-	default:
-		l.lost.Add(1)
+	if l.waits.Add(int64(len(line))) <= logBytes {
+		select {
+		case l.lines <- logLine{guestID, line}:
+			return
+		default:
+		}
 	}
+	l.waits.Add(-int64(len(line)))
+	l.lost.Add(1)
 }
 
 // Lost is how many lines were lost: the disk is full, or slower than what comes.
@@ -117,12 +123,14 @@ func (l *FileLogs) run() {
 // gather takes the lines that are there, by guest.
 func (l *FileLogs) gather(line logLine) map[string][]byte {
 	texts := map[string][]byte{line.guest: line.text}
+	l.waits.Add(-int64(len(line.text)))
 	for range len(l.lines) {
 		more, ok := <-l.lines
 		if !ok {
 			break
 		}
 		texts[more.guest] = append(texts[more.guest], more.text...)
+		l.waits.Add(-int64(len(more.text)))
 	}
 	return texts
 }

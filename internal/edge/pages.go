@@ -37,6 +37,8 @@ func statusOf(why Reason) int {
 	switch why {
 	case ReasonCallerConnections, ReasonCallerRate:
 		return http.StatusTooManyRequests
+	case ReasonRequest:
+		return http.StatusBadRequest
 	case ReasonName:
 		return http.StatusMisdirectedRequest
 	case ReasonGuestAnswer:
@@ -58,6 +60,9 @@ func page(w http.ResponseWriter, code int, why Reason) {
 	}
 	if code == http.StatusMisdirectedRequest || code == http.StatusBadRequest || code == http.StatusMethodNotAllowed {
 		h.Set("Connection", "close") // whoever asks for nothing that is here has no more to ask
+	}
+	if code == http.StatusMethodNotAllowed {
+		h.Set("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE") // and all others but CONNECT
 	}
 	body := pages[code] + "\n"
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -3,7 +3,6 @@ package edge
 import (
 	"context"
 	"crypto/tls"
-	"io"
 	"net"
 	"sync"
 	"time"
@@ -65,15 +64,15 @@ func (s *Server) passPlain(ctx context.Context, call *session, t *table, r *rout
 	s.logTLS(l.route, call, name, began, &passed{in: up.in.Load(), out: up.out.Load(), end: relay.Done.String()})
 }
 
-// halfClosed is a connection whose end can be said in one direction.
-type halfClosed interface {
+// halfClosable is a connection whose end can be said in one direction.
+type halfClosable interface {
 	net.Conn
 	CloseWrite() error
 }
 
 // passHalf copies one direction. When one side breaks the other one ends, too.
-func passHalf(to, from halfClosed) {
-	_, err := io.Copy(to, struct{ io.Reader }{from})
+func passHalf(to, from halfClosable) {
+	_, err := copyAll(to, from)
 	if err == nil {
 		err = to.CloseWrite()
 	}

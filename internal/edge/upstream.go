@@ -97,7 +97,7 @@ func (u *upstream) newTransport(h2 bool) *http.Transport {
 		DisableCompression:     true,
 		MaxIdleConnsPerHost:    maxStreams,
 		ResponseHeaderTimeout:  answerTimeout,
-		ExpectContinueTimeout:  answerTimeout,
+		ExpectContinueTimeout:  time.Second, // many servers do not know of it
 		MaxResponseHeaderBytes: maxAnswerHeader,
 		Protocols:              new(http.Protocols),
 	}

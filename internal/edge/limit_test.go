@@ -1,0 +1,99 @@
+package edge
+
+import (
+	"encoding/binary"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func TestPace(t *testing.T) {
+	t.Parallel()
+	var p pace
+	now := time.Unix(1e9, 0)
+	taken := 0
+	for range 1000 {
+		if p.take(now, 100) {
+			taken++
+		}
+	}
+	if taken != 100 {
+		t.Errorf("%d at once, want a second's worth", taken)
+	}
+	for i := range 300 { // three seconds at 100 each, tried thrice as often
+		for range 3 {
+			if p.take(now.Add(time.Duration(i+1)*10*time.Millisecond), 100) {
+				taken++
+			}
+		}
+	}
+	if taken != 400 {
+		t.Errorf("%d, want 400", taken)
+	}
+}
+
+func TestCallerKey(t *testing.T) {
+	t.Parallel()
+	for address, want := range map[string]string{
+		"192.0.2.7": "192.0.2.7", "::ffff:192.0.2.7": "192.0.2.7", "2001:db8:1:2:3:4:5:6": "2001:db8:1:2::",
+		"fe80::1%eth0": "fe80::",
+	} {
+		if got := callerKey(netip.MustParseAddr(address)).String(); got != want {
+			t.Errorf("%s: %s, want %s", address, got, want)
+		}
+	}
+}
+
+// TestCallersAreForgotten: a flood from everywhere leaves little behind, and does not
+// make the edge forget who has connections.
+func TestCallersAreForgotten(t *testing.T) {
+	t.Parallel()
+	var c callers
+	now := time.Unix(1e9, 0)
+	address := func(i int) netip.Addr {
+		var b [16]byte
+		binary.BigEndian.PutUint64(b[:], uint64(i)+1<<60)
+		return netip.AddrFrom16(b)
+	}
+	for range 3 {
+		if _, ok := c.admit(address(0), now, 3, 10); !ok {
+			t.Fatal("refused")
+		}
+	}
+	for i := 1; i < 4*maxRests; i++ {
+		if _, ok := c.admit(address(i), now, 3, 10); !ok {
+			t.Fatal("refused")
+		}
+		c.leave(address(i), now)
+	}
+	if n := c.len(); n > maxRests+1 {
+		t.Errorf("%d are remembered", n)
+	}
+	if why, ok := c.admit(address(0), now, 3, 10); ok || why != ReasonCallerConnections {
+		t.Errorf("the first one was forgotten: %v", ok)
+	}
+	// Later all rest, and are forgotten as others come and go.
+	now = now.Add(time.Hour)
+	for i := range 2 * maxRests {
+		if _, ok := c.admit(address(i+1), now, 3, 10); !ok {
+			t.Fatal("refused")
+		}
+		c.leave(address(i+1), now)
+		now = now.Add(time.Second)
+	}
+	if n := c.len(); n > 8 {
+		t.Errorf("%d are remembered", n)
+	}
+}
+
+func BenchmarkAdmit(b *testing.B) {
+	var c callers
+	now := time.Unix(1e9, 0)
+	var a [4]byte
+	for i := 0; b.Loop(); i++ {
+		binary.BigEndian.PutUint32(a[:], uint32(i))
+		key := netip.AddrFrom4(a)
+		c.admit(key, now, 1024, 1000)
+		c.leave(key, now)
+	}
+}
