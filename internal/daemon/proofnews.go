@@ -17,7 +17,7 @@ import (
 type proofData struct {
 	vps.Proof
 	State vps.DomainState `json:"state"`
-	Steps proof.Steps     `json:"steps"`
+	Steps vps.ProofSteps  `json:"steps"`
 }
 
 // tell words what is new about a proof: for the owner and for the tenant. It is nil
@@ -58,7 +58,7 @@ func (v *prover) tell(host *vps.Host, p *vps.Proof, news proof.News) *sqlite.Pro
 }
 
 // toDo says what proves a name.
-func toDo(s proof.Steps) string {
+func toDo(s vps.ProofSteps) string {
 	var ways []string
 	if s.Record != "" {
 		ways = append(ways, fmt.Sprintf("the TXT record %s with %q", s.Record, s.Value))

@@ -118,7 +118,7 @@ func (v *prover) Proof(host *vps.Host, tenant, name string) vps.Proof {
 }
 
 // Steps are what the tenant has to do for a proof.
-func (v *prover) Steps(p *vps.Proof) proof.Steps { return v.key.Steps(claimed(p)) }
+func (v *prover) Steps(p *vps.Proof) vps.ProofSteps { return v.key.Steps(claimed(p)) }
 
 func claimed(p *vps.Proof) proof.Claim {
 	return proof.Claim{Name: p.Name, Tenant: p.Tenant, Created: p.TenantCreated}

@@ -53,10 +53,10 @@ func TestTokens(t *testing.T) {
 		t.Error("it goes by the zone, or not by the key")
 	}
 	token := key.Token(claims[0])
-	if s := key.Steps(claims[0]); s != (Steps{"_sublet.blog.example.org", "sublet=" + token, "http://blog.example.org/.well-known/sublet-" + token, token}) {
+	if s := key.Steps(claims[0]); s != (vps.ProofSteps{Record: "_sublet.blog.example.org", Value: "sublet=" + token, URL: "http://blog.example.org/.well-known/sublet-" + token, Content: token}) {
 		t.Errorf("%+v", s)
 	}
-	if s := key.Steps(claims[1]); s != (Steps{Record: "_sublet.blog.example.org", Value: "sublet=" + key.Token(claims[1])}) {
+	if s := key.Steps(claims[1]); s != (vps.ProofSteps{Record: "_sublet.blog.example.org", Value: "sublet=" + key.Token(claims[1])}) {
 		t.Errorf("%+v", s)
 	}
 	long := strings.Repeat("a.", 121) + "example.org" // 253 letters

@@ -49,18 +49,6 @@ func (k Key) Token(c Claim) string {
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(mac.Sum(nil)[:tokenBytes]))
 }
 
-// Steps are the two ways to prove a claim: one of them is enough.
-type Steps struct {
-	// Record is the name of a TXT record, Value what it has to have. Record is empty
-	// for a name that is too long for it.
-	Record string `json:"record"`
-	Value  string `json:"value"`
-	// URL is where a file with Content has to be. It is empty for a suffix, whose
-	// names may be on many servers.
-	URL     string `json:"url,omitempty"`
-	Content string `json:"content,omitempty"`
-}
-
 const (
 	recordPrefix = "_sublet."
 	valuePrefix  = "sublet="
@@ -70,10 +58,10 @@ const (
 )
 
 // Steps returns what has to be done to prove a claim.
-func (k Key) Steps(c Claim) Steps {
+func (k Key) Steps(c Claim) vps.ProofSteps {
 	token := k.Token(c)
 	suffix, isSuffix := strings.CutPrefix(c.Name, "*.")
-	s := Steps{Record: recordPrefix + suffix, Value: valuePrefix + token}
+	s := vps.ProofSteps{Record: recordPrefix + suffix, Value: valuePrefix + token}
 	if len(s.Record) > maxName {
 		s.Record = ""
 	}

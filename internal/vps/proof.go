@@ -35,6 +35,18 @@ type Proof struct {
 	Failures int `json:"failures,omitempty"`
 }
 
+// ProofSteps are the two ways to prove that a name is a tenant's: one is enough.
+type ProofSteps struct {
+	// Record is the name of a TXT record, Value what it has to have. Record is empty
+	// for a name that is too long for it.
+	Record string `json:"record,omitempty" doc:"Name of a TXT record."`
+	Value  string `json:"value" doc:"What it has to have."`
+	// URL is where a file with Content has to be. It is empty for a suffix, whose
+	// names may be on many servers.
+	URL     string `json:"url,omitempty" doc:"Where a file has to be instead."`
+	Content string `json:"content,omitempty" doc:"What the file has to have."`
+}
+
 // Live tells whether domains of the name are led to the tenant's guests.
 func (p *Proof) Live() bool { return !p.Proved.IsZero() }
 

@@ -1,0 +1,326 @@
+// Package hops finds out where calls of a domain end: it goes the way of a caller,
+// from the name to the guest's certificate, and says what is found at each hop.
+//
+// What is known of the host arrives as Facts, and what only the network knows by
+// probes: these connect to the host's own address, as nearly as that can be done
+// from the host itself, and to the guest. Nothing is changed.
+package hops
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"sublet/internal/vps"
+)
+
+// Facts are what is known of a domain and of the host.
+type Facts struct {
+	// Name is the host name that is called, in canonical form; empty for calls
+	// without one.
+	Name string
+	// Domain is the one that has these calls, nil for none, and Guest its guest.
+	Domain *vps.Domain
+	Guest  string
+	// NotLive says why the domain is not led to its guest, empty when it is, and
+	// Proof what is to be done about it.
+	NotLive, Proof string
+
+	// Public are the host's addresses as callers use them, Behind whether callers come
+	// by a translation of addresses that the host does not know.
+	Public []netip.Addr
+	Behind bool
+	// Prefix6 are the guest's own IPv6 addresses: callers there pass the edge by.
+	Prefix6 netip.Prefix
+	// Blocked are the ports' faults: what keeps callers off them, with a remedy.
+	Blocked map[uint16]Fault
+
+	// EdgeFault says what is wrong with the edge as a whole, empty for nothing.
+	EdgeFault string
+	// Ports are the ports that the edge listens on.
+	Ports []uint16
+	// Target is the host's address at which the edge is called.
+	Target netip.Addr
+	// Header tells that the edge takes callers from Target for a proxy.
+	Header bool
+
+	// State is the guest's, and Address where it is.
+	State   vps.State
+	Address netip.Addr
+}
+
+// Fault is something that is wrong, and what to do about it.
+type Fault struct{ Problem, Remedy string }
+
+// Answer is what a name leads to.
+type Answer struct {
+	Names     []string // CNAMEs on the way
+	Addresses []netip.Addr
+}
+
+// NoNameError is an error of Probes.Lookup: name servers answered, and there is no
+// such name, or it has no address.
+type NoNameError struct{ Name string }
+
+func (e *NoNameError) Error() string { return e.Name + " leads to no address" }
+
+// Probes are how the network is looked at.
+type Probes struct {
+	// Lookup asks name servers.
+	Lookup func(ctx context.Context, name string) (Answer, error)
+	// Dial connects; nil means a net.Dialer's.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Verify checks certificates; nil means by the system's roots.
+	Verify Verifier
+	// Now tells the time; nil means time.Now.
+	Now func() time.Time
+}
+
+// probeTimeout bounds one probe.
+const probeTimeout = 5 * time.Second
+
+// tester goes the way.
+type tester struct {
+	f     *Facts
+	p     *Probes
+	found []vps.Hop
+}
+
+// Test goes the way of a caller, and returns what it found, at least one finding for
+// each hop in their order. It takes at most about a minute, or as long as ctx lets it.
+func Test(ctx context.Context, f Facts, p Probes) []vps.Hop {
+	if p.Dial == nil {
+		p.Dial = new(net.Dialer).DialContext
+	}
+	if p.Now == nil {
+		p.Now = time.Now
+	}
+	t := &tester{f: &f, p: &p}
+	t.spec()
+	t.dns(ctx)
+	if f.Domain == nil {
+		for _, hop := range []vps.HopName{vps.HopFirewall, vps.HopEdge, vps.HopGuest, vps.HopCertificate, vps.HopHTTP} {
+			t.add(hop, vps.HopUnknown, "", "not looked at, as there is no domain for it")
+		}
+		return t.found
+	}
+	t.firewall()
+	reached := t.edge(ctx)
+	serves := t.guest(ctx)
+	t.certificate(ctx, reached, serves)
+	t.http(ctx, reached, serves)
+	return t.found
+}
+
+func (t *tester) add(hop vps.HopName, state vps.HopState, remedy, format string, args ...any) {
+	t.found = append(t.found, vps.Hop{Hop: hop, State: state, Remedy: remedy, Message: fmt.Sprintf(format, args...)})
+}
+
+// within runs a probe for as long as one may take.
+func within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, probeTimeout)
+}
+
+// called is what was called, for people.
+func (t *tester) called() string { return cmp.Or(t.f.Name, "a caller without a name") }
+
+func (t *tester) spec() {
+	f := t.f
+	switch {
+	case f.Domain == nil:
+		t.add(vps.HopSpec, vps.HopFailed, "add it with `sublet domain add GUEST "+f.Name+"`", "no guest has the domain %s, nor one that covers it", f.Name)
+	case f.NotLive != "":
+		t.add(vps.HopSpec, vps.HopFailed, f.Proof, "%s", f.NotLive)
+	case f.Domain.Name == f.Name:
+		t.add(vps.HopSpec, vps.HopOK, "", "%s leads to the guest %s, and is live", f.Domain, f.Guest)
+	default:
+		t.add(vps.HopSpec, vps.HopOK, "", "%s is led to the guest %s by its domain %s, which is live", t.called(), f.Guest, f.Domain)
+	}
+}
+
+// dns looks where the name leads.
+func (t *tester) dns(ctx context.Context) {
+	f := t.f
+	if f.Name == "" {
+		t.add(vps.HopDNS, vps.HopUnknown, "", "there is no name to look up")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 4*probeTimeout) // it asks several servers
+	defer cancel()
+	a, err := t.p.Lookup(ctx, f.Name)
+	set := "set its A and AAAA records to this host's addresses"
+	if len(f.Public) > 0 {
+		set = "set its A and AAAA records to " + list(f.Public)
+	}
+	if err != nil {
+		if none, ok := errors.AsType[*NoNameError](err); ok {
+			t.add(vps.HopDNS, vps.HopFailed, set, "%s leads to no address", printable(none.Name))
+		} else {
+			t.add(vps.HopDNS, vps.HopUnknown, "see whether the name servers of the domain, and those that this host asks, are up", "%s", vps.ErrorMessage(err))
+		}
+		return
+	}
+	name := f.Name
+	for _, n := range a.Names {
+		name += " → " + printable(n)
+	}
+	t.leads(name, a.Addresses, set)
+}
+
+// leads judges the addresses that a name leads to.
+func (t *tester) leads(name string, all []netip.Addr, set string) {
+	f := t.f
+	var here, direct, inside, elsewhere []netip.Addr
+	for _, a := range all {
+		switch a = a.Unmap(); {
+		case slices.Contains(f.Public, a):
+			here = append(here, a)
+		case f.Prefix6.Contains(a):
+			direct = append(direct, a)
+		case a.IsLoopback() || a.IsUnspecified() || a.IsPrivate() || a.IsLinkLocalUnicast() || a.IsMulticast():
+			inside = append(inside, a)
+		default:
+			elsewhere = append(elsewhere, a)
+		}
+	}
+	switch {
+	case len(inside) > 0:
+		t.add(vps.HopDNS, vps.HopFailed, set, "%s leads to %s, which nobody outside can call", name, list(inside))
+	case len(elsewhere) > 0 && f.Behind:
+		t.add(vps.HopDNS, vps.HopUnknown, "name the host's public address in settings.public_address", "%s leads to %s; whether that is this host cannot be told, as its own addresses are translated on the way to it", name, list(elsewhere))
+	case len(elsewhere) > 0 && len(here)+len(direct) > 0:
+		t.add(vps.HopDNS, vps.HopUnknown, "take it away unless something there passes calls on to this host", "%s leads to this host by %s, and elsewhere by %s", name, list(append(here, direct...)), list(elsewhere))
+	case len(elsewhere) > 0:
+		t.add(vps.HopDNS, vps.HopUnknown, set+", unless something in front of the host passes calls on to it", "%s leads to %s, which is not this host: that is right behind a CDN, a proxy or a translation of addresses, and wrong otherwise", name, list(elsewhere))
+	case len(direct) > 0:
+		t.add(vps.HopDNS, vps.HopOK, "", "%s leads to %s; callers of %s come to the guest itself, past the edge", name, list(append(here, direct...)), list(direct))
+	default:
+		t.add(vps.HopDNS, vps.HopOK, "", "%s leads to %s, which is this host", name, list(here))
+	}
+}
+
+// firewall says what others' rules do with callers.
+func (t *tester) firewall() {
+	good := []string{}
+	for _, port := range hostPorts(t.f.Domain) {
+		if b, blocked := t.f.Blocked[port]; blocked {
+			t.add(vps.HopFirewall, vps.HopFailed, b.Remedy, "%s", b.Problem)
+			continue
+		}
+		good = append(good, fmt.Sprint(port))
+	}
+	if len(good) > 0 {
+		t.add(vps.HopFirewall, vps.HopOK, "", "no rule on this host keeps callers off TCP port %s; a firewall of the provider's cannot be seen from here", strings.Join(good, " and "))
+	}
+}
+
+// edge looks whether the edge takes calls on each port of the domain, and returns on
+// which.
+func (t *tester) edge(ctx context.Context) map[uint16]bool {
+	f := t.f
+	reached := map[uint16]bool{}
+	if f.EdgeFault != "" {
+		t.add(vps.HopEdge, vps.HopFailed, "see what `sublet doctor` and the daemon's log say", "%s", f.EdgeFault)
+		return reached
+	}
+	var good []string
+	for _, port := range hostPorts(f.Domain) {
+		if f.Ports != nil && !slices.Contains(f.Ports, port) {
+			t.add(vps.HopEdge, vps.HopFailed, "see what has the port with `ss -ltnp`, and what the daemon's log says", "the edge does not listen on port %d", port)
+			continue
+		}
+		at := netip.AddrPortFrom(f.Target, port)
+		conn, err := t.dial(ctx, at)
+		if err != nil {
+			t.add(vps.HopEdge, vps.HopFailed, "see what `sublet doctor` and the daemon's log say", "at %s nobody takes calls: %s", at, why(err))
+			continue
+		}
+		_ = conn.Close()
+		reached[port] = true
+		good = append(good, at.String())
+	}
+	if len(good) > 0 {
+		t.add(vps.HopEdge, vps.HopOK, "", "the edge takes calls at %s", strings.Join(good, " and "))
+	}
+	return reached
+}
+
+// guest looks whether the guest's ports answer, and returns which do.
+func (t *tester) guest(ctx context.Context) map[uint16]bool {
+	f := t.f
+	serves := map[uint16]bool{}
+	running := f.State == vps.StateRunning
+	switch {
+	case !running && f.State == vps.StateStopped && f.Domain.Wake:
+		t.add(vps.HopGuest, vps.HopUnknown, "", "the guest %s is stopped, and a call starts it; test again when it runs", f.Guest)
+		return serves
+	case !running:
+		t.add(vps.HopGuest, vps.HopFailed, "start it with `sublet start "+f.Guest+"`", "the guest %s does not run: it is %s", f.Guest, f.State)
+		return serves
+	}
+	var good []string
+	for _, port := range guestPorts(f.Domain) {
+		at := netip.AddrPortFrom(f.Address, port)
+		conn, err := t.dial(ctx, at)
+		if err != nil {
+			t.add(vps.HopGuest, vps.HopFailed, guestRemedy(err, f, port), "port %d of the guest %s does not answer: %s", port, f.Guest, why(err))
+			continue
+		}
+		_ = conn.Close()
+		serves[port] = true
+		good = append(good, fmt.Sprint(port))
+	}
+	if len(good) > 0 {
+		t.add(vps.HopGuest, vps.HopOK, "", "the guest %s runs, and answers on port %s", f.Guest, strings.Join(good, " and "))
+	}
+	return serves
+}
+
+// hostPorts are the host's ports that a domain is served on.
+func hostPorts(d *vps.Domain) []uint16 {
+	if d.Web() {
+		return []uint16{vps.HTTPSPort, vps.HTTPPort}
+	}
+	return []uint16{d.Listen}
+}
+
+// guestPorts are the guest's ports that a domain leads to.
+func guestPorts(d *vps.Domain) []uint16 {
+	switch {
+	case !d.Web():
+		return []uint16{d.TLSPort()}
+	case d.Terminate:
+		return []uint16{d.PlainPort()}
+	default:
+		return []uint16{d.TLSPort(), d.PlainPort()}
+	}
+}
+
+func guestRemedy(err error, f *Facts, port uint16) string {
+	if refused(err) {
+		return fmt.Sprintf("start what serves port %d in the guest, on all addresses and not on 127.0.0.1 alone", port)
+	}
+	return "look at the guest's own firewall, and at its console with `sublet logs " + f.Guest + "`"
+}
+
+func list(all []netip.Addr) string {
+	texts := make([]string, len(all))
+	for i, a := range all {
+		texts[i] = a.String()
+	}
+	return strings.Join(texts, ", ")
+}
+
+// printable quotes a name that may hold anything: a CNAME is others' to say.
+func printable(name string) string {
+	if strings.Trim(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.*") == "" {
+		return name
+	}
+	return fmt.Sprintf("%+q", name)
+}
