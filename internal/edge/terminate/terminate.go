@@ -73,7 +73,7 @@ type Manager struct {
 	work sync.WaitGroup
 	slot chan struct{}
 
-	due  chan struct{} // holds one when certificates are to be looked at at once
+	due chan struct{} // holds one when certificates are to be looked at at once
 
 	names  atomic.Pointer[map[string]*name]
 	config atomic.Pointer[certmagic.Config]
