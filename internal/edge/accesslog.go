@@ -3,7 +3,9 @@ package edge
 import (
 	"encoding/json"
 	"net/http"
+	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"sublet/internal/vps"
@@ -16,8 +18,8 @@ type Access struct {
 	// Caller and Port are the caller's address and port.
 	Caller string `json:"caller"`
 	Port   uint16 `json:"port"`
-	// Kind is http, https when TLS ended at the edge, or tls when it went through
-	// to the guest.
+	// Kind is http, https when TLS ended at the edge, tls when it went through to
+	// the guest, or quic, likewise.
 	Kind string `json:"kind"`
 	// Host is the name that the caller asked for, Domain the one that has it.
 	Host   string `json:"host"`
@@ -58,7 +60,7 @@ func (s *Server) logTLS(r *route, call *session, name string, began time.Time, p
 	if !s.logs() {
 		return
 	}
-	a := s.access(r, call, name, began)
+	a := s.access(r, call.caller.from, name, began)
 	a.In, a.Out, a.Refused, a.End = p.in, p.out, p.reason, p.end
 	a.Kind = "tls"
 	s.write(r, a)
@@ -69,7 +71,7 @@ func (s *Server) logHTTP(x *exchange, r *http.Request) {
 	if !s.logs() {
 		return
 	}
-	a := s.access(x.route, x.client.call, r.Host, x.began)
+	a := s.access(x.route, x.client.call.caller.from, r.Host, x.began)
 	a.Kind = "http"
 	if x.client.call.port.Kind == KindTLS {
 		a.Kind = "https"
@@ -86,9 +88,9 @@ func (s *Server) logHTTP(x *exchange, r *http.Request) {
 	s.write(x.route, a)
 }
 
-func (s *Server) access(r *route, call *session, host string, began time.Time) *Access {
+func (s *Server) access(r *route, from netip.AddrPort, host string, began time.Time) *Access {
 	return &Access{
-		Time: began.UTC(), Caller: call.caller.from.Addr().String(), Port: call.caller.from.Port(),
+		Time: began.UTC(), Caller: from.Addr().String(), Port: from.Port(),
 		Host: host, Domain: r.domain.String(), Microseconds: time.Since(began).Microseconds(),
 	}
 }
@@ -107,11 +109,11 @@ func (s *Server) write(r *route, a *Access) {
 // combined is the line in the Combined Log Format of Apache's HTTP server
 // (httpd.apache.org/docs/2.4/logs.html): address, two fields that are never known
 // here, time, request, status, bytes of the answer, Referer and User-Agent. A
-// connection that went through in TLS is a CONNECT to the name.
+// connection that went through in TLS or QUIC is a CONNECT to the name.
 func (a *Access) combined() []byte {
 	method, target, protocol, status := a.Method, a.Target, a.Protocol, a.Status
-	if a.Kind == "tls" {
-		method, target, protocol, status = http.MethodConnect, a.Host, "TLS", http.StatusOK
+	if a.Method == "" {
+		method, target, protocol, status = http.MethodConnect, a.Host, strings.ToUpper(a.Kind), http.StatusOK
 		if a.Refused != "" {
 			status = statusOf(a.Refused)
 		}

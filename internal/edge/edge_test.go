@@ -196,6 +196,13 @@ func (o *origin) Dial(ctx context.Context, from, to netip.AddrPort) (*net.TCPCon
 	return c.(*net.TCPConn), nil
 }
 
+func (o *origin) DialUDP(_ context.Context, from, to netip.AddrPort) (*net.UDPConn, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.froms = append(o.froms, from)
+	return net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(to))
+}
+
 func (o *origin) dialed() []netip.AddrPort {
 	o.mu.Lock()
 	defer o.mu.Unlock()

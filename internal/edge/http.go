@@ -247,11 +247,8 @@ func rewrite(p *httputil.ProxyRequest) {
 
 // address is the guest's.
 func (x *exchange) address() netip.AddrPort {
-	a := x.route.guest.Address
-	if !a.IsValid() {
-		a = x.route.guest.Address6
-	}
-	return netip.AddrPortFrom(a, x.upstream.key.port)
+	first, _ := x.route.guest.addresses(x.client.call.caller.from.Addr())
+	return netip.AddrPortFrom(first, x.upstream.key.port)
 }
 
 // tellsCaller tells whether the guest is told who calls in headers: when TLS ends

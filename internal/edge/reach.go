@@ -149,10 +149,7 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, c ca
 	if err != nil {
 		return nil, &refusal{ReasonServer, err}
 	}
-	first, second := r.guest.Address, r.guest.Address6
-	if !first.IsValid() || second.IsValid() && c.from.Addr().Is6() {
-		first, second = second, first
-	}
+	first, second := r.guest.addresses(c.from.Addr())
 	as := netip.AddrPort{}
 	if r.caller == vps.CallerTransparent && t.imitable(c.from) && first.Is4() == c.from.Addr().Is4() {
 		as = c.from

@@ -22,6 +22,9 @@ type Origin interface {
 	// a caller's address; when that cannot be, or from is the zero value, it comes
 	// from the host. LocalAddr of the connection tells.
 	Dial(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error)
+	// DialUDP makes a socket for datagrams to the guest and back, likewise. It does
+	// not block.
+	DialUDP(ctx context.Context, from, to netip.AddrPort) (*net.UDPConn, error)
 }
 
 // Logs takes what guests' access logs are made of. It does not block, and may lose
@@ -62,6 +65,7 @@ type Server struct {
 	callers  callers
 	sessions sessions
 	fronts   fronts
+	quic     quicRouter
 	accepted atomic.Uint64
 	refused  refusals
 	lingers  atomic.Int32
@@ -79,6 +83,7 @@ func New(o Options) *Server {
 	s.remembered.Store(&remembered{other: &series{}})
 	s.table.Store(&table{settings: settings(vps.EdgeSettings{})})
 	s.fronts.init(s)
+	s.quic.server = s
 	return s
 }
 
@@ -107,6 +112,7 @@ func (s *Server) Set(c Config) error {
 	s.fronts.use(t.settings)
 	s.remembered.Store(next)
 	s.table.Store(t)
+	s.quic.set(t)
 	s.changed.send()
 	return nil
 }
@@ -257,9 +263,11 @@ func reset(conn *net.TCPConn) {
 }
 
 // Drain waits until all connections have ended; HTTP without a request ends at
-// once. The listeners were closed before. When ctx ends first, the connections are
+// once, and so do those of QUIC, which need the socket. The listeners were closed
+// before. When ctx ends first, the connections are
 // cut and its error is returned.
 func (s *Server) Drain(ctx context.Context) error {
+	s.quic.close()
 	defer s.fronts.stop()
 	s.fronts.drain()
 	s.sessions.drain()

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 
 	"sublet/internal/edge/hello"
+	"sublet/internal/edge/quic"
 )
 
 // Reason says why the edge refused a caller, in a word or two for metrics and
@@ -31,6 +32,10 @@ const (
 	ReasonGuestLost         Reason = "guest-lost"   // no way to it, or it hung up
 	ReasonGuestAnswer       Reason = "guest-answer" // what it said is not HTTP
 	ReasonCertificate       Reason = "certificate"  // TLS could not be ended here
+	ReasonQUIC              Reason = "quic"         // the domain is not led by QUIC
+	ReasonQUICCrowded       Reason = "quic-" + quic.ReasonCrowded
+	ReasonQUICNobody        Reason = "quic-" + quic.ReasonNobody
+	ReasonQUICHost          Reason = "quic-" + quic.ReasonHost
 )
 
 // reasons are all, for arrays of counters.
@@ -39,6 +44,7 @@ var reasons = func() []Reason {
 		ReasonCallerConnections, ReasonCallerRate, ReasonGuestConnections, ReasonGuestRate, ReasonServer,
 		ReasonProxyHeader, ReasonHandshake, ReasonName, ReasonRequest, ReasonStopped, ReasonWake,
 		ReasonGuestRefused, ReasonGuestTimeout, ReasonGuestLost, ReasonGuestAnswer, ReasonCertificate,
+		ReasonQUIC, ReasonQUICCrowded, ReasonQUICNobody, ReasonQUICHost,
 	}
 	for _, r := range []hello.Reason{
 		hello.ReasonGarbage, hello.ReasonHTTP, hello.ReasonSSLv2, hello.ReasonClosed, hello.ReasonRecord,
@@ -57,10 +63,15 @@ var reasonIndex = func() map[Reason]int {
 	return index
 }()
 
+func isReason(r Reason) bool {
+	_, ok := reasonIndex[r]
+	return ok
+}
+
 func helloReason(r hello.Reason) Reason { return "hello-" + Reason(r) }
 
 // refusals counts by reason.
-type refusals [32]atomic.Uint64
+type refusals [40]atomic.Uint64
 
 func (r *refusals) add(why Reason) {
 	if i, ok := reasonIndex[why]; ok {
@@ -95,7 +106,7 @@ type Counters struct {
 	Open        int64  `json:"open"`
 	// In and Out are bytes that were passed on to the guest, and that came from
 	// it, without headers of the PROXY protocol. Those of connections that are
-	// still open are among them.
+	// still open are among them. Those of QUIC are counted for guests only.
 	In  uint64 `json:"in"`
 	Out uint64 `json:"out"`
 	// Requests are those of HTTP by the class of the answer: 1xx (which are
@@ -294,8 +305,12 @@ func (s *Server) Stats() Stats {
 			domains[session.meter.domain] = [2]uint64{d[0] + in, d[1] + out}
 		}
 	}
+	s.quic.mu.Lock()
+	defer s.quic.mu.Unlock()
+	datagrams := s.quic.counts()
 	for id, g := range m.guests {
 		c := g.read()
+		c.In, c.Out = c.In+datagrams[id][0], c.Out+datagrams[id][1]
 		c.In, c.Out = c.In+guests[g][0], c.Out+guests[g][1]
 		stats.Guests[id] = c
 	}

@@ -17,6 +17,7 @@ type table struct {
 	settings vps.EdgeSettings
 	own      []netip.Prefix
 	ports    map[Port]*names
+	guests   map[string]*guest
 	// terminated are the domains whose TLS ends here, by name, of all ports.
 	terminated map[string]*route
 }
@@ -26,8 +27,19 @@ type table struct {
 type guest struct {
 	Guest
 	limits vps.NetworkLimits
+	// hidden are its ports for QUIC to which nobody is imitated.
+	hidden map[uint16]bool
 	// state is what outlives the table.
 	state *guestState
+}
+
+// addresses are where a guest is called for a caller: over his own family first, if
+// the guest has it. The second may be the zero value.
+func (g *guest) addresses(caller netip.Addr) (first, second netip.Addr) {
+	if !g.Address.IsValid() || g.Address6.IsValid() && caller.Is6() {
+		return g.Address6, g.Address
+	}
+	return g.Address, g.Address6
 }
 
 // route is a domain in a table.
@@ -127,7 +139,7 @@ type lasting interface {
 func compile(c *Config, k lasting) (*table, error) {
 	t := &table{
 		settings: settings(c.Settings), own: slices.Clone(c.Own),
-		ports: make(map[Port]*names, len(c.Ports)), terminated: make(map[string]*route),
+		ports: make(map[Port]*names, len(c.Ports)), guests: make(map[string]*guest, len(c.Guests)), terminated: make(map[string]*route),
 	}
 	if err := t.check(c); err != nil {
 		return nil, err
@@ -166,11 +178,18 @@ func (t *table) listens(c *Config, k lasting) (map[uint16]*names, error) {
 		config := &c.Guests[i]
 		g := &guest{Guest: *config, limits: config.Limits.Or(vps.DefaultNetworkLimits()), state: k.guest(config.ID)}
 		g.Domains = nil
+		t.guests[g.ID] = g
 		for j := range config.Domains {
 			d := &config.Domains[j]
 			r := &route{
 				domain: *d, guest: g, caller: cmp.Or(d.Caller, t.settings.Caller),
 				series: k.series(domainKey{guest: g.ID, name: d.Name, listen: d.Listen}),
+			}
+			if r.caller == vps.CallerHidden && d.Web() {
+				if g.hidden == nil {
+					g.hidden = make(map[uint16]bool)
+				}
+				g.hidden[d.TLSPort()] = true
 			}
 			if d.Terminate {
 				t.terminated[d.Name] = r
