@@ -6,8 +6,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -28,6 +30,9 @@ import (
 // world is a router with two guests that serve HTTP/3, and one that is away.
 type world struct {
 	router  *Router
+	socket  *net.UDPConn
+	stop    func() // ends serving the socket
+	options Options
 	address netip.AddrPort
 	guests  map[string]*guest
 	targets map[string]Target
@@ -39,6 +44,7 @@ type world struct {
 type guest struct {
 	server *http3.Server
 	socket *net.UDPConn
+	spki   [sha256.Size]byte // of its certificate's key
 
 	mu      sync.Mutex
 	callers map[string]bool
@@ -67,7 +73,11 @@ func newGuest(t *testing.T, name string, idLen int) *guest {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guest{socket: loopback(t), callers: map[string]bool{}}
+	certificate, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &guest{socket: loopback(t), callers: map[string]bool{}, spki: sha256.Sum256(certificate.RawSubjectPublicKeyInfo)}
 	g.server = &http3.Server{
 		TLSConfig: http3.ConfigureTLSConfig(&tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}),
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
@@ -110,25 +120,30 @@ func newWorld(t *testing.T, options Options) *world {
 		defer w.mu.Unlock()
 		w.events = append(w.events, e)
 	}
-	w.router = New(options)
-	socket := loopback(t)
-	w.address = addressOf(socket)
-	serve(t, w.router, socket)
+	w.router, w.options = New(options), options
+	w.socket = loopback(t)
+	w.address = addressOf(w.socket)
+	w.stop = serve(t, w.router, w.socket)
 	return w
 }
 
-// serve ends the router and its socket with the test.
-func serve(t *testing.T, r *Router, socket *net.UDPConn) {
+// serve ends the router and its socket with the test, and serving when it is told.
+func serve(t *testing.T, r *Router, socket *net.UDPConn) (stop func()) {
 	t.Helper()
 	served := make(chan error, 1)
 	go func() { served <- r.Serve(socket) }()
-	t.Cleanup(func() {
-		r.Close()
-		_ = socket.Close()
+	stop = sync.OnceFunc(func() {
+		_ = socket.SetReadDeadline(time.Now())
 		if err := <-served; err != nil {
 			t.Error(err)
 		}
 	})
+	t.Cleanup(func() {
+		stop()
+		r.Close()
+		_ = socket.Close()
+	})
+	return stop
 }
 
 // led counts the connections that were led to a name, and the refusals of it.
@@ -349,5 +364,48 @@ func TestCallerMoves(t *testing.T) {
 	defer w.guests["a.example"].mu.Unlock()
 	if n := len(w.guests["a.example"].callers); n < 2 {
 		t.Errorf("the guest saw %d addresses", n)
+	}
+}
+
+// Another process goes on, and nobody connects anew.
+func TestHandover(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, Options{})
+	a, b := browser(t, w.address), browser(t, w.address)
+	for range 3 {
+		post(t, a, "a.example", 1<<12)
+		post(t, b, "b.example", 1<<12)
+		passed, err := w.socket.File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := net.FilePacketConn(passed)
+		_ = passed.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.stop()
+		flows, err := json.Marshal(w.router.Flows())
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.router.Close()
+		_ = w.socket.Close()
+
+		w.socket = again.(*net.UDPConn)
+		w.router = New(w.options)
+		var restored []Flow
+		if err := json.Unmarshal(flows, &restored); err != nil || len(restored) != 2 {
+			t.Fatalf("%d flows are handed over: %v", len(restored), err)
+		}
+		w.router.Restore(w.socket, restored)
+		w.stop = serve(t, w.router, w.socket)
+	}
+	post(t, a, "a.example", 1<<12)
+	post(t, b, "b.example", 1<<12)
+	for name := range w.guests {
+		if led, _ := w.led(name); led != 1 {
+			t.Errorf("%s was called %d times", name, led)
+		}
 	}
 }

@@ -16,8 +16,8 @@ import (
 
 // Target is where connections are led.
 type Target struct {
-	Guest   string // its ID, which nothing here looks at
-	Address netip.AddrPort
+	Guest   string         `json:"guest"` // its ID, which nothing here looks at
+	Address netip.AddrPort `json:"address"`
 }
 
 // Event is a connection that began: it was led to a target, or refused, or one

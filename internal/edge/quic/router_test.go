@@ -360,21 +360,61 @@ func FuzzRouter(f *testing.F) {
 			}
 			r.mu.Lock()
 			s := r.decide([]*source{from, from, nil, from, moved}[i], d)
+			r.mu.Unlock()
 			if len(s.reply) > 0 && (len(s.reply) >= len(d) || len(d) < MinDatagram) {
 				t.Fatalf("%d bytes are answered with %d", len(d), len(s.reply))
 			}
-			owned := 0
+			owned, known := 0, 0
 			for _, f := range r.flows {
 				owned += len(f.ids)
 			}
-			known := 0
 			for _, n := range r.ids.lengths {
 				known += n
 			}
 			if owned != known || len(r.flows) != len(r.callers) || len(r.halves) != r.oldest.Len() || len(r.crowds) > 2 {
 				t.Fatalf("%d flows of %d callers, %d and %d IDs, %d and %d halves, %d crowds", len(r.flows), len(r.callers), owned, known, len(r.halves), r.oldest.Len(), len(r.crowds))
 			}
-			r.mu.Unlock()
 		}
 	})
+}
+
+// BenchmarkLead is one datagram of 1200 bytes to a guest, without the reading of
+// it from the caller.
+func BenchmarkLead(b *testing.B) {
+	guest, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = guest.Close() }()
+	r := New(Options{Lookup: func(netip.AddrPort, string) (Target, string) { return Target{"guest", addressOf(guest)}, "" }})
+	defer r.Close()
+	from := &source{address: netip.MustParseAddrPort("127.0.0.1:1")}
+	c := newClient(Version1)
+	r.datagram(from, c.datagram(b, 0, crypto(0, message(b, "example.org", 300))))
+	for _, f := range r.flows {
+		r.shake(f, client{Version1, c.scid, []byte("guest's ID")}.initial(b, 0, nil))
+	}
+	d := slices.Concat([]byte{0x40}, []byte("guest's ID"), make([]byte, MinDatagram-11))
+	b.SetBytes(int64(len(d)))
+	b.ReportAllocs()
+	for b.Loop() {
+		r.datagram(from, d)
+	}
+}
+
+// BenchmarkRefuse is a connection that begins with a name that is nobody's.
+func BenchmarkRefuse(b *testing.B) {
+	r := New(Options{Lookup: func(netip.AddrPort, string) (Target, string) { return Target{}, "no-route" }})
+	defer r.Close()
+	from := &source{address: netip.MustParseAddrPort("127.0.0.1:1")}
+	d := newClient(Version1).datagram(b, 0, crypto(0, message(b, "example.org", 300)))
+	b.ReportAllocs()
+	for b.Loop() {
+		r.mu.Lock()
+		s := r.decide(from, d)
+		r.mu.Unlock()
+		if s.reply == nil {
+			b.Fatal("it is not refused")
+		}
+	}
 }
