@@ -57,10 +57,8 @@ func TestChromiumFallsBack(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, Options{})
 	g := w.guests["a.example"]
-	tcp, err := net.Listen("tcp", w.address.String())
-	if err != nil {
-		t.Fatal(err)
-	}
+	tcp, udp := samePort(t)
+	serve(t, w.router, udp)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(rw http.ResponseWriter, q *http.Request) {
 		rw.Header().Set("Alt-Svc", `h3=":443"; ma=9999`)
 		rw.Header().Set("Content-Type", "text/html")
@@ -76,10 +74,26 @@ func TestChromiumFallsBack(t *testing.T) {
 	server.TLS.GetConfigForClient = nil
 	server.StartTLS()
 	t.Cleanup(server.Close)
-	if got := page(t, w.address, g.spki, "https://away.example/", "--virtual-time-budget=10000"); !strings.Contains(got, "came by HTTP/2.0") {
+	if got := page(t, addressOf(udp), g.spki, "https://away.example/", "--virtual-time-budget=10000"); !strings.Contains(got, "came by HTTP/2.0") {
 		t.Errorf("the page is %q", got)
 	}
 	if _, refused := w.led("away.example"); !slices.Contains(refused, ReasonNobody) {
 		t.Errorf("HTTP/3 was not tried: %q", refused)
+	}
+}
+
+// samePort is a port of both TCP and UDP.
+func samePort(t *testing.T) (net.Listener, *net.UDPConn) {
+	t.Helper()
+	for {
+		tcp, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(tcp.Addr().(*net.TCPAddr).AddrPort()))
+		if err == nil {
+			return tcp, udp
+		}
+		_ = tcp.Close() // somebody else has it for UDP
 	}
 }
