@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"crypto/tls"
 	"maps"
 	"net/http"
@@ -53,6 +54,12 @@ type Certificate struct {
 	Error  string    `json:"error,omitempty"`
 	Failed time.Time `json:"failed,omitzero"`
 	Retry  time.Time `json:"retry,omitzero"`
+}
+
+// newer tells whether c says more of the same name than o, which another process
+// tells: one that is replaced does not hear of what the next one got.
+func (c *Certificate) newer(o *Certificate) bool {
+	return cmp.Or(c.Expires.Compare(o.Expires), c.Failed.Compare(o.Failed)) > 0
 }
 
 // ACME is where certificates come from, with the secrets that the daemon read

@@ -139,6 +139,8 @@ type Stats struct {
 	Accepted uint64 `json:"accepted"`
 	Open     int    `json:"open"`
 	Callers  int    `json:"callers"`
+	// Certificates tell how it is with those that the edge gets, by name.
+	Certificates []Certificate `json:"certificates,omitempty"`
 }
 
 // counters are Counters while they are counted.

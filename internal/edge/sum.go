@@ -29,6 +29,15 @@ func (s *Stats) Add(o *Stats) {
 	s.Accepted += o.Accepted
 	s.Open += o.Open
 	s.Callers += o.Callers
+	for _, c := range o.Certificates {
+		at, there := slices.BinarySearchFunc(s.Certificates, c.Name, func(c Certificate, name string) int { return cmp.Compare(c.Name, name) })
+		switch {
+		case !there:
+			s.Certificates = slices.Insert(s.Certificates, at, c)
+		case c.newer(&s.Certificates[at]):
+			s.Certificates[at] = c
+		}
+	}
 }
 
 // Ended returns what s is worth when its process has ended, for guests and

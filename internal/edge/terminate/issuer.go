@@ -46,24 +46,15 @@ type issuer struct {
 // gets a thousand domains at once does not run into the authority's limits.
 const orderBurst = 10
 
-func newIssuer(a edge.ACME, s certmagic.Storage, log *slog.Logger) (*issuer, error) {
-	u, err := url.Parse(a.Authority())
-	if err != nil {
-		return nil, vps.Invalid("settings.edge.acme.directory", "this is not the URL of an ACME directory")
-	}
-	i := &issuer{
-		acme: a, storage: s, log: log,
-		key:  certmagic.StorageKeys.Safe(u.Host + strings.ReplaceAll(strings.TrimRight(u.Path, "/"), "/", "-")),
-		pace: rate.NewLimiter(1, orderBurst),
-	}
+func newIssuer(a edge.ACME, s certmagic.Storage, log *slog.Logger) *issuer {
+	i := &issuer{acme: a, storage: s, log: log, key: folderOf(a.Authority()), pace: rate.NewLimiter(1, orderBurst)}
 	if a.DNSServer != "" {
 		i.dns = newDNSSolver(a, log)
 	}
 	var roots *x509.CertPool // nil: the system's
 	if a.Roots != "" {
-		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM([]byte(a.Roots)) {
-			return nil, vps.Invalid("settings.edge.acme.ca_file", "there is no certificate in PEM in %s", a.CAFile)
-		}
+		roots = x509.NewCertPool()
+		roots.AppendCertsFromPEM([]byte(a.Roots)) // Load saw to it that there are some
 	}
 	i.client = &http.Client{
 		Timeout: time.Minute,
@@ -77,7 +68,15 @@ func newIssuer(a edge.ACME, s certmagic.Storage, log *slog.Logger) (*issuer, err
 			ForceAttemptHTTP2:     true,
 		},
 	}
-	return i, nil
+	return i
+}
+
+// folderOf names the folder of what came from a directory.
+func folderOf(directory string) string {
+	if u, err := url.Parse(directory); err == nil && u.Host != "" {
+		directory = u.Host + strings.TrimRight(u.Path, "/")
+	}
+	return certmagic.StorageKeys.Safe(strings.ReplaceAll(directory, "/", "-"))
 }
 
 // IssuerKey implements certmagic.Issuer: certificates of each authority are in a

@@ -85,9 +85,7 @@ func runEdge(text string) error {
 				m.Close()
 				return nil
 			}
-			if err := obey(m, l); err != nil {
-				return err
-			}
+			obey(m, l)
 		case <-tick.C:
 			if now := m.Status(); last == nil || !slices.Equal(now, last) {
 				last = now
@@ -99,15 +97,14 @@ func runEdge(text string) error {
 	}
 }
 
-func obey(m *terminate.Manager, l order) error {
+func obey(m *terminate.Manager, l order) {
 	m.Retry(l.Retry...)
 	if l.Close {
 		m.Close()
 	}
 	if l.ACME != nil {
-		return m.Set(*l.ACME, l.Names)
+		m.Set(*l.ACME, l.Names)
 	}
-	return nil
 }
 
 // serve answers as the edge does: the authority's questions, and TLS callers with

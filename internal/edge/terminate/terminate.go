@@ -131,22 +131,18 @@ func (m *Manager) covers(host string) bool {
 // canonical ones. It returns at once: what is kept in the folder is read, and what
 // is not there is got, in the background. Names that are left out have no
 // certificate any more, and are not renewed. What failed is tried again at once
-// when anything of a changed. An error changes nothing.
-func (m *Manager) Set(a edge.ACME, wanted []string) error {
+// when anything of a changed. After Close it does nothing.
+func (m *Manager) Set(a edge.ACME, wanted []string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.ctx.Err() != nil {
-		return errors.New("certificates: the manager is closed")
+		return
 	}
 	before := m.acme.Load()
 	changed := before == nil || a != *before
 	if changed {
-		iss, err := newIssuer(a, m.storage, m.log)
-		if err != nil {
-			return err
-		}
 		m.config.Store(certmagic.New(m.cache, certmagic.Config{
-			Storage: m.storage, Issuers: []certmagic.Issuer{iss}, Logger: m.zap, OnEvent: m.onEvent,
+			Storage: m.storage, Issuers: []certmagic.Issuer{newIssuer(a, m.storage, m.log)}, Logger: m.zap, OnEvent: m.onEvent,
 		}))
 		m.acme.Store(&a)
 	}
@@ -175,7 +171,6 @@ func (m *Manager) Set(a edge.ACME, wanted []string) error {
 	for _, n := range begin {
 		m.work.Go(func() { m.get(n) })
 	}
-	return nil
 }
 
 // Retry tries again at once what failed for these names.
