@@ -2,11 +2,13 @@ package terminate_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"testing"
@@ -37,6 +39,56 @@ type edgeOptions struct {
 	RenewCheck time.Duration
 	Retry      time.Duration
 	HTTP, TLS  int // descriptors of listeners, 0 for none
+	// IMAP is that of another listener for TLS. With it the process is a whole edge,
+	// with the domains of a guest; else it has nothing but certificates.
+	IMAP    int
+	Domains []vps.Domain
+}
+
+// certificates is what both have.
+type certificates interface {
+	set(a edge.ACME, names []string) error
+	status() []edge.Certificate
+	close()
+}
+
+type alone struct{ *terminate.Manager }
+
+func (a alone) set(acme edge.ACME, names []string) error {
+	a.Set(acme, names)
+	return nil
+}
+func (a alone) status() []edge.Certificate { return a.Status() }
+func (a alone) close()                     { a.Close() }
+
+// guestAddress is the guest's that a whole edge leads to.
+var guestAddress = netip.MustParseAddr("127.0.0.5")
+
+type whole struct {
+	*terminate.Server
+	domains []vps.Domain
+}
+
+func (w whole) set(a edge.ACME, _ []string) error {
+	s := vps.DefaultEdgeSettings()
+	s.Caller = vps.CallerHidden
+	return w.Set(edge.Config{
+		Settings: s, ACME: a, Guests: []edge.Guest{{ID: "1", Name: "alice", Address: guestAddress, Running: true, Limits: vps.DefaultSettings().Limits, Domains: w.domains}},
+		Ports: []edge.Port{{Number: 80, Kind: edge.KindHTTP}, {Number: 443, Kind: edge.KindTLS}, {Number: 993, Kind: edge.KindTLS}},
+	})
+}
+func (w whole) status() []edge.Certificate { return w.Stats().Certificates }
+func (w whole) close()                     { _ = w.Drain(context.Background()) }
+
+// hostOrigin connects from the host.
+type hostOrigin struct{}
+
+func (hostOrigin) Dial(ctx context.Context, _, to netip.AddrPort) (*net.TCPConn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", to.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 // order is one line that such a process reads.
@@ -47,22 +99,40 @@ type order struct {
 	Close bool
 }
 
-// runEdge is an edge that has nothing but certificates. It writes the state as a
+// runEdge is a process of the edge. It writes the state of its certificates as a
 // line of JSON whenever it changed.
 func runEdge(text string) error {
 	var o edgeOptions
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		return err
 	}
-	m, err := terminate.New(terminate.Options{
-		Dir: o.Dir, Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		RenewCheck: o.RenewCheck, Retries: []time.Duration{o.Retry},
-	})
-	if err != nil {
-		return err
-	}
-	if err := serve(m, &o); err != nil {
-		return err
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	options := terminate.Options{Dir: o.Dir, Log: log, RenewCheck: o.RenewCheck, Retries: []time.Duration{o.Retry}}
+	var m certificates
+	if o.IMAP != 0 {
+		s, err := terminate.NewServer(edge.Options{Log: log, Origin: hostOrigin{}}, options)
+		if err != nil {
+			return err
+		}
+		for port, fd := range map[edge.Port]int{
+			{Number: 80, Kind: edge.KindHTTP}: o.HTTP, {Number: 443, Kind: edge.KindTLS}: o.TLS, {Number: 993, Kind: edge.KindTLS}: o.IMAP,
+		} {
+			l, err := net.FileListener(os.NewFile(uintptr(fd), "listener"))
+			if err != nil {
+				return err
+			}
+			go func() { _ = s.Serve(context.Background(), port, l) }()
+		}
+		m = whole{s, o.Domains}
+	} else {
+		a, err := terminate.New(options)
+		if err != nil {
+			return err
+		}
+		if err := serve(a, &o); err != nil {
+			return err
+		}
+		m = alone{a}
 	}
 	lines := make(chan order)
 	go func() {
@@ -82,12 +152,14 @@ func runEdge(text string) error {
 		select {
 		case l, ok := <-lines:
 			if !ok {
-				m.Close()
+				m.close()
 				return nil
 			}
-			obey(m, l)
+			if err := obey(m, l); err != nil {
+				return err
+			}
 		case <-tick.C:
-			if now := m.Status(); last == nil || !slices.Equal(now, last) {
+			if now := m.status(); last == nil || !slices.Equal(now, last) {
 				last = now
 				if err := out.Encode(now); err != nil {
 					return err
@@ -97,14 +169,17 @@ func runEdge(text string) error {
 	}
 }
 
-func obey(m *terminate.Manager, l order) {
-	m.Retry(l.Retry...)
+func obey(m certificates, l order) error {
+	if a, ok := m.(alone); ok {
+		a.Retry(l.Retry...)
+	}
 	if l.Close {
-		m.Close()
+		m.close()
 	}
 	if l.ACME != nil {
-		m.Set(*l.ACME, l.Names)
+		return m.set(*l.ACME, l.Names)
 	}
+	return nil
 }
 
 // serve answers as the edge does: the authority's questions, and TLS callers with

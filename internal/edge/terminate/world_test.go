@@ -366,6 +366,8 @@ func (w *world) edge(o edgeOptions, listeners ...*os.File) *edgeProcess {
 			o.HTTP = 4 + i
 		case w.tls:
 			o.TLS = 4 + i
+		default:
+			o.IMAP = 4 + i
 		}
 	}
 	text, err := json.Marshal(o)
