@@ -16,7 +16,6 @@ import (
 	"os"
 	"runtime/debug"
 	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -34,14 +33,14 @@ func main() {
 }
 
 func run(address string, routes []string) error {
-	table := map[string]*net.TCPAddr{}
+	table := map[string]netip.AddrPort{}
 	for _, route := range routes {
 		name, to, _ := strings.Cut(route, "=")
 		target, err := netip.ParseAddrPort(to)
 		if err != nil {
 			return err
 		}
-		table[name] = net.TCPAddrFromAddrPort(target)
+		table[name] = target
 	}
 	listener, err := (&net.ListenConfig{KeepAlive: -1}).Listen(context.Background(), "tcp4", address)
 	if err != nil {
@@ -51,72 +50,36 @@ func run(address string, routes []string) error {
 		return err
 	}
 	debug.SetGCPercent(400)
-	for {
-		conn, err := listener.Accept()
-		if err != nil {
-			return err
-		}
-		caller, ok := conn.(*net.TCPConn)
-		if !ok {
-			return errors.New("not TCP")
-		}
-		go serve(caller, table)
-	}
-}
-
-var rooms = sync.Pool{New: func() any { return new([16<<10 + 5]byte) }}
-
-func serve(caller *net.TCPConn, table map[string]*net.TCPAddr) {
-	r := connect(caller, table)
-	if r == nil {
-		_ = caller.Close()
-		return
-	}
-	r.Run(context.Background())
-}
-
-var dialer = net.Dialer{KeepAlive: -1, Timeout: 10 * time.Second}
-
-func connect(caller *net.TCPConn, table map[string]*net.TCPAddr) *relay.Relay {
-	room, ok := rooms.Get().(*[16<<10 + 5]byte)
+	tcp, ok := listener.(*net.TCPListener)
 	if !ok {
-		return nil
+		return errors.New("not TCP")
 	}
-	defer rooms.Put(room)
-	_ = caller.SetReadDeadline(time.Now().Add(10 * time.Second))
-	n, want := 0, 5
-	for n < want {
-		got, err := caller.Read(room[n:])
-		if n += got; err != nil {
-			return nil
-		}
-		if n >= 5 {
-			want = 5 + int(binary.BigEndian.Uint16(room[3:]))
-		}
-	}
-	_ = caller.SetReadDeadline(time.Time{})
-	target := table[serverName(room[5:want])]
-	if target == nil {
-		return nil
-	}
-	conn, err := dialer.DialContext(context.Background(), "tcp4", target.String())
-	if err != nil {
-		return nil
-	}
-	guest, ok := conn.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	// The first bytes go before the room does.
-	if _, err := guest.Write(room[:n]); err != nil {
-		return nil
-	}
-	r, err := relay.New(caller, guest, relay.Options{Idle: time.Hour})
-	if err != nil {
-		return nil
-	}
-	return r
+	return relay.Serve(context.Background(), tcp, func() time.Duration { return 10 * time.Second }, front(table))
 }
+
+// front is the table.
+type front map[string]netip.AddrPort
+
+// Call is relay.Front's.
+func (f front) Call(netip.AddrPort, *relay.Relay) relay.Session { return f }
+
+// Heard is relay.Session's.
+func (f front) Heard(said []byte) relay.Answer {
+	if len(said) < 5 || len(said) < 5+int(binary.BigEndian.Uint16(said[3:])) {
+		return relay.Answer{}
+	}
+	to, ok := f[serverName(said[5:])]
+	if !ok {
+		return relay.Answer{Say: []byte{21, 3, 1, 0, 2, 2, 112}}
+	}
+	return relay.Answer{To: to, Options: relay.Options{Idle: time.Hour}}
+}
+
+// Unreached is relay.Session's.
+func (f front) Unreached(error) relay.Answer { return relay.Answer{Say: []byte{21, 3, 1, 0, 2, 2, 80}} }
+
+// Ended is relay.Session's.
+func (f front) Ended(relay.Reason) {}
 
 // serverName of a ClientHello in one record (RFC 8446, 4.1.2; RFC 6066, 3).
 func serverName(message cryptobyte.String) string {
