@@ -37,3 +37,12 @@ func (plainly) Dial(ctx context.Context, _, guest netip.AddrPort) (*net.TCPConn,
 	}
 	return c.(*net.TCPConn), nil
 }
+
+func (plainly) DialUDP(ctx context.Context, _, guest netip.AddrPort) (*net.UDPConn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "udp", guest.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
+}
