@@ -193,6 +193,7 @@ func (s *Server) registerRoutes() {
 	s.registerQuotas()
 	s.registerPageLinks()
 	s.registerNotices()
+	s.registerDomainChecks()
 }
 
 func (s *Server) registerGuests() {

@@ -274,4 +274,6 @@ type Backend struct {
 	Quotas     Quotas
 	PageLinks  PageLinks
 	Notices    Notices
+	// DomainChecks goes with Domains.
+	DomainChecks DomainChecks
 }

@@ -109,7 +109,7 @@ has its own kernel, disk, address and ports.`,
 	)
 	addGroup(root, groupGuests, a.createCmd(), a.listCmd(), a.showCmd(), a.updateCmd(),
 		a.startCmd(), a.stopCmd(), a.restartCmd(), a.killCmd(), a.deleteCmd(), a.waitCmd(),
-		a.packCmd(), a.unpackCmd(), a.sshCmd(), a.consoleCmd(), a.logsCmd(), a.portCmd(), a.netCmd(), a.quotaCmd(), a.trafficCmd())
+		a.packCmd(), a.unpackCmd(), a.sshCmd(), a.consoleCmd(), a.logsCmd(), a.portCmd(), a.domainCmd(), a.netCmd(), a.quotaCmd(), a.trafficCmd())
 	addGroup(root, groupHost, a.imageCmd(), a.diskCmd(), a.snapshotCmd(), a.kernelCmd(), a.tenantCmd(), a.hostCmd(),
 		a.eventsCmd(), a.applyCmd(), a.diffCmd(), a.exportCmd(), a.doctorCmd())
 	addGroup(root, groupOther, a.versionCmd(), a.completionCmd())

@@ -176,6 +176,13 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Rescuer
 	PageLinks
 	Notices
+	DomainChecks
+}
+
+// DomainChecks look at domains from outside.
+type DomainChecks interface {
+	VerifyDomain(ctx context.Context, name string) (api.DomainProof, error)
+	TestDomain(ctx context.Context, name string, listen uint16) ([]vps.Hop, error)
 }
 
 // Notices tells people what happens, and is told where; a tenant is the owner

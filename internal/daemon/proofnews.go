@@ -69,7 +69,8 @@ func toDo(s vps.ProofSteps) string {
 	return "what proves it is " + strings.Join(ways, ", or ")
 }
 
-// ownAddresses are those that lead to this host.
+// ownAddresses are those that lead to this host: all of them, with whether they are
+// on its links.
 type ownAddresses struct {
 	all map[netip.Addr]bool
 	// public4 and public6 tell that public ones of these families are known. A host
@@ -87,18 +88,18 @@ func addressesOf(s *vps.Settings) (ownAddresses, error) {
 	}
 	for _, o := range onLinks {
 		if p, err := netip.ParsePrefix(o.String()); err == nil {
-			own.add(p.Addr(), vps.PublicAddress(p.Addr()))
+			own.add(p.Addr(), true, vps.PublicAddress(p.Addr()))
 		}
 	}
 	if s.PublicAddress.IsValid() {
-		own.add(s.PublicAddress, true)
+		own.add(s.PublicAddress, false, true)
 	}
 	return own, nil
 }
 
-func (o *ownAddresses) add(a netip.Addr, public bool) {
+func (o *ownAddresses) add(a netip.Addr, onLink, public bool) {
 	a = a.Unmap().WithZone("")
-	o.all[a] = true
+	o.all[a] = o.all[a] || onLink
 	o.public4 = o.public4 || public && a.Is4()
 	o.public6 = o.public6 || public && a.Is6()
 }
@@ -106,8 +107,12 @@ func (o *ownAddresses) add(a netip.Addr, public bool) {
 // has tells whether an address is one of the host's.
 func (o *ownAddresses) has(a netip.Addr) bool {
 	a = a.Unmap().WithZone("")
-	return a.IsLoopback() || a.IsUnspecified() || o.all[a]
+	_, there := o.all[a]
+	return there || a.IsLoopback() || a.IsUnspecified()
 }
+
+// onLinks tells whether an address is on one of the host's links.
+func (o *ownAddresses) onLinks(a netip.Addr) bool { return o.all[a.Unmap().WithZone("")] }
 
 // mayHave tells whether an address could be the host's without it knowing.
 func (o *ownAddresses) mayHave(a netip.Addr) bool {

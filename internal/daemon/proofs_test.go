@@ -402,13 +402,16 @@ func TestProofsAreWatched(t *testing.T) {
 func TestOwnAddresses(t *testing.T) {
 	t.Parallel()
 	own := ownAddresses{all: map[netip.Addr]bool{}}
-	own.add(netip.MustParseAddr("10.0.0.5"), false)
-	own.add(netip.MustParseAddr("2a00:1::5"), true)
+	own.add(netip.MustParseAddr("10.0.0.5"), true, false)
+	own.add(netip.MustParseAddr("2a00:1::5"), false, true)
 	for text, want := range map[string][2]bool{
 		"10.0.0.5": {true, true}, "127.3.4.5": {true, true}, "::1": {true, false}, "::ffff:10.0.0.5": {true, true}, "0.0.0.0": {true, true},
 		"1.1.1.1": {false, true}, "2a00:1::5": {true, false}, "2a00:1::6": {false, false},
 	} {
 		a := netip.MustParseAddr(text)
+		if own.onLinks(a) != (a.Unmap().String() == "10.0.0.5") {
+			t.Errorf("%s: on a link %t", text, own.onLinks(a))
+		}
 		if own.has(a) != want[0] || own.mayHave(a) != want[1] {
 			t.Errorf("%s: has %t, may have %t", text, own.has(a), own.mayHave(a))
 		}

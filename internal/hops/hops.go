@@ -29,8 +29,8 @@ type Facts struct {
 	Domain *vps.Domain
 	Guest  string
 	// NotLive says why the domain is not led to its guest, empty when it is, and
-	// Proof what is to be done about it.
-	NotLive, Proof string
+	// Remedy what is to be done about it, or about the lack of a domain.
+	NotLive, Remedy string
 
 	// Public are the host's addresses as callers use them, Behind whether callers come
 	// by a translation of addresses that the host does not know.
@@ -134,9 +134,9 @@ func (t *tester) spec() {
 	f := t.f
 	switch {
 	case f.Domain == nil:
-		t.add(vps.HopSpec, vps.HopFailed, "add it with `sublet domain add GUEST "+f.Name+"`", "no guest has the domain %s, nor one that covers it", f.Name)
+		t.add(vps.HopSpec, vps.HopFailed, cmp.Or(f.Remedy, "add it with `sublet domain add GUEST "+f.Name+"`"), "no guest has the domain %s, nor one that covers it", f.Name)
 	case f.NotLive != "":
-		t.add(vps.HopSpec, vps.HopFailed, f.Proof, "%s", f.NotLive)
+		t.add(vps.HopSpec, vps.HopFailed, f.Remedy, "%s", f.NotLive)
 	case f.Domain.Name == f.Name:
 		t.add(vps.HopSpec, vps.HopOK, "", "%s leads to the guest %s, and is live", f.Domain, f.Guest)
 	default:

@@ -211,7 +211,7 @@ func TestWay(t *testing.T) {
 		"nothing of it": {func(f *Facts) { f.Domain = nil }, []string{
 			"spec failed: sublet domain add GUEST blog.example.org", "dns ok: ", "firewall unknown: ", "edge unknown: ", "guest unknown: ", "certificate unknown: ", "http unknown: ",
 		}},
-		"not live": {func(f *Facts) { f.NotLive, f.Proof = "it waits for a proof", "make the record" }, []string{
+		"not live": {func(f *Facts) { f.NotLive, f.Remedy = "it waits for a proof", "make the record" }, []string{
 			"spec failed: it waits for a proof | make the record", "dns ok: ", "firewall ok: ", "edge ok: ", "guest ok: ", "certificate unknown: not live", "http unknown: not live",
 		}},
 		"one of a suffix": {func(f *Facts) { f.Domain = &vps.Domain{Name: "*.example.org"} }, append([]string{"spec ok: led to the guest alice by its domain *.example.org"}, all[1:]...)},

@@ -1,0 +1,64 @@
+package daemon
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"sublet/internal/nstest"
+	"sublet/internal/vps"
+)
+
+func TestDomainFor(t *testing.T) {
+	t.Parallel()
+	host := vps.Host{Guests: []vps.Guest{
+		{Spec: vps.GuestSpec{Name: "alice", Domains: []vps.Domain{{Name: "*.example.org"}, {Name: "mail.example.org", Listen: 993}}}},
+		{Spec: vps.GuestSpec{Name: "bob", Domains: []vps.Domain{{Name: "blog.example.org"}, {Name: "*.x.example.org"}, {Name: "*", Listen: 993}}}},
+	}}
+	for _, c := range []struct {
+		name   string
+		listen uint16
+		want   string // guest and domain
+	}{
+		{"blog.example.org", 0, "bob blog.example.org"}, {"other.example.org", 0, "alice *.example.org"}, {"a.b.example.org", 0, "alice *.example.org"},
+		{"a.x.example.org", 0, "bob *.x.example.org"}, {"x.example.org", 0, "alice *.example.org"}, {"example.org", 0, ""}, {"example.net", 0, ""},
+		{"*.example.org", 0, "alice *.example.org"}, {"*.y.example.org", 0, "alice *.example.org"}, {"*", 0, ""},
+		{"mail.example.org", 993, "alice mail.example.org:993"}, {"other.example.org", 993, "bob *:993"}, {"*", 993, "bob *:993"}, {"nas", 993, "bob *:993"},
+	} {
+		got := ""
+		if g, d := domainFor(&host, c.name, c.listen); d != nil {
+			got = g.Spec.Name + " " + d.String()
+		}
+		if got != c.want {
+			t.Errorf("%s on %d: %q, want %q", c.name, c.listen, got, c.want)
+		}
+	}
+}
+
+func TestForwardedTo(t *testing.T) {
+	t.Parallel()
+	host := vps.Host{Guests: []vps.Guest{{Spec: vps.GuestSpec{Name: "alice", Forwards: []vps.Forward{
+		{Host: 443, Guest: 443, Protocol: vps.ProtoUDP}, {Host: 80, Guest: 80, Protocol: vps.ProtoBoth}, {Host: 993, Guest: 1, Protocol: vps.ProtoTCP},
+	}}}}}
+	for port, want := range map[uint16]string{443: "", 80: "alice", 993: "alice", 22: ""} {
+		if got := forwardedTo(&host, port); got != want {
+			t.Errorf("%d: %q", port, got)
+		}
+	}
+}
+
+// TestCallable reads the addresses of links.
+func TestCallable(t *testing.T) {
+	t.Parallel()
+	host := nstest.New(t)
+	host.Veth("up0", host.Peer(), "eth0")
+	host.Exec("ip", "addr", "add", "192.0.2.1/24", "dev", "up0")
+	host.Exec("ip", "addr", "add", "2001:db8::1/64", "dev", "up0")
+	host.Exec("ip", "addr", "add", "10.213.0.1/24", "dev", "lo")
+	s := vps.DefaultSettings()
+	s.PublicAddress = netip.MustParseAddr("203.0.113.9")
+	got := callable(&s, []string{"up0", "gone"})
+	if want := []netip.Addr{s.PublicAddress, netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("2001:db8::1")}; !slices.Equal(got, want) {
+		t.Errorf("%v", got)
+	}
+}
