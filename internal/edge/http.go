@@ -25,6 +25,10 @@ import (
 // 8.3).
 const acmePath = "/.well-known/acme-challenge/"
 
+// proofPath begins the paths of files that prove to sublet that a name is a tenant's
+// (internal/proof). They are asked for without TLS.
+const proofPath = "/.well-known/sublet-"
+
 // exchange is one request with its answer.
 type exchange struct {
 	table    *table
@@ -74,7 +78,7 @@ func (s *Server) refuseRequest(x *exchange, r *http.Request, name string) bool {
 		// The name may be served on another connection, with a certificate of its
 		// own (RFC 9110, 15.5.20).
 		code, why = http.StatusMisdirectedRequest, ReasonName
-	case x.route.domain.Terminate && !terminated && !strings.HasPrefix(r.URL.Path, acmePath):
+	case x.route.domain.Terminate && !terminated && !strings.HasPrefix(r.URL.Path, acmePath) && !strings.HasPrefix(r.URL.Path, proofPath):
 		redirect(x.answer, r, name)
 		x.finish(r, s)
 		return true

@@ -71,6 +71,8 @@ func TestEdge(t *testing.T) {
 	get("1.1", "https://web.example.org/a", "web.example.org /a https 1.1 200")
 	get("2", "https://b.wild.example.org/", "b.wild.example.org / https 2 200")
 	get("2", "http://own.example.org/.well-known/acme-challenge/x", "own.example.org /.well-known/acme-challenge/x http 1.1 200")
+	// Without TLS, where all else is sent to TLS.
+	get("2", "http://web.example.org/.well-known/sublet-x", "web.example.org /.well-known/sublet-x http 1.1 200")
 
 	raw, err := net.Dial("tcp", "127.0.0.1:993")
 	if err != nil {

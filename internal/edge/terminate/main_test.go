@@ -91,6 +91,14 @@ func (hostOrigin) Dial(ctx context.Context, _, to netip.AddrPort) (*net.TCPConn,
 	return c.(*net.TCPConn), nil
 }
 
+func (hostOrigin) DialUDP(ctx context.Context, _, guest netip.AddrPort) (*net.UDPConn, error) {
+	c, err := new(net.Dialer).DialContext(ctx, "udp", guest.String())
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.UDPConn), nil
+}
+
 // order is one line that such a process reads.
 type order struct {
 	ACME  *edge.ACME
