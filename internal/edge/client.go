@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sublet/internal/hostname"
@@ -18,6 +19,8 @@ type client struct {
 	server *Server
 	call   *session
 	served net.Conn // what requests come on: call's, or TLS on it
+
+	lost   atomic.Bool // the connection is broken
 
 	mu        sync.Mutex
 	upstreams map[upstreamKey]*upstream
@@ -59,14 +62,23 @@ var goAway = []byte{ //nolint:gochecknoglobals // a constant
 }
 
 // drain tells the caller to make no more requests, when he speaks HTTP/2 and makes
-// none now: others are told with the answer.
+// none now: others are told with the answer. He is hung up on a little later, as
+// net/http does it: requests may be on their way.
 func (c *client) drain() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.newest == 2 && c.requests == 0 && !c.closed {
-		_ = c.served.SetWriteDeadline(time.Now().Add(time.Second))
-		_, _ = c.served.Write(goAway)
+	if c.newest != 2 || c.requests > 0 || c.closed {
+		return
 	}
+	_ = c.served.SetWriteDeadline(time.Now().Add(time.Second))
+	_, _ = c.served.Write(goAway)
+	time.AfterFunc(time.Second, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.requests == 0 {
+			_ = c.call.conn.Close() // of which its server finds out
+		}
+	})
 }
 
 // admitStream counts a request of HTTP/2 as what it would be in HTTP/1.1 when made
@@ -123,10 +135,10 @@ func (c *client) reach(ctx context.Context, x *exchange, r *http.Request) error 
 	name := hostname.FromHost(r.Host)
 	return u.prepare(ctx, x, visit{caller: c.call.caller, find: func(t *table) (*route, uint16) {
 		again := t.ports[c.call.port].lookup(name)
-		if again == nil || again.guest.state != key.guest || again.caller != key.mode || plainPort(again) != key.port {
+		if again == nil || again.guest.state != key.guest || again.caller != key.mode || again.domain.Terminate != x.route.domain.Terminate {
 			return nil, 0 // it is not any more what this connection is for
 		}
-		return again, key.port
+		return again, plainPort(again)
 	}})
 }
 

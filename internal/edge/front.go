@@ -3,10 +3,13 @@ package edge
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -60,6 +63,9 @@ func (c *webConn) look() {
 func (c *webConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
 	c.moved.Add(uint64(n))
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.client.lost.Store(true)
+	}
 	return n, err
 }
 

@@ -120,7 +120,7 @@ func plainPort(r *route) uint16 {
 func (s *Server) pass(x *exchange, r *http.Request) {
 	defer x.finish(r, s)
 	if r.ProtoMajor == 1 {
-		ctx, cancel := patient(r.Context())
+		ctx, cancel := s.patient(r.Context(), x.client)
 		defer cancel()
 		r = r.WithContext(ctx)
 		// The guest may answer before it has read all.
@@ -156,11 +156,20 @@ const halfClosed = 10 * time.Second
 
 // patient is the context of a request, for which net/http takes the end of what the
 // caller sends for the caller's end. It may be that: this one ends a little later.
-func patient(ctx context.Context) (context.Context, context.CancelFunc) {
+func (s *Server) patient(ctx context.Context, c *client) (context.Context, context.CancelFunc) {
 	longer, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() {
-		wait(longer, halfClosed)
-		cancel()
+		defer cancel()
+		if c.lost.Load() {
+			return
+		}
+		timer := time.NewTimer(halfClosed)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-s.cutting:
+		case <-longer.Done():
+		}
 	})
 	return longer, func() {
 		stop()

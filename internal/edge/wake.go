@@ -13,58 +13,60 @@ const maxWaiting = 128
 type waker struct {
 	mu      sync.Mutex
 	waiting int
-	asked   time.Time // when it was to be started; zero when it was there since
+	asked   time.Time // when it was to be started, the last time
+	ran     bool      // it did since
 }
 
-// join adds one who waits, unless there are enough. ask is set if the guest has to
-// be told to start: it was not yet, or so long ago that it came to nothing.
-func (w *waker) join(now time.Time, timeout time.Duration) (ask, ok bool) {
+// join adds one who waits, unless there are enough. ask is set if the guest, which
+// runs or not, has to be told to start; left is how long it may take.
+func (w *waker) join(now time.Time, running bool, timeout time.Duration) (ask bool, left time.Duration, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting >= maxWaiting {
-		return false, false
+		return false, 0, false
 	}
 	w.waiting++
-	if w.asked.IsZero() || now.Sub(w.asked) >= timeout {
-		w.asked = now
-		return true, true
+	if !running && (w.ran || now.Sub(w.asked) >= timeout) {
+		w.asked, w.ran = now, false
+		return true, timeout, true
 	}
-	return false, true
+	return false, timeout - now.Sub(w.asked), true
 }
 
-// leave is for each who joined, there when the guest took the call.
-func (w *waker) leave(there bool) {
+func (w *waker) leave() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.waiting--
-	if there {
-		w.asked = time.Time{}
-	}
 }
 
-// woken tells whether the guest is being started because of a call: it may run by
-// now, and not take calls yet.
+// runs says that the guest was seen to run.
+func (w *waker) runs() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ran = true
+}
+
+// woken tells whether the guest was started because of a call, not long ago: it may
+// not take calls yet on all of its ports.
 func (w *waker) woken(now time.Time, t *table) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return !w.asked.IsZero() && now.Sub(w.asked) < time.Duration(t.settings.WakeTimeout)
+	return now.Sub(w.asked) < time.Duration(t.settings.WakeTimeout)
 }
 
 // awaken has the guest started, and connects to it when it takes calls. It gives up
 // when EdgeSettings.WakeTimeout is over.
 func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link, error) {
-	timeout := time.Duration(t.settings.WakeTimeout)
 	w := &r.guest.state.waker
-	ask, ok := w.join(time.Now(), timeout)
+	ask, left, ok := w.join(time.Now(), r.guest.Running, time.Duration(t.settings.WakeTimeout))
 	if !ok {
 		return nil, &refusal{reason: ReasonWake}
 	}
-	there := false
-	defer func() { w.leave(there) }()
+	defer w.leave()
 	if ask {
 		s.options.Wake(r.guest.ID)
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, left)
 	defer cancel()
 	// A guest that starts takes seconds. It is asked often at first, for those that
 	// run already, and not more than twice a second later.
@@ -78,9 +80,9 @@ func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link
 		case r == nil:
 			return nil, &refusal{reason: ReasonName}
 		case r.guest.Running:
+			w.runs()
 			l, err := s.dial(ctx, t, r, port, v.caller)
 			if err == nil {
-				there = true
 				return l, nil
 			}
 			why = err
