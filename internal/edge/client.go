@@ -20,7 +20,7 @@ type client struct {
 	call   *session
 	served net.Conn // what requests come on: call's, or TLS on it
 
-	lost   atomic.Bool // the connection is broken
+	lost atomic.Bool // the connection is broken
 
 	mu        sync.Mutex
 	upstreams map[upstreamKey]*upstream

@@ -121,6 +121,19 @@ func (s *stand) dial(p edge.Port) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
+// comesIn tells whether a guest answers by TLS.
+func (s *stand) comesIn(name string) bool {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.address(webTLS))
+	if err != nil { // reset at once
+		return false
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(hang.After))
+	_, err = handshake(c, name)
+	return err == nil
+}
+
 // raw sends bytes and returns all that comes back.
 func (s *stand) raw(p edge.Port, send string) string {
 	s.t.Helper()

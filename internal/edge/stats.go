@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"sync/atomic"
@@ -236,16 +235,18 @@ func (m meter) refuse(why Reason) {
 // remembered is what outlives tables. It is copied, changed and kept when the
 // table is good.
 type remembered struct {
-	guests  map[string]*guestState
-	domains map[domainKey]*series
+	guests map[string]*guestState
+	// domains are those with series of their own, by guest: most guests of a host
+	// with many have none, and their domains are not looked up.
+	domains map[string]map[domainKey]*series
 	other   *series
-	room    int // for series of their own
+	room    int // for more series
 }
 
 // next is what is remembered with another Config: guests and domains that are gone
 // are forgotten, guests not before their last connection ended.
 func (m *remembered) next(c *Config, room int) *remembered {
-	n := &remembered{guests: make(map[string]*guestState, len(c.Guests)), domains: make(map[domainKey]*series), other: m.other, room: room}
+	n := &remembered{guests: make(map[string]*guestState, len(c.Guests)), domains: make(map[string]map[domainKey]*series), other: m.other, room: room}
 	for id, g := range m.guests {
 		if g.slots.Load() > 0 {
 			n.guests[id] = g
@@ -256,15 +257,30 @@ func (m *remembered) next(c *Config, room int) *remembered {
 		if g, ok := m.guests[id]; ok {
 			n.guests[id] = g
 		}
+		before := m.domains[id]
+		if len(before) == 0 {
+			continue
+		}
 		for j := range c.Guests[i].Domains {
 			d := &c.Guests[i].Domains[j]
-			key := domainKey{id, d.Name, d.Listen}
-			if s, ok := m.domains[key]; ok && len(n.domains) < room {
-				n.domains[key] = s
+			if s, ok := before[domainKey{id, d.Name, d.Listen}]; ok && n.room > 0 {
+				n.keep(s)
 			}
 		}
 	}
 	return n
+}
+
+func (m *remembered) keep(s *series) {
+	mine := m.domains[s.key.guest]
+	if mine == nil {
+		mine = make(map[domainKey]*series)
+		m.domains[s.key.guest] = mine
+	}
+	if mine[s.key] == nil {
+		mine[s.key] = s
+		m.room--
+	}
 }
 
 func (m *remembered) guest(id string) *guestState {
@@ -277,14 +293,15 @@ func (m *remembered) guest(id string) *guestState {
 }
 
 func (m *remembered) series(key domainKey) *series {
-	if s, ok := m.domains[key]; ok {
+	mine := m.domains[key.guest]
+	if s, ok := mine[key]; ok {
 		return s
 	}
-	if len(m.domains) >= m.room {
+	if m.room <= 0 {
 		return m.other
 	}
 	s := &series{key: key}
-	m.domains[key] = s
+	m.keep(s)
 	return s
 }
 
@@ -316,15 +333,15 @@ func (s *Server) Stats() Stats {
 		c.In, c.Out = c.In+guests[g][0], c.Out+guests[g][1]
 		stats.Guests[id] = c
 	}
-	all := maps.Clone(m.domains)
-	all[domainKey{}] = m.other
-	for key, d := range all {
+	all := []*series{m.other}
+	for _, mine := range m.domains {
+		all = slices.AppendSeq(all, maps.Values(mine))
+	}
+	for _, d := range all {
 		c := d.read()
 		c.In, c.Out = c.In+domains[d][0], c.Out+domains[d][1]
-		stats.Domains = append(stats.Domains, DomainCounters{Guest: key.guest, Name: key.name, Listen: key.listen, Counters: c})
+		stats.Domains = append(stats.Domains, DomainCounters{Guest: d.key.guest, Name: d.key.name, Listen: d.key.listen, Counters: c})
 	}
-	slices.SortFunc(stats.Domains, func(a, b DomainCounters) int {
-		return cmp.Or(cmp.Compare(a.Guest, b.Guest), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Listen, b.Listen))
-	})
+	slices.SortFunc(stats.Domains, compareCounters)
 	return stats
 }

@@ -54,15 +54,18 @@ type route struct {
 type names struct {
 	exact    map[string]*route
 	suffixes map[string]*route // by what is behind "*."
-	// depths has a bit for each number of labels that some suffix has: names that
-	// are made of a hundred labels cost no more than others.
+	// depths has a bit for each number of labels that some suffix has, deepest is the
+	// largest: names that are made of a hundred labels cost no more than others.
 	depths   [maxLabels/64 + 1]uint64
+	deepest  int
 	fallback *route
 }
 
-// maxLabels is how many labels a host name can have: of one letter each in 253
-// bytes.
-const maxLabels = 127
+// A host name can have so many bytes, and so many labels of one letter each.
+const (
+	maxName   = 253
+	maxLabels = 127
+)
 
 // lookup returns where calls for a name go: to the domain of that very name, else
 // the one of the longest suffix, else the default. It is nil when nobody wants
@@ -78,16 +81,22 @@ func (n *names) lookup(name string) *route {
 	if r, ok := n.exact[name]; ok {
 		return r
 	}
-	if len(n.suffixes) > 0 {
-		depth := strings.Count(name, ".") + 1
-		for depth > 1 {
-			_, name, _ = strings.Cut(name, ".")
-			if depth--; depth > maxLabels || n.depths[depth/64]&(1<<(depth%64)) == 0 {
-				continue
-			}
-			if r, ok := n.suffixes[name]; ok {
-				return r
-			}
+	var begins [maxLabels]uint8 // of the last labels of the name, by their number
+	depth := 0
+	for end := len(name); depth < n.deepest; depth++ {
+		dot := strings.LastIndexByte(name[:end], '.')
+		if dot < 0 || dot >= maxName {
+			break
+		}
+		begins[depth] = uint8(dot + 1)
+		end = dot
+	}
+	for ; depth > 0; depth-- {
+		if n.depths[depth/64]&(1<<(depth%64)) == 0 {
+			continue
+		}
+		if r, ok := n.suffixes[name[begins[depth-1]:]]; ok {
+			return r
 		}
 	}
 	return n.fallback
@@ -107,6 +116,7 @@ func (n *names) add(r *route) bool {
 	if suffix, ok := r.domain.Suffix(); ok {
 		depth := min(strings.Count(suffix, ".")+1, maxLabels)
 		n.depths[depth/64] |= 1 << (depth % 64)
+		n.deepest = max(n.deepest, depth)
 		name, in = suffix, n.suffixes
 	}
 	before := len(in)
@@ -119,7 +129,7 @@ func (n *names) over(top *names) *names {
 	if n == nil || top == nil {
 		return cmp.Or(top, n)
 	}
-	both := &names{exact: maps.Clone(n.exact), suffixes: maps.Clone(n.suffixes), fallback: cmp.Or(top.fallback, n.fallback)}
+	both := &names{exact: maps.Clone(n.exact), suffixes: maps.Clone(n.suffixes), fallback: cmp.Or(top.fallback, n.fallback), deepest: max(n.deepest, top.deepest)}
 	maps.Copy(both.exact, top.exact)
 	maps.Copy(both.suffixes, top.suffixes)
 	for i := range both.depths {
@@ -166,9 +176,16 @@ func compile(c *Config, k lasting) (*table, error) {
 func (t *table) listens(c *Config, k lasting) (map[uint16]*names, error) {
 	count := make(map[uint16]int)
 	for i := range c.Guests {
+		var listen uint16
+		n := 0
 		for j := range c.Guests[i].Domains {
-			count[c.Guests[i].Domains[j].Listen]++
+			if d := &c.Guests[i].Domains[j]; d.Listen != listen {
+				count[listen] += n
+				listen, n = d.Listen, 0
+			}
+			n++
 		}
+		count[listen] += n
 	}
 	listens := make(map[uint16]*names, len(count))
 	for listen, n := range count {
@@ -229,12 +246,21 @@ func (t *table) check(c *Config) error {
 		}
 		guests[g.ID] = true
 		for j := range g.Domains {
-			if d := &g.Domains[j]; d.Name == "" || strings.ToLower(d.Name) != d.Name {
+			if d := &g.Domains[j]; d.Name == "" || hasUpper(d.Name) {
 				return vps.Invalid(fmt.Sprintf("%s.domains[%d]", field, j), "%q is not a domain in its canonical form", d.Name)
 			}
 		}
 	}
 	return nil
+}
+
+func hasUpper(name string) bool {
+	for i := range len(name) {
+		if c := name[i]; c >= 'A' && c <= 'Z' {
+			return true
+		}
+	}
+	return false
 }
 
 // fileName tells whether an ID can be a folder's name, too.
