@@ -21,6 +21,9 @@ func flagOf(field string) string {
 	case "resources.cpu_weight", "resources.cpu_quota", "resources.io_weight", "resources.io_read", "resources.io_write", "resources.processes":
 		return dashed(strings.TrimPrefix(field, "resources."))
 	}
+	if setting, ok := strings.CutPrefix(strings.TrimPrefix(field, "settings.edge."), "acme."); ok {
+		return "acme-" + dashed(setting)
+	}
 	if setting, ok := strings.CutPrefix(field, "settings.notices."); ok {
 		field = "notices." + setting
 	}

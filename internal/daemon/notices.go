@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"sublet/internal/api"
+	"sublet/internal/edge/terminate"
 	"sublet/internal/notice"
 	"sublet/internal/vps"
 )
@@ -34,6 +35,9 @@ func (b backend) UpdateHost(ctx context.Context, u api.UpdateHost, dryRun bool) 
 	if err := checkWebhooks(ctx, net.DefaultResolver.LookupNetIP, e.Before, e.After); err != nil {
 		return api.Change{}, err
 	}
+	if err := checkACME(e.Before.Settings.Edge.ACME, e.After.Settings.Edge.ACME); err != nil {
+		return api.Change{}, err
+	}
 	if !dryRun {
 		if err := b.settleBills(ctx, e); err != nil {
 			return api.Change{}, err
@@ -43,6 +47,14 @@ func (b backend) UpdateHost(ctx context.Context, u api.UpdateHost, dryRun bool) 
 		}
 	}
 	return b.change(ctx, e, dryRun)
+}
+
+// checkACME wants the files of settings that change to be usable now.
+func checkACME(before, after vps.ACMESettings) error {
+	if fault := terminate.Load(after).Fault; before != after && fault != "" {
+		return vps.Invalid("settings.edge.acme", "%s", fault)
+	}
+	return nil
 }
 
 // checkWebhooks wants those that an edit sets to lead to public addresses.

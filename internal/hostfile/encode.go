@@ -137,6 +137,21 @@ func (e *encoder) edge(s *vps.EdgeSettings) {
 	}
 	e.list(4, "resolvers", resolvers)
 	e.line(4, "allow_private", strconv.FormatBool(s.AllowPrivate))
+	e.acme(&s.ACME)
+}
+
+func (e *encoder) acme(s *vps.ACMESettings) {
+	e.print("    acme:\n")
+	e.line(6, "directory", plain(s.Directory))
+	e.line(6, "ca_file", plain(s.CAFile))
+	e.line(6, "email", plain(s.Email))
+	e.line(6, "agree_terms", strconv.FormatBool(s.AgreeTerms))
+	e.line(6, "eab_key_id", plain(s.EABKeyID))
+	e.line(6, "eab_key_file", plain(s.EABKeyFile))
+	e.line(6, "dns_server", plain(s.DNSServer))
+	e.line(6, "dns_key_name", plain(s.DNSKeyName))
+	e.line(6, "dns_algorithm", plain(s.DNSAlgorithm))
+	e.line(6, "dns_key_file", plain(s.DNSKeyFile))
 }
 
 func (e *encoder) notices(s *vps.NoticeSettings) {

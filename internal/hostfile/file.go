@@ -87,6 +87,15 @@ type Edge struct {
 	AccessLog                                                *vps.AccessLogFormat
 	QUIC, AllowPrivate                                       *bool
 	Resolvers                                                *[]netip.AddrPort
+	ACME                                                     ACME
+}
+
+// ACME is what a file names of where certificates come from; nil means unset.
+type ACME struct {
+	Directory, CAFile, Email                        *string
+	AgreeTerms                                      *bool
+	EABKeyID, EABKeyFile                            *string
+	DNSServer, DNSKeyName, DNSAlgorithm, DNSKeyFile *string
 }
 
 // Limits are the limits that a file names; nil means unset.
@@ -207,6 +216,21 @@ func (e Edge) merge(old vps.EdgeSettings) vps.EdgeSettings {
 	set(&old.QUIC, e.QUIC)
 	setList(&old.Resolvers, e.Resolvers)
 	set(&old.AllowPrivate, e.AllowPrivate)
+	old.ACME = e.ACME.merge(old.ACME)
+	return old
+}
+
+func (a ACME) merge(old vps.ACMESettings) vps.ACMESettings {
+	set(&old.Directory, a.Directory)
+	set(&old.CAFile, a.CAFile)
+	set(&old.Email, a.Email)
+	set(&old.AgreeTerms, a.AgreeTerms)
+	set(&old.EABKeyID, a.EABKeyID)
+	set(&old.EABKeyFile, a.EABKeyFile)
+	set(&old.DNSServer, a.DNSServer)
+	set(&old.DNSKeyName, a.DNSKeyName)
+	set(&old.DNSAlgorithm, a.DNSAlgorithm)
+	set(&old.DNSKeyFile, a.DNSKeyFile)
 	return old
 }
 

@@ -384,7 +384,7 @@ func TestExample(t *testing.T) {
 	d := decoder{newSource("")}
 	for under, keys := range map[string]map[string]field{
 		"settings": d.settingsKeys(&Settings{}), "settings.limits": d.limitsKeys(&Limits{}), "settings.price": d.priceKeys(&Price{}),
-		"settings.edge": d.edgeKeys(&Edge{}), "settings.notices": d.noticeKeys(&Notices{}),
+		"settings.edge": d.edgeKeys(&Edge{}), "settings.edge.acme": d.acmeKeys(&ACME{}), "settings.notices": d.noticeKeys(&Notices{}),
 		"tenants[1]": d.tenantKeys(&Tenant{}, new(*string), new(*string)),
 		"guests[0]":  d.guestKeys(&Guest{}, new(*string)), "guests[0].limits": d.limitsKeys(&Limits{}), "guests[0].resources": d.resourcesKeys(&Resources{}),
 		"quotas[1]": d.quotaKeys(&Quota{}, new(*vps.QuotaScope), new(*string)),

@@ -103,6 +103,22 @@ func (d decoder) edgeKeys(e *Edge) map[string]field {
 		"quic":               d.boolean(&e.QUIC),
 		"resolvers":          scalars(d, &e.Resolvers, "a name server", parseResolver),
 		"allow_private":      d.boolean(&e.AllowPrivate),
+		"acme":               func(n ast.Node, path string) error { return d.mapping(n, path, d.acmeKeys(&e.ACME)) },
+	}
+}
+
+func (d decoder) acmeKeys(a *ACME) map[string]field {
+	return map[string]field{
+		"directory":     d.text(&a.Directory),
+		"ca_file":       d.text(&a.CAFile),
+		"email":         d.text(&a.Email),
+		"agree_terms":   d.boolean(&a.AgreeTerms),
+		"eab_key_id":    d.text(&a.EABKeyID),
+		"eab_key_file":  d.text(&a.EABKeyFile),
+		"dns_server":    d.text(&a.DNSServer),
+		"dns_key_name":  d.text(&a.DNSKeyName),
+		"dns_algorithm": d.text(&a.DNSAlgorithm),
+		"dns_key_file":  d.text(&a.DNSKeyFile),
 	}
 }
 

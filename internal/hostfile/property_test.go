@@ -283,7 +283,21 @@ func drawEdge(t *rapid.T) vps.EdgeSettings {
 		QUIC:              rapid.Bool().Draw(t, "quic"),
 		Resolvers:         rapid.SampledFrom([][]netip.AddrPort{nil, {netip.MustParseAddrPort("9.9.9.9:53"), netip.MustParseAddrPort("[2620:fe::fe]:5353")}}).Draw(t, "resolvers"),
 		AllowPrivate:      rapid.Bool().Draw(t, "private"),
+		ACME:              drawACME(t),
 	}
+}
+
+// drawACME draws settings with which all domains may have certificates.
+func drawACME(t *rapid.T) vps.ACMESettings {
+	a := vps.ACMESettings{
+		AgreeTerms: true, DNSServer: "[2001:db8::53]:5353", DNSKeyName: "sublet.example.org", DNSKeyFile: "/etc/sublet/tsig",
+		Directory: rapid.SampledFrom([]string{"", vps.LetsEncrypt, "https://127.0.0.1:14000/dir"}).Draw(t, "directory"), CAFile: rapid.SampledFrom([]string{"", "/etc/a b: c"}).Draw(t, "ca"),
+		Email: rapid.SampledFrom([]string{"", "owner@example.org"}).Draw(t, "address"), DNSAlgorithm: rapid.SampledFrom(append(vps.DNSAlgorithms(), "")).Draw(t, "algorithm"),
+	}
+	if rapid.Bool().Draw(t, "bound") {
+		a.EABKeyID, a.EABKeyFile = rapid.SampledFrom([]string{"1", "yes", "kid 1"}).Draw(t, "key"), "/etc/sublet/eab"
+	}
+	return a
 }
 
 // drawDomains draws those of a guest, which nobody else's can be.

@@ -124,6 +124,11 @@ func (h *Host) validateGuest(i int, tenants map[string]bool) error {
 	if err := h.Settings.validAddress(s); err != nil {
 		return err
 	}
+	for j := range s.Domains {
+		if err := h.Settings.Edge.ACME.canTerminate(fmt.Sprintf("domains[%d].terminate", j), &s.Domains[j]); err != nil && !g.Deleting {
+			return err
+		}
+	}
 	for _, f := range s.Forwards {
 		if s.Ports.Contains(f.Host) {
 			return Errorf(CodeConflict, "the host port %d is already in %s's own block %s", f.Host, s.Name, s.Ports)

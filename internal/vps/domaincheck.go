@@ -143,5 +143,5 @@ func (s *EdgeSettings) validate() error {
 			return Invalid("settings.edge."+v.name, "%s is out of range; use %s to %s", d, v.lowest, v.highest)
 		}
 	}
-	return nil
+	return s.ACME.validate()
 }
