@@ -247,8 +247,12 @@ func (v *prover) prove(ctx context.Context, host *vps.Host, p vps.Proof) (vps.Pr
 	if before.Since.IsZero() {
 		before.Since = since
 	}
-	after, news := proof.After(before, found, v.now())
-	if err := v.db.KeepProof(ctx, after, v.tell(host, &after, news)); err != nil {
+	after, change := proof.After(before, found, v.now())
+	news := v.tell(host, &after, change)
+	if news != nil {
+		v.log.InfoContext(ctx, "event", "kind", news.Event.Kind, "guest", news.Event.Guest, "message", news.Event.Message)
+	}
+	if err := v.db.KeepProof(ctx, after, news); err != nil {
 		v.log.ErrorContext(ctx, "what is known of a domain could not be kept, and is looked for again", "domain", p.Name, "error", err)
 		// It is not asked for again and again meanwhile.
 		before.Checked = v.now()
