@@ -39,6 +39,7 @@ type stand struct {
 
 	mu      sync.Mutex
 	listens map[edge.Port]net.Listener
+	stop    context.CancelFunc
 	serving sync.WaitGroup
 }
 
@@ -54,11 +55,13 @@ func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
 	s := &stand{t: t, origin: &origin{}, logs: &logs{}, listens: map[edge.Port]net.Listener{}}
 	o := edge.Options{
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
-		Wake: func(id string) { s.wake(id) },
+		Wake: func(id string) { s.wake(id) }, Loops: true,
 	}
 	for _, c := range change {
 		c(&o)
 	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	s.stop = stop
 	s.server = edge.New(o)
 	s.config.Ports = []edge.Port{web, webTLS, imaps}
 	s.config.Settings = vps.DefaultEdgeSettings()
@@ -69,7 +72,7 @@ func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
 		}
 		s.listens[p] = l
 		s.serving.Go(func() {
-			if err := s.server.Serve(context.WithoutCancel(t.Context()), p, l); err != nil {
+			if err := s.server.Serve(ctx, p, l); err != nil {
 				t.Error(err)
 			}
 		})
@@ -79,9 +82,7 @@ func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
 }
 
 func (s *stand) close() {
-	for _, l := range s.listens {
-		_ = l.Close()
-	}
+	s.stop()
 	s.serving.Wait()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(s.t.Context()))
 	cancel()

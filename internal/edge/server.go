@@ -46,6 +46,11 @@ type Options struct {
 	Wake func(guestID string)
 	// Certificates ends TLS here; without it, domains that ask for it are refused.
 	Certificates Certificates
+	// Loops has callers of TLS that goes through to guests led by the loops of
+	// package relay, which is cheapest. Guests are then connected to as
+	// origin.Dialer does, without Origin, which is asked when that does not work.
+	// Such listeners are served until the context ends; closing them does not end it.
+	Loops bool
 	// MostSockets bounds the connections with callers and guests together. 0 is
 	// what the process may have of file descriptors, less what else it needs.
 	MostSockets int
@@ -71,6 +76,7 @@ type Server struct {
 	lingers  atomic.Int32
 	cutting  chan struct{} // closed when Drain gives up waiting
 	cut      sync.Once
+	loops    sync.WaitGroup // ports that are served on them
 }
 
 // New makes a Server, which refuses everybody until Set tells it of domains.
@@ -121,6 +127,9 @@ func (s *Server) Set(c Config) error {
 // closes it: then it returns nil. Connections go on until Drain.
 func (s *Server) Serve(ctx context.Context, p Port, l net.Listener) error {
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
+	if tcp, ok := l.(*net.TCPListener); ok && p.Kind == KindTLS && s.options.Loops {
+		return s.serveThrough(ctx, p, tcp)
+	}
 	calls := context.WithoutCancel(ctx)
 	pause := time.Duration(0)
 	for {
@@ -185,23 +194,24 @@ func (s *Server) take(ctx context.Context, p Port, conn *net.TCPConn) {
 		}
 	}
 	s.sessions.begin(call)
-	go s.front(ctx, t, call)
+	go s.front(ctx, t, call, nil)
 }
 
-// front finds out who calls, and goes on by what the port speaks.
-func (s *Server) front(ctx context.Context, t *table, call *session) {
+// front finds out who calls, and goes on by what the port speaks. first is what was
+// read of him before.
+func (s *Server) front(ctx context.Context, t *table, call *session, first []byte) {
 	deadline := time.Now().Add(time.Duration(t.settings.HandshakeTimeout))
 	_ = call.conn.SetDeadline(deadline)
-	var first []byte
 	if t.trusts(call.caller.from.Addr()) {
-		c, rest, err := readProxyHeader(call.conn)
+		read := &replayed{call.conn, first}
+		c, rest, err := readProxyHeader(read)
 		if err != nil {
 			s.log.DebugContext(ctx, "a trusted proxy's call was refused", "proxy", call.caller.from, "err", err)
 			s.refused.add(ReasonProxyHeader)
 			call.end()
 			return
 		}
-		call.caller, first = c, rest
+		call.caller, first = c, append(rest, read.first...)
 		if why, ok := call.admit(t); !ok {
 			s.refused.add(why)
 			call.end()
@@ -267,6 +277,7 @@ func reset(conn *net.TCPConn) {
 // before. When ctx ends first, the connections are
 // cut and its error is returned.
 func (s *Server) Drain(ctx context.Context) error {
+	s.loops.Wait()
 	s.quic.close()
 	defer s.fronts.stop()
 	s.fronts.drain()

@@ -39,7 +39,9 @@ func (c *session) admit(t *table) (Reason, bool) {
 // end closes the connection and gives back what it held. It may be called again.
 func (c *session) end() {
 	c.once.Do(func() {
-		_ = c.conn.Close()
+		if c.conn != nil {
+			_ = c.conn.Close()
+		}
 		if c.key.IsValid() {
 			c.server.callers.leave(c.key, time.Now())
 		}
@@ -54,7 +56,9 @@ func (c *session) cut(r *relay.Relay) {
 		r.Close()
 		return
 	}
-	reset(c.conn)
+	if c.conn != nil {
+		reset(c.conn)
+	}
 }
 
 // sessions are all that are open.

@@ -274,7 +274,12 @@ func (p *process) open(port edge.Port, given handle) (s *socket, serve func() er
 		kept.close()
 		return nil, nil, err
 	}
-	return &socket{kept, l.Close}, func() error { return p.server.Serve(context.Background(), port, l) }, nil
+	ctx, stop := context.WithCancel(context.Background())
+	done := func() error {
+		stop() // which closes it
+		return nil
+	}
+	return &socket{kept, done}, func() error { return p.server.Serve(ctx, port, l) }, nil
 }
 
 // drain takes no more connections, and ends those that are left after within.

@@ -34,6 +34,8 @@ type Session interface {
 	// err is a unix.Errno, ETIMEDOUT when Patience was over. It is not asked to
 	// listen on.
 	Unreached(err error) Answer
+	// Reached is called when there is a connection to where Heard said.
+	Reached()
 	// Ended is called once, at the end, unless a goroutine took the caller.
 	Ended(why Reason)
 }
@@ -48,7 +50,7 @@ type Answer struct {
 	Patience time.Duration
 	Options  Options
 
-	// Say, when not nil, is said before the caller is hung up on.
+	// Say, when not nil, is said before the caller is hung up on. It may be empty.
 	Say []byte
 
 	// Take, when not nil, is called with the connection on a goroutine of its own,
@@ -288,12 +290,16 @@ func (r *Relay) connected() {
 		r.unreached(err)
 		return
 	}
+	r.session.Reached()
 	r.begin()
 }
 
 // say is the last word to a caller.
 func (r *Relay) say(word []byte) {
-	_, err := send(r.caller.fd, word)
+	var err error
+	if len(word) > 0 {
+		_, err = send(r.caller.fd, word)
+	}
 	if err == nil {
 		err = shutdown(r.caller.fd)
 	}

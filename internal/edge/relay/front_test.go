@@ -64,6 +64,8 @@ func (f *front) Unreached(err error) relay.Answer {
 	return relay.Answer{Say: []byte(err.Error() + "\n")}
 }
 
+func (f *front) Reached() {}
+
 func (f *front) Ended(why relay.Reason) { f.ended <- why }
 
 // expect waits for the end of a caller.

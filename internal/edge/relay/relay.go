@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -190,6 +191,21 @@ func (r *Relay) Close() {
 // Bytes returns how many bytes were passed on to the guest and to the caller so
 // far: what the kernel has taken to send. Any goroutine may call it at any time.
 func (r *Relay) Bytes() (up, down uint64) { return r.up.passed.Load(), r.down.passed.Load() }
+
+// Local returns the address that was called, for a Session's methods.
+func (r *Relay) Local() netip.AddrPort {
+	a, err := unix.Getsockname(r.caller.fd)
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
 
 // turn does what can be done.
 func (r *Relay) turn() {
