@@ -55,7 +55,7 @@ func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
 	s := &stand{t: t, origin: &origin{}, logs: &logs{}, listens: map[edge.Port]net.Listener{}}
 	o := edge.Options{
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
-		Wake: func(id string) { s.wake(id) }, Loops: true,
+		Wake: func(id string) { s.wake(id) },
 	}
 	for _, c := range change {
 		c(&o)

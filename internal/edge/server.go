@@ -46,11 +46,6 @@ type Options struct {
 	Wake func(guestID string)
 	// Certificates ends TLS here; without it, domains that ask for it are refused.
 	Certificates Certificates
-	// Loops has callers of TLS that goes through to guests led by the loops of
-	// package relay, which is cheapest. Guests are then connected to as
-	// origin.Dialer does, without Origin, which is asked when that does not work.
-	// Such listeners are served until the context ends; closing them does not end it.
-	Loops bool
 	// MostSockets bounds the connections with callers and guests together. 0 is
 	// what the process may have of file descriptors, less what else it needs.
 	MostSockets int
@@ -123,11 +118,11 @@ func (s *Server) Set(c Config) error {
 	return nil
 }
 
-// Serve takes the calls of a listener of TCP until it is closed, or ctx ends, which
-// closes it: then it returns nil. Connections go on until Drain.
+// Serve takes the calls of a listener of TCP until ctx ends, which closes it: then
+// it returns nil. Connections go on until Drain.
 func (s *Server) Serve(ctx context.Context, p Port, l net.Listener) error {
 	defer context.AfterFunc(ctx, func() { _ = l.Close() })()
-	if tcp, ok := l.(*net.TCPListener); ok && p.Kind == KindTLS && s.options.Loops {
+	if tcp, ok := l.(*net.TCPListener); ok && p.Kind == KindTLS {
 		return s.serveThrough(ctx, p, tcp)
 	}
 	calls := context.WithoutCancel(ctx)

@@ -17,7 +17,8 @@ import (
 
 // through is a port for TLS on the loops of package relay, where a connection that
 // goes through to a guest costs least: all that is asked of it here is answered at
-// once. What takes longer is left to serveTLS.
+// once. Guests are connected to as origin.Dialer does at first. When that does not
+// work, or something takes longer, it is left to serveTLS, and that to Options.Origin.
 type through struct {
 	server *Server
 	ctx    context.Context //nolint:containedctx // that of calls, as Serve has it

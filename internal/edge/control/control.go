@@ -39,7 +39,7 @@ import (
 type Server interface {
 	// Set replaces the configuration; one that cannot be changes nothing.
 	Set(c edge.Config) error
-	// Serve and ServeQUIC return when what they serve is closed.
+	// Serve returns when ctx has ended, ServeQUIC when conn is closed.
 	Serve(ctx context.Context, port edge.Port, l net.Listener) error
 	ServeQUIC(ctx context.Context, conn net.PacketConn) error
 	// Drain returns when all connections have ended, or were cut because ctx did.
