@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/http"
 	"slices"
-	"time"
 
 	"sublet/internal/vps"
 )
@@ -32,33 +31,9 @@ type Certificates interface {
 // ChallengeProtocol is the application protocol of TLS-ALPN-01 (RFC 8737).
 const ChallengeProtocol = "acme-tls/1"
 
-// CertificateState says how it is with a certificate.
-type CertificateState string
-
-// The states.
-const (
-	CertificateWaiting CertificateState = "getting" // there is none, and it is being got
-	CertificateFailed  CertificateState = "failed"  // there is none, and getting it failed; it is tried again at Retry
-	CertificateValid   CertificateState = "valid"   // there is one; Error tells when renewing it failed
-)
-
-// Certificate is how it is with the certificate of one name that the edge gets.
-type Certificate struct {
-	Name  string           `json:"name"`
-	State CertificateState `json:"state"`
-	// Issuer and Expires are those of the certificate that is there.
-	Issuer  string    `json:"issuer,omitempty"`
-	Expires time.Time `json:"expires,omitzero"`
-	// Error is a sentence for the owner: why it last failed, with the time, and when
-	// it is tried again.
-	Error  string    `json:"error,omitempty"`
-	Failed time.Time `json:"failed,omitzero"`
-	Retry  time.Time `json:"retry,omitzero"`
-}
-
 // newer tells whether c says more of the same name than o, which another process
 // tells: one that is replaced does not hear of what the next one got.
-func (c *Certificate) newer(o *Certificate) bool {
+func newer(c, o *vps.Certificate) bool {
 	return cmp.Or(c.Expires.Compare(o.Expires), c.Failed.Compare(o.Failed)) > 0
 }
 

@@ -5,6 +5,7 @@ package edge
 
 import (
 	"net/netip"
+	"time"
 
 	"sublet/internal/vps"
 )
@@ -23,6 +24,9 @@ type Config struct {
 	// ACME is where certificates come from, with what the files that
 	// Settings.ACME names hold: a secret.
 	ACME ACME `json:"acme,omitzero"`
+	// Retry has certificates that were not got until then tried again at once; the
+	// zero value is never.
+	Retry time.Time `json:"retry,omitzero"`
 }
 
 // Kind is what callers speak on a port.

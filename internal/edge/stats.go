@@ -7,6 +7,7 @@ import (
 
 	"sublet/internal/edge/hello"
 	"sublet/internal/edge/quic"
+	"sublet/internal/vps"
 )
 
 // Reason says why the edge refused a caller, in a word or two for metrics and
@@ -139,7 +140,7 @@ type Stats struct {
 	Open     int    `json:"open"`
 	Callers  int    `json:"callers"`
 	// Certificates tell how it is with those that the edge gets, by name.
-	Certificates []Certificate `json:"certificates,omitempty"`
+	Certificates []vps.Certificate `json:"certificates,omitempty"`
 }
 
 // counters are Counters while they are counted.

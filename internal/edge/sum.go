@@ -3,6 +3,8 @@ package edge
 import (
 	"cmp"
 	"slices"
+
+	"sublet/internal/vps"
 )
 
 // Add adds what another process counted. s may be the zero value.
@@ -30,11 +32,11 @@ func (s *Stats) Add(o *Stats) {
 	s.Open += o.Open
 	s.Callers += o.Callers
 	for _, c := range o.Certificates {
-		at, there := slices.BinarySearchFunc(s.Certificates, c.Name, func(c Certificate, name string) int { return cmp.Compare(c.Name, name) })
+		at, there := slices.BinarySearchFunc(s.Certificates, c.Name, func(c vps.Certificate, name string) int { return cmp.Compare(c.Name, name) })
 		switch {
 		case !there:
 			s.Certificates = slices.Insert(s.Certificates, at, c)
-		case c.newer(&s.Certificates[at]):
+		case newer(&c, &s.Certificates[at]):
 			s.Certificates[at] = c
 		}
 	}

@@ -50,6 +50,10 @@ type Facts struct {
 	// Header tells that the edge takes callers from Target for a proxy.
 	Header bool
 
+	// Certificate is how it is with the one that the edge gets; without a name for a
+	// domain whose TLS the guest ends, and when it is not known.
+	Certificate vps.Certificate
+
 	// State is the guest's, and Address where it is.
 	State   vps.State
 	Address netip.Addr

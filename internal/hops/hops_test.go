@@ -352,6 +352,9 @@ func TestCertificates(t *testing.T) {
 			}
 		}()
 		expect(t, what, hop(Test(t.Context(), f, w.probes("192.0.2.1")), vps.HopCertificate), c.want)
+		// What the edge knows of its own certificate says more than an alert.
+		f.Certificate = vps.Certificate{Name: f.Name, State: vps.CertificateFailed, Error: "the authority is down"}
+		expect(t, what+", of the edge", hop(Test(t.Context(), f, w.probes("192.0.2.1")), vps.HopCertificate), "certificate failed: there is no certificate: the authority is down | when that is mended")
 	}
 }
 

@@ -1,6 +1,7 @@
 package hops
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -54,6 +55,10 @@ func (t *tester) certificate(ctx context.Context, reached, serves map[uint16]boo
 		return
 	}
 	chain, err := t.handshake(ctx, netip.AddrPortFrom(f.Target, port))
+	if trouble := f.Certificate.Trouble(); err != nil && f.Certificate.Name != "" && trouble != "" {
+		t.add(vps.HopCertificate, vps.HopFailed, "when that is mended, this command has it tried again", "%s", trouble)
+		return
+	}
 	if err != nil {
 		t.add(vps.HopCertificate, vps.HopFailed, tlsRemedy(err, f), "TLS with the name %s fails: %s", t.called(), whyTLS(err))
 		return
@@ -127,7 +132,7 @@ func (t *tester) judge(chain []*x509.Certificate) {
 	until := leaf.NotAfter.UTC().Format(time.DateOnly)
 	who := "get another one in the guest"
 	if t.f.Domain.Terminate {
-		who = "see what the daemon's log says of certificates"
+		who = cmp.Or(t.f.Certificate.Trouble(), "see what the edge's log says of certificates")
 	}
 	fail := func(format string, args ...any) {
 		t.add(vps.HopCertificate, vps.HopFailed, who, format, args...)

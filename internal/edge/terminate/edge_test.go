@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"testing"
 
-	"sublet/internal/edge"
 	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
@@ -56,7 +55,7 @@ func TestEdge(t *testing.T) {
 		{Name: "web.example.org", HTTPPort: 8080, Terminate: true},
 	}}, w.http, w.tls, w.listen("127.0.0.1:993"))
 	e.set(w.acme())
-	e.await(edge.CertificateValid, "*.wild.example.org", "imap.example.org", "web.example.org")
+	e.await(vps.CertificateValid, "*.wild.example.org", "imap.example.org", "web.example.org")
 	if s := e.status("own.example.org"); s.Name != "" {
 		t.Errorf("a certificate for a domain that is passed through: %+v", s)
 	}

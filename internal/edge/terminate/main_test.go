@@ -48,7 +48,7 @@ type edgeOptions struct {
 // certificates is what both have.
 type certificates interface {
 	set(a edge.ACME, names []string) error
-	status() []edge.Certificate
+	status() []vps.Certificate
 	close()
 }
 
@@ -58,8 +58,8 @@ func (a alone) set(acme edge.ACME, names []string) error {
 	a.Set(acme, names)
 	return nil
 }
-func (a alone) status() []edge.Certificate { return a.Status() }
-func (a alone) close()                     { a.Close() }
+func (a alone) status() []vps.Certificate { return a.Status() }
+func (a alone) close()                    { a.Close() }
 
 // guestAddress is the guest's that a whole edge leads to.
 var guestAddress = netip.MustParseAddr("127.0.0.5")
@@ -77,8 +77,8 @@ func (w whole) set(a edge.ACME, _ []string) error {
 		Ports: []edge.Port{{Number: 80, Kind: edge.KindHTTP}, {Number: 443, Kind: edge.KindTLS}, {Number: 993, Kind: edge.KindTLS}},
 	})
 }
-func (w whole) status() []edge.Certificate { return w.Stats().Certificates }
-func (w whole) close()                     { _ = w.Drain(context.Background()) }
+func (w whole) status() []vps.Certificate { return w.Stats().Certificates }
+func (w whole) close()                    { _ = w.Drain(context.Background()) }
 
 // hostOrigin connects from the host.
 type hostOrigin struct{}
@@ -103,7 +103,7 @@ func (hostOrigin) DialUDP(ctx context.Context, _, guest netip.AddrPort) (*net.UD
 type order struct {
 	ACME  *edge.ACME
 	Names []string
-	Retry []string
+	Retry time.Time
 	Close bool
 }
 
@@ -155,7 +155,7 @@ func runEdge(text string) error {
 		}
 	}()
 	out, tick := json.NewEncoder(os.Stdout), time.NewTicker(20*time.Millisecond)
-	var last []edge.Certificate
+	var last []vps.Certificate
 	for {
 		select {
 		case l, ok := <-lines:
@@ -179,7 +179,7 @@ func runEdge(text string) error {
 
 func obey(m certificates, l order) error {
 	if a, ok := m.(alone); ok {
-		a.Retry(l.Retry...)
+		a.Retry(l.Retry)
 	}
 	if l.Close {
 		m.close()

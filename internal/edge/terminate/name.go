@@ -9,7 +9,7 @@ import (
 
 	"github.com/caddyserver/certmagic"
 
-	"sublet/internal/edge"
+	"sublet/internal/vps"
 )
 
 // name is a name that a certificate is needed for.
@@ -20,12 +20,12 @@ type name struct {
 	now  chan struct{} // holds one to try again at once
 
 	mu   sync.Mutex
-	last edge.Certificate // without what the certificate itself says
+	last vps.Certificate // without what the certificate itself says
 }
 
 // newName makes a name; before is the same one until now, nil for none.
 func (m *Manager) newName(w string, before *name) *name {
-	n := &name{name: w, now: make(chan struct{}, 1), last: edge.Certificate{Name: w, State: edge.CertificateWaiting}}
+	n := &name{name: w, now: make(chan struct{}, 1), last: vps.Certificate{Name: w, State: vps.CertificateGetting}}
 	if before != nil {
 		n.last = before.status()
 		n.last.Retry = time.Time{}
@@ -34,7 +34,7 @@ func (m *Manager) newName(w string, before *name) *name {
 	return n
 }
 
-func (n *name) status() edge.Certificate {
+func (n *name) status() vps.Certificate {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.last
@@ -52,13 +52,13 @@ func (n *name) hurry() {
 func (n *name) failed(sentence string, retry time.Time) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.last.State, n.last.Error, n.last.Failed, n.last.Retry = edge.CertificateFailed, sentence, time.Now(), retry
+	n.last.State, n.last.Error, n.last.Failed, n.last.Retry = vps.CertificateFailed, sentence, time.Now(), retry
 }
 
 func (n *name) fine() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.last = edge.Certificate{Name: n.name, State: edge.CertificateWaiting}
+	n.last = vps.Certificate{Name: n.name, State: vps.CertificateGetting}
 }
 
 // get reads a name's certificate from the folder, or gets one, until that is
@@ -68,6 +68,10 @@ func (m *Manager) get(n *name) {
 	ctx := context.WithValue(n.ctx, certmagic.AttemptsCtxKey, &attempts)
 	for {
 		err := m.try(ctx, n.name)
+		select {
+		case <-n.now: // that was this one
+		default:
+		}
 		switch {
 		case n.ctx.Err() != nil:
 			return

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sublet/internal/edge"
+	"sublet/internal/vps"
 )
 
 // TestGet: certificates come for names that are asked for on port 80 alone, on
@@ -25,13 +26,13 @@ func TestGet(t *testing.T) {
 
 	byHTTP := w.edge(edgeOptions{Dir: dir}, w.http)
 	byHTTP.set(w.acme(), "http.example.org")
-	byHTTP.await(edge.CertificateValid, "http.example.org")
+	byHTTP.await(vps.CertificateValid, "http.example.org")
 	byHTTP.kill()
 
 	e := w.edge(edgeOptions{Dir: dir}, w.tls)
 	names := []string{"http.example.org", "tls.example.org", "*.wild.example.org", "*.friend.example.org"}
 	e.set(w.acme(), names...)
-	e.await(edge.CertificateValid, names...)
+	e.await(vps.CertificateValid, names...)
 	for _, n := range names {
 		w.serial(strings.Replace(n, "*", "any", 1))
 		s := e.status(n)
@@ -71,7 +72,7 @@ func TestHandshakes(t *testing.T) {
 	w.pebble(pebbleOptions{})
 	e := w.edge(edgeOptions{Dir: w.folder("certs")}, w.http, w.tls)
 	e.set(w.acme(), "web.example.org", "away.example.org")
-	e.await(edge.CertificateValid, "web.example.org")
+	e.await(vps.CertificateValid, "web.example.org")
 	for _, tt := range []struct {
 		change   func(*tls.Config)
 		protocol string
@@ -102,7 +103,7 @@ func TestRenew(t *testing.T) {
 	dir := w.folder("certs")
 	e := w.edge(edgeOptions{Dir: dir, RenewCheck: 200 * time.Millisecond}, w.http, w.tls)
 	e.set(w.acme(), "gone.example.org", "stays.example.org")
-	e.await(edge.CertificateValid, "gone.example.org", "stays.example.org")
+	e.await(vps.CertificateValid, "gone.example.org", "stays.example.org")
 	e.set(w.acme(), "stays.example.org")
 	w.await("an end", func() bool { return e.status("gone.example.org").Name == "" })
 	w.call("gone.example.org", nil, "unrecognized name")
@@ -145,7 +146,7 @@ func TestRestart(t *testing.T) {
 	dir := w.folder("certs")
 	e := w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	e.set(w.acme(), "a.example.org")
-	e.await(edge.CertificateValid, "a.example.org")
+	e.await(vps.CertificateValid, "a.example.org")
 	serial := w.serial("a.example.org")
 
 	// The next one is killed while it holds the lock of b, and waits for the DNS.
@@ -163,14 +164,14 @@ func TestRestart(t *testing.T) {
 	pebble.kill() // and forgets all accounts
 	e = w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	e.set(w.acme(), "a.example.org")
-	e.await(edge.CertificateValid, "a.example.org")
+	e.await(vps.CertificateValid, "a.example.org")
 	if got := w.serial("a.example.org"); got != serial {
 		t.Errorf("a restart brought another certificate: %s, was %s", got, serial)
 	}
 
 	w.pebble(pebbleOptions{})
 	e.set(w.acme(), "a.example.org", "*.b.example.org")
-	e.await(edge.CertificateValid, "*.b.example.org")
+	e.await(vps.CertificateValid, "*.b.example.org")
 	e.kill()
 
 	for name := range w.files(dir) {
@@ -182,7 +183,7 @@ func TestRestart(t *testing.T) {
 	}
 	e = w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	e.set(w.acme(), "a.example.org")
-	e.await(edge.CertificateValid, "a.example.org")
+	e.await(vps.CertificateValid, "a.example.org")
 	if got := w.serial("a.example.org"); got == serial {
 		t.Error("a damaged certificate is served")
 	}
@@ -197,18 +198,18 @@ func TestHandover(t *testing.T) {
 	dir := w.folder("certs")
 	before := w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	before.set(w.acme(), "a.example.org")
-	before.await(edge.CertificateValid, "a.example.org")
+	before.await(vps.CertificateValid, "a.example.org")
 
 	// The old one gets nothing any more, and the new one has no listeners yet.
 	names := []string{"a.example.org", "b.example.org", "c.example.org"}
 	fault := w.acme()
 	fault.Fault = "the old one gets nothing"
 	before.set(fault, names...)
-	before.await(edge.CertificateFailed, "b.example.org", "c.example.org")
+	before.await(vps.CertificateFailed, "b.example.org", "c.example.org")
 	before.say(order{Close: true})
 	after := w.edge(edgeOptions{Dir: dir})
 	after.set(w.acme(), names...)
-	after.await(edge.CertificateValid, names...)
+	after.await(vps.CertificateValid, names...)
 	w.serial("a.example.org")
 	before.kill()
 
@@ -217,8 +218,8 @@ func TestHandover(t *testing.T) {
 	names = append(names, "d.example.org", "e.example.org", "f.example.org")
 	both.set(w.acme(), names...)
 	before.set(w.acme(), names...)
-	before.await(edge.CertificateValid, names...)
-	both.await(edge.CertificateValid, names...)
+	before.await(vps.CertificateValid, names...)
+	both.await(vps.CertificateValid, names...)
 	for _, n := range names {
 		if a, b := before.status(n).Expires, both.status(n).Expires; !a.Equal(b) {
 			t.Errorf("%s ends at %v and at %v", n, a, b)
@@ -241,7 +242,7 @@ func TestFailures(t *testing.T) {
 		e.set(a, name)
 		w.await(why, func() bool {
 			s := e.status(name)
-			return s.State == edge.CertificateFailed && strings.Contains(s.Error, why) && time.Until(s.Retry) > 30*time.Minute
+			return s.State == vps.CertificateFailed && strings.Contains(s.Error, why) && time.Until(s.Retry) > 30*time.Minute
 		})
 	}
 	fails(w.acme(), name, "127.0.0.1:14000 cannot be reached: connection refused")
@@ -272,7 +273,7 @@ func TestFailures(t *testing.T) {
 	fails(a, "*.x.example.net", "does not take updates of example.net.")
 
 	e.set(a, name, suffix)
-	e.await(edge.CertificateValid, name, suffix)
+	e.await(vps.CertificateValid, name, suffix)
 	if s := e.status(name); s.Error != "" || !s.Retry.IsZero() {
 		t.Errorf("an error was left: %+v", s)
 	}
@@ -280,11 +281,11 @@ func TestFailures(t *testing.T) {
 	// Another authority does not answer: the certificate that is there is served.
 	pebble.kill()
 	e.set(w.acme(), name)
-	w.await("a failure", func() bool { return e.status(name).State == edge.CertificateValid })
+	w.await("a failure", func() bool { return e.status(name).State == vps.CertificateValid })
 	a.Directory = "https://127.0.0.1:14000/other"
 	e.set(a, name)
 	w.await("a failure", func() bool { return e.status(name).Error != "" })
-	if s := e.status(name); s.State != edge.CertificateValid {
+	if s := e.status(name); s.State != vps.CertificateValid {
 		t.Errorf("the one that is there is gone: %+v", s)
 	}
 	w.serial(name)
@@ -303,6 +304,6 @@ func TestFullDisk(t *testing.T) {
 	e.set(w.acme(), "a.example.org")
 	w.await("a failure", func() bool { return strings.Contains(e.status("a.example.org").Error, "the disk is full") })
 	w.Exec("rm", dir+"/full")
-	e.say(order{Retry: []string{"a.example.org"}})
-	e.await(edge.CertificateValid, "a.example.org")
+	e.say(order{Retry: time.Now()})
+	e.await(vps.CertificateValid, "a.example.org")
 }

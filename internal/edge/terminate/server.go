@@ -29,6 +29,7 @@ func (s *Server) Set(c edge.Config) error {
 		return err
 	}
 	s.certificates.Set(c.ACME, c.Terminated())
+	s.certificates.Retry(c.Retry)
 	return nil
 }
 

@@ -173,11 +173,10 @@ func (m *Manager) Set(a edge.ACME, wanted []string) {
 	}
 }
 
-// Retry tries again at once what failed for these names.
-func (m *Manager) Retry(names ...string) {
-	all := *m.names.Load()
-	for _, w := range names {
-		if n := all[w]; n != nil {
+// Retry tries again at once what failed before then.
+func (m *Manager) Retry(then time.Time) {
+	for _, n := range *m.names.Load() {
+		if s := n.status(); !s.Retry.IsZero() && s.Failed.Before(then) {
 			n.hurry()
 		}
 	}
@@ -198,25 +197,25 @@ func (m *Manager) Close() {
 }
 
 // Status tells how it is with each name, sorted.
-func (m *Manager) Status() []edge.Certificate {
+func (m *Manager) Status() []vps.Certificate {
 	names := *m.names.Load()
-	out := make([]edge.Certificate, 0, len(names))
+	out := make([]vps.Certificate, 0, len(names))
 	for _, n := range names {
 		out = append(out, m.status(n))
 	}
-	slices.SortFunc(out, func(a, b edge.Certificate) int { return strings.Compare(a.Name, b.Name) })
+	slices.SortFunc(out, func(a, b vps.Certificate) int { return strings.Compare(a.Name, b.Name) })
 	return out
 }
 
-func (m *Manager) status(n *name) edge.Certificate {
+func (m *Manager) status(n *name) vps.Certificate {
 	c := n.status()
 	for _, cert := range m.own(n.name) {
 		if cert.Leaf != nil && cert.Leaf.NotAfter.After(c.Expires) {
-			c.State, c.Expires, c.Issuer = edge.CertificateValid, cert.Leaf.NotAfter, cert.Leaf.Issuer.CommonName
+			c.State, c.Expires, c.Issuer = vps.CertificateValid, cert.Leaf.NotAfter, cert.Leaf.Issuer.CommonName
 		}
 	}
 	if !c.Expires.IsZero() && time.Now().After(c.Expires) {
-		c.State = edge.CertificateFailed
+		c.State = vps.CertificateFailed
 	}
 	return c
 }

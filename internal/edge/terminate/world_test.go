@@ -319,7 +319,7 @@ type edgeProcess struct {
 	to    *json.Encoder
 	lines stateLines
 	mu    sync.Mutex
-	state map[string]edge.Certificate
+	state map[string]vps.Certificate
 }
 
 // stateLines keeps the last state that a process wrote.
@@ -336,7 +336,7 @@ func (l *stateLines) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		l.rest = rest
-		var all []edge.Certificate
+		var all []vps.Certificate
 		if err := json.Unmarshal(line, &all); err != nil {
 			return 0, err
 		}
@@ -374,7 +374,7 @@ func (w *world) edge(o edgeOptions, listeners ...*os.File) *edgeProcess {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	e := &edgeProcess{process: &process{Cmd: exec.Command("/proc/self/fd/3")}, w: w, state: map[string]edge.Certificate{}}
+	e := &edgeProcess{process: &process{Cmd: exec.Command("/proc/self/fd/3")}, w: w, state: map[string]vps.Certificate{}}
 	e.Env, e.Stderr, e.ExtraFiles = []string{asEdge + "=" + string(text), "PATH=/nonexistent"}, e.process, append([]*os.File{program}, listeners...)
 	e.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: edgeUID, Gid: edgeUID}}
 	in, err := e.StdinPipe()
@@ -409,14 +409,14 @@ func (e *edgeProcess) set(a edge.ACME, names ...string) {
 	e.say(order{ACME: &a, Names: names})
 }
 
-func (e *edgeProcess) status(name string) edge.Certificate {
+func (e *edgeProcess) status(name string) vps.Certificate {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.state[name]
 }
 
 // await waits until names have a state.
-func (e *edgeProcess) await(state edge.CertificateState, names ...string) {
+func (e *edgeProcess) await(state vps.CertificateState, names ...string) {
 	e.w.t.Helper()
 	for _, n := range names {
 		e.w.await(fmt.Sprintf("%s of %s", state, n), func() bool { return e.status(n).State == state })

@@ -1,0 +1,22 @@
+package vps
+
+import (
+	"testing"
+	"time"
+)
+
+func TestCertificateTrouble(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 30, 17, 5, 0, 0, time.UTC)
+	for want, c := range map[string]Certificate{
+		"":                             {State: CertificateValid, Expires: at},
+		"the certificate is being got": {State: CertificateGetting},
+		"there is no certificate: it is down; it is tried again at 2026-11-30 17:05 UTC": {State: CertificateFailed, Error: "it is down", Retry: at},
+		"there is no good certificate": {State: CertificateFailed, Expires: at},
+		"the certificate, which is good until 2026-11-30 17:05 UTC, was not renewed: it is down": {State: CertificateValid, Error: "it is down", Expires: at},
+	} {
+		if got := c.Trouble(); got != want {
+			t.Errorf("%+v: %q, want %q", c, got, want)
+		}
+	}
+}
