@@ -113,9 +113,10 @@ func (c *Client) UpdateGuest(ctx context.Context, name string, u UpdateGuest, dr
 	u.SSHKeys = emptyNotNull(u.SSHKeys)
 	u.DNS = emptyNotNull(u.DNS)
 	u.Forwards = emptyNotNull(u.Forwards)
+	u.Domains = emptyNotNull(u.Domains)
 	u.Rules = emptyNotNull(u.Rules)
 	if u.Expect != nil {
-		u.Expect = &Expect{emptyNotNull(u.Expect.SSHKeys), emptyNotNull(u.Expect.Forwards), emptyNotNull(u.Expect.Rules)}
+		u.Expect = &Expect{emptyNotNull(u.Expect.SSHKeys), emptyNotNull(u.Expect.Forwards), emptyNotNull(u.Expect.Domains), emptyNotNull(u.Expect.Rules)}
 	}
 	return send[Change](ctx, c, http.MethodPatch, path, dryRunQuery(dryRun), u)
 }

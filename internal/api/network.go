@@ -38,6 +38,7 @@ type SetResources struct {
 type Expect struct {
 	SSHKeys  *[]string      `json:"ssh_keys,omitempty" doc:"The keys that it has."`
 	Forwards *[]vps.Forward `json:"forwards,omitempty" doc:"The forwards that it has."`
+	Domains  *[]vps.Domain  `json:"domains,omitempty" doc:"The domains that it has, sorted by name and then by listen."`
 	Rules    *[]vps.Rule    `json:"rules,omitempty" doc:"The rules that it has, in their order."`
 }
 
@@ -50,6 +51,8 @@ func (e *Expect) Check(s vps.GuestSpec) error {
 		return notAsExpected(s.Name, "ssh_keys", "SSH keys")
 	case differs(e.Forwards, s.Forwards):
 		return notAsExpected(s.Name, "forwards", "forwards")
+	case differs(e.Domains, s.Domains):
+		return notAsExpected(s.Name, "domains", "domains")
 	case differs(e.Rules, s.Rules):
 		return notAsExpected(s.Name, "rules", "rules")
 	}

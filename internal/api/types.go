@@ -65,6 +65,7 @@ type CreateGuest struct {
 	DNS              []netip.Addr       `json:"dns,omitempty" doc:"At most 3 name servers; left out: the host's."`
 	Ports            *vps.PortBlock     `json:"ports,omitempty" doc:"Its block of host ports; with first 0 the next free block of that count."` // First 0: the next free block
 	Forwards         []vps.Forward      `json:"forwards,omitempty" doc:"Single host ports that lead to it."`
+	Domains          []vps.Domain       `json:"domains,omitempty" doc:"Host names that the edge leads to it."`
 	IPv6             *netip.Prefix      `json:"ipv6,omitempty" doc:"Its IPv6 prefix in the host's pool; left out or empty: the one that goes with its address."`
 	NetworkPeer      *bool              `json:"network_peer,omitempty" doc:"Whether it and the other guests of its tenant that have it too reach each other."`
 	SMTP             *bool              `json:"smtp,omitempty" doc:"Whether port 25 outside is open to it."`
@@ -97,6 +98,7 @@ type UpdateGuest struct {
 	RootPasswordHash *string            `json:"root_password_hash,omitempty" doc:"A crypt(5) hash; empty for no password."`
 	DNS              *[]netip.Addr      `json:"dns,omitempty" doc:"At most 3 name servers."`
 	Forwards         *[]vps.Forward     `json:"forwards,omitempty" doc:"Single host ports that lead to it."`
+	Domains          *[]vps.Domain      `json:"domains,omitempty" doc:"All host names that the edge leads to it. Changed live."`
 	IPv6             *netip.Prefix      `json:"ipv6,omitempty" doc:"Its IPv6 prefix in the host's pool; empty: the one that goes with its address. At the next boot."`
 	NetworkPeer      *bool              `json:"network_peer,omitempty" doc:"Whether it and the other guests of its tenant that have it too reach each other."`
 	SMTP             *bool              `json:"smtp,omitempty" doc:"Whether port 25 outside is open to it."`

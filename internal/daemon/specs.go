@@ -33,13 +33,15 @@ func createSpec(s vps.GuestSpec, c api.CreateGuest) vps.GuestSpec {
 	set(&s.SMTP, c.SMTP)
 	set(&s.Bandwidth, c.Bandwidth)
 	s.Limits, s.Resources = c.Limits.Apply(s.Limits), c.Resources.Apply(s.Resources)
-	s.SSHKeys, s.DNS, s.Forwards, s.Rules, s.Disks = c.SSHKeys, c.DNS, c.Forwards, c.Rules, c.Disks
+	s.SSHKeys, s.DNS, s.Forwards, s.Domains, s.Rules, s.Disks = c.SSHKeys, c.DNS, c.Forwards, c.Domains, c.Rules, c.Disks
 	return s
 }
 
 // updateSpec puts what a request names over what the guest has.
 func updateSpec(s vps.GuestSpec, u api.UpdateGuest) vps.GuestSpec {
-	set(&s.Tenant, u.Tenant)
+	if u.Tenant != nil {
+		s.GiveTo(*u.Tenant)
+	}
 	set(&s.Memory, u.Memory)
 	set(&s.Disk, u.Disk)
 	set(&s.Disks, u.Disks)
@@ -54,6 +56,7 @@ func updateSpec(s vps.GuestSpec, u api.UpdateGuest) vps.GuestSpec {
 	set(&s.RootPassword, u.RootPasswordHash)
 	set(&s.DNS, u.DNS)
 	set(&s.Forwards, u.Forwards)
+	set(&s.Domains, u.Domains)
 	set(&s.IPv6, u.IPv6)
 	set(&s.NetworkPeer, u.NetworkPeer)
 	set(&s.SMTP, u.SMTP)

@@ -44,7 +44,12 @@ func Describe(g vps.Guest, disks []vps.DataDisk) (json.RawMessage, error) {
 // has here too where that is free; what is taken or does not fit is given out
 // anew, and told, one sentence each.
 func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []string, error) {
-	f, err := hostfile.Decode(bytes.NewReader(a.File))
+	// In lines of its own each: Decode bounds their length.
+	var file bytes.Buffer
+	if err := json.Indent(&file, a.File, "", " "); err != nil {
+		file.Reset()
+	}
+	f, err := hostfile.Decode(&file)
 	if err == nil && len(f.Guests) != 1 {
 		err = vps.Errorf(vps.CodeInvalid, "%d guests are described, and not one", len(f.Guests))
 	}
@@ -139,6 +144,37 @@ func settle(h *vps.Host, s vps.GuestSpec, listeners []Listener) (vps.GuestSpec, 
 	})
 	if s.Forwards = forwards; len(forwards) == 0 {
 		s.Forwards = nil
+	}
+	s, more := settleDomains(h, s, listeners)
+	return s, append(told, more...)
+}
+
+// settleDomains leaves out domains that are taken here. What the owner elsewhere
+// vouched for, the owner here has not.
+func settleDomains(h *vps.Host, s vps.GuestSpec, listeners []Listener) (vps.GuestSpec, []string) {
+	var told []string
+	domains := slices.Clone(s.Domains)
+	for i := range domains {
+		if d := &domains[i]; d.Vouched && s.Tenant != vps.DefaultTenant {
+			d.Vouched = false
+			told = append(told, fmt.Sprintf("nobody here has vouched for the domain %s; `sublet domain add --vouch` does", d))
+		}
+	}
+	fits := func(list []vps.Domain) bool {
+		with := vps.Host{Settings: h.Settings, Guests: append(slices.Clone(h.Guests), vps.Guest{Spec: s})}
+		with.Guests[len(h.Guests)].Spec.Domains = list
+		return with.ValidateDomains() == nil && freePorts(h, listeners, nil, list) == nil
+	}
+	if s.Domains = domains; fits(domains) {
+		return s, told
+	}
+	s.Domains = nil
+	for i := range domains {
+		if more := append(slices.Clone(s.Domains), domains[i]); fits(more) {
+			s.Domains = more
+			continue
+		}
+		told = append(told, fmt.Sprintf("the domain %s cannot be had here: its name or its port is taken, or a suffix is over it or would be over others' names; `sublet domain add %s %s` says more", &domains[i], s.Name, domains[i].Name))
 	}
 	return s, told
 }

@@ -34,7 +34,8 @@ type Facts interface {
 	Kernel(ctx context.Context, settings vps.Settings, spec vps.GuestSpec) error
 	// Room returns the host's memory for guests and the free space for volumes.
 	Room(ctx context.Context) (memory, disk vps.Bytes, err error)
-	// Listeners returns the ports that programs of the host itself listen on.
+	// Listeners returns the ports that programs of the host itself listen on, but
+	// for those of the edge.
 	Listeners(ctx context.Context) ([]Listener, error)
 	// Network tells whether what changed in the settings fits the host: its own
 	// addresses and routes, and its links.

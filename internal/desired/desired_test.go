@@ -66,7 +66,7 @@ func (f *facts) Disk(_ context.Context, _ string, size vps.Bytes) error {
 }
 func (f *facts) HostBoot() string { return f.boot }
 
-func open(t *testing.T) (*desired.State, *facts) {
+func open(t testing.TB) (*desired.State, *facts) {
 	t.Helper()
 	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
 	if err != nil {

@@ -116,11 +116,11 @@ func (s *State) Delete(ctx context.Context, name string, dryRun bool) (Edited, e
 	})
 }
 
-// remove marks a guest for removal. Its forwards are free at once, and its quota
-// is gone; its address and block are free only when it is gone.
+// remove marks a guest for removal. Its domains are free at once, and its quota is
+// gone; its address and block are free only when it is gone.
 func remove(c *contents, g *vps.Guest) {
 	dropQuota(c, vps.QuotaGuest, g.Spec.Name)
-	g.Deleting, g.Abrupt, g.Spec.Power = true, true, vps.PowerStopped
+	g.Deleting, g.Abrupt, g.Spec.Power, g.Spec.Domains = true, true, vps.PowerStopped, nil
 }
 
 func (s *State) order(ctx context.Context, name string, dryRun bool, change func(*contents, *vps.Guest) error) (Edited, error) {

@@ -2,9 +2,11 @@ package desired
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 
+	"sublet/internal/hostname"
 	"sublet/internal/vps"
 )
 
@@ -31,8 +33,7 @@ func (s *State) addWith(ctx context.Context, c *contents, id, name, imageID stri
 	if err != nil {
 		return err
 	}
-	spec = normalize(spec)
-	if err := spec.Validate(); err != nil {
+	if spec, err = normalize(spec); err != nil {
 		return err
 	}
 	if old := c.host.Guest(name); old != nil && old.Deleting {
@@ -79,15 +80,14 @@ func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape sh
 	if err != nil {
 		return err
 	}
-	spec = normalize(spec)
+	if spec, err = normalize(spec); err != nil {
+		return err
+	}
 	if spec.Ports.First == 0 && spec.Ports.Count == was.Ports.Count {
 		spec.Ports = was.Ports
 	}
 	if !spec.Address.IsValid() {
 		spec.Address = was.Address
-	}
-	if err := spec.Validate(); err != nil {
-		return err
 	}
 	const forLife = "%s cannot change from %s to %s: it stays with the guest %s for life; make a new guest"
 	switch {
@@ -117,20 +117,55 @@ func (s *State) reshape(ctx context.Context, c *contents, g *vps.Guest, shape sh
 			return err
 		}
 	}
-	if added := slices.DeleteFunc(slices.Clone(spec.Forwards), func(f vps.Forward) bool { return slices.Contains(was.Forwards, f) }); len(added) > 0 {
-		listeners, err := s.facts.Listeners(ctx)
-		if err != nil {
-			return err
-		}
-		for _, f := range added {
-			if err := free(listeners, f); err != nil {
-				return err
-			}
-		}
+	if err := s.checkNewPorts(ctx, c, was, spec); err != nil {
+		return err
 	}
 	g.Spec = spec
 	if spec.Memory > was.Memory {
 		return s.checkMemory(ctx, c)
+	}
+	return nil
+}
+
+// checkNewPorts checks that what a guest is to have more of, forwards and domains,
+// has ports that are free on the host itself.
+func (s *State) checkNewPorts(ctx context.Context, c *contents, was, spec vps.GuestSpec) error {
+	forwards := slices.DeleteFunc(slices.Clone(spec.Forwards), func(f vps.Forward) bool { return slices.Contains(was.Forwards, f) })
+	domains := slices.DeleteFunc(slices.Clone(spec.Domains), func(d vps.Domain) bool {
+		return slices.ContainsFunc(was.Domains, func(o vps.Domain) bool { return o.Listen == d.Listen })
+	})
+	if len(forwards)+len(domains) == 0 {
+		return nil
+	}
+	listeners, err := s.facts.Listeners(ctx)
+	if err != nil {
+		return err
+	}
+	return freePorts(&c.host, listeners, forwards, domains)
+}
+
+// freePorts checks forwards and domains against what programs of the host listen
+// on. Where there are domains already it is the edge that listens.
+func freePorts(h *vps.Host, listeners []Listener, forwards []vps.Forward, domains []vps.Domain) error {
+	edge := h.EdgePorts()
+	others := slices.DeleteFunc(slices.Clone(listeners), func(l Listener) bool {
+		return slices.Contains(edge, l.Port) && (l.Protocol == vps.ProtoTCP || l.Port == vps.HTTPSPort)
+	})
+	for _, f := range forwards {
+		if err := free(others, f); err != nil {
+			return err
+		}
+	}
+	for i := range domains {
+		for port := range domains[i].Ports() {
+			alone := ""
+			if port == vps.HTTPPort {
+				alone = ", such as on 443 for TLS alone"
+			}
+			if slices.Contains(others, Listener{port, vps.ProtoTCP}) && h.HandedTo(port) == nil {
+				return vps.Errorf(vps.CodeConflict, "a program of the host listens on port %d/tcp, where %s is to be served; stop that program first, or serve the domain elsewhere with --listen%s", port, &domains[i], alone)
+			}
+		}
 	}
 	return nil
 }
@@ -149,8 +184,24 @@ func keepsData(was, spec vps.GuestSpec) error {
 	return nil
 }
 
-// normalize makes specs that mean the same also equal.
-func normalize(s vps.GuestSpec) vps.GuestSpec {
+// normalize makes specs that mean the same also equal, names of domains in their
+// canonical form among them, and validates them.
+func normalize(s vps.GuestSpec) (vps.GuestSpec, error) {
+	s.Domains = slices.Clone(s.Domains) // what shape returned may be somebody's
+	for i := range s.Domains {
+		name, err := hostname.Canonical(s.Domains[i].Name)
+		if err != nil {
+			return s, vps.Invalid(fmt.Sprintf("domains[%d].name", i), "%s", vps.ErrorMessage(err))
+		}
+		s.Domains[i].Name = name
+	}
+	// In the order of whoever wrote it, for the sake of the fields of errors.
+	if err := s.Validate(); err != nil {
+		return s, err
+	}
+	if slices.SortFunc(s.Domains, vps.CompareDomains); len(s.Domains) == 0 {
+		s.Domains = nil
+	}
 	if len(s.SSHKeys) == 0 {
 		s.SSHKeys = nil
 	}
@@ -160,8 +211,6 @@ func normalize(s vps.GuestSpec) vps.GuestSpec {
 	if len(s.Forwards) == 0 {
 		s.Forwards = nil
 	}
-	// Sorted as a copy: what shape returned may be somebody's.
-	s.Domains = slices.SortedFunc(slices.Values(s.Domains), vps.CompareDomains)
 	if len(s.Rules) == 0 {
 		s.Rules = nil
 	}
@@ -171,7 +220,7 @@ func normalize(s vps.GuestSpec) vps.GuestSpec {
 	if s.Ports.Count == 0 {
 		s.Ports = vps.PortBlock{}
 	}
-	return s
+	return s, nil
 }
 
 // allocate gives out the address and the port block that the spec leaves
@@ -185,10 +234,8 @@ func allocate(h *vps.Host, s *vps.GuestSpec, listeners []Listener) error {
 		}
 		s.Address = a
 	}
-	for _, f := range s.Forwards {
-		if err := free(listeners, f); err != nil {
-			return err
-		}
+	if err := freePorts(h, listeners, s.Forwards, s.Domains); err != nil {
+		return err
 	}
 	switch {
 	case s.Ports.Count == 0:
@@ -245,12 +292,13 @@ func nextBlock(h *vps.Host, s *vps.GuestSpec, listeners []Listener) (vps.PortBlo
 
 func blockTaken(h *vps.Host, s *vps.GuestSpec, b vps.PortBlock, listeners []Listener) bool {
 	inBlock := func(f vps.Forward) bool { return b.Contains(f.Host) }
+	onBlock := func(d vps.Domain) bool { return b.Contains(d.Listen) }
 	for i := range h.Guests {
-		if o := &h.Guests[i].Spec; o.Ports.Overlaps(b) || slices.ContainsFunc(o.Forwards, inBlock) {
+		if o := &h.Guests[i].Spec; o.Ports.Overlaps(b) || slices.ContainsFunc(o.Forwards, inBlock) || slices.ContainsFunc(o.Domains, onBlock) {
 			return true
 		}
 	}
-	return slices.ContainsFunc(s.Forwards, inBlock) ||
+	return slices.ContainsFunc(s.Forwards, inBlock) || slices.ContainsFunc(s.Domains, onBlock) ||
 		slices.ContainsFunc(listeners, func(l Listener) bool { return b.Contains(l.Port) })
 }
 

@@ -281,7 +281,9 @@ func (t Tenant) Merge(old vps.Tenant) vps.Tenant {
 // that merge from elsewhere too: it is always nil.
 func (g Guest) Merge(s vps.GuestSpec) (vps.GuestSpec, error) {
 	s.Name = g.Name
-	set(&s.Tenant, g.Tenant)
+	if g.Tenant != nil {
+		s.GiveTo(*g.Tenant)
+	}
 	set(&s.Driver, g.Driver)
 	set(&s.Image, g.Image)
 	set(&s.Memory, g.Memory)

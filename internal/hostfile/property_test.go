@@ -155,7 +155,7 @@ func drawQuota(t *rapid.T, scope vps.QuotaScope, name string) vps.Quota {
 		LiftedMonth: rapid.SampledFrom([]string{"", "2026-10-31"}).Draw(t, "lifted"),
 	}
 	if rapid.Bool().Draw(t, "topped up") {
-		q.Topup, q.TopupMonth = vps.Bytes(rapid.Int64Range(1, 1<<62).Draw(t, "topup")), "2026-10-31"
+		q.Topup, q.TopupMonth = vps.Bytes(rapid.Int64Range(1, 1<<62-1).Draw(t, "topup")), "2026-10-31"
 	}
 	for i := range rapid.IntRange(0, vps.MaxQuotaSteps).Draw(t, "steps") {
 		s := vps.QuotaStep{Percent: 10 * (i + 1), Action: rapid.SampledFrom([]vps.QuotaAction{vps.ActionNotify, vps.ActionThrottle, vps.ActionSuspend, vps.ActionStop}).Draw(t, "step")}

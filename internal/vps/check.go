@@ -85,6 +85,9 @@ func (h *Host) Validate() error {
 			return err
 		}
 	}
+	if err := h.ValidateDomains(); err != nil {
+		return err
+	}
 	return h.validateQuotas()
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -113,7 +114,7 @@ func (h *Host) Network(keep func(*Guest) bool) Network {
 	s := &h.Settings
 	n := Network{
 		Subnet: s.Subnet.Masked(), Gateway: s.Gateway(), Uplink: s.Uplink,
-		Subnet6: s.Subnet6.Masked(), NAT6: s.NAT6(), NDPProxy: s.NDPProxy, Services: s.Services,
+		Subnet6: s.Subnet6.Masked(), NAT6: s.NAT6(), NDPProxy: s.NDPProxy, Services: h.openToGuests(),
 	}
 	peers := map[string]bool{}
 	for _, t := range h.Tenants {
@@ -149,6 +150,18 @@ func (h *Host) GuestAddress(a netip.Addr) bool {
 		}
 	}
 	return false
+}
+
+// openToGuests are the services, and the ports that domains have besides those of
+// web: who may call a guest's domain from outside may from another guest.
+func (h *Host) openToGuests() []Service {
+	services := slices.Clone(h.Settings.Services)
+	for _, port := range h.EdgePorts() {
+		if s := (Service{port, ProtoTCP}); !Shared(port) && !slices.Contains(services, s) {
+			services = append(services, s)
+		}
+	}
+	return services
 }
 
 // NAT6 tells whether guests' IPv6 addresses are translated to the host's: they
