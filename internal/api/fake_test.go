@@ -52,7 +52,7 @@ func newFake() *fake {
 }
 
 func (f *fake) backend() Backend {
-	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Kernels: f.imageStore(), Auditor: f, Usages: f, Disks: fakeDisks{f}, Packs: fakePacks{f}, Traffics: &fakeTraffic{f: f}, Notices: fakeNotices{f}}
+	return Backend{Desired: f, Observed: f, Consoles: f, Images: f.imageStore(), Kernels: f.imageStore(), Auditor: f, Usages: f, Disks: fakeDisks{f}, Packs: fakePacks{f}, Traffics: &fakeTraffic{f: f}, Notices: fakeNotices{f}, Domains: fakeDomains{f}}
 }
 
 func (f *fake) setErr(err error) {
@@ -91,7 +91,7 @@ func (f *fake) CreateGuest(_ context.Context, g CreateGuest, dryRun bool) (Chang
 		}
 		spec := vps.GuestSpec{
 			Name: g.Name, Tenant: vps.DefaultTenant, Memory: vps.DefaultMemory, RootPassword: secretHash,
-			Address: netip.MustParseAddr("10.213.0.2"), StopTimeout: vps.DefaultStopTimeout, SSHKeys: g.SSHKeys, DNS: g.DNS, Forwards: g.Forwards,
+			Address: netip.MustParseAddr("10.213.0.2"), StopTimeout: vps.DefaultStopTimeout, SSHKeys: g.SSHKeys, DNS: g.DNS, Forwards: g.Forwards, Domains: g.Domains,
 			Rules: g.Rules, Limits: g.Limits.Apply(vps.NetworkLimits{}), Resources: g.Resources.Apply(vps.Resources{}),
 		}
 		set(&spec.IPv6, g.IPv6)
@@ -123,6 +123,7 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u UpdateGuest, dryRun
 		}
 		set(&g.Spec.Rules, u.Rules)
 		set(&g.Spec.Forwards, u.Forwards)
+		set(&g.Spec.Domains, u.Domains)
 		set(&g.Spec.Bandwidth, u.Bandwidth)
 		set(&g.Spec.IPv6, u.IPv6)
 		g.Spec.Limits, g.Spec.Resources = u.Limits.Apply(g.Spec.Limits), u.Resources.Apply(g.Spec.Resources)

@@ -194,6 +194,7 @@ func (s *Server) registerRoutes() {
 	s.registerPageLinks()
 	s.registerNotices()
 	s.registerDomainChecks()
+	s.registerDomains()
 }
 
 func (s *Server) registerGuests() {

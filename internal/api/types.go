@@ -276,6 +276,7 @@ type Backend struct {
 	Quotas     Quotas
 	PageLinks  PageLinks
 	Notices    Notices
+	Domains    Domains
 	// DomainChecks goes with Domains.
 	DomainChecks DomainChecks
 }

@@ -76,7 +76,7 @@ func (b backend) findSnapshot(ctx context.Context, g *vps.Guest, name string) (v
 func (b backend) packDisks(ctx context.Context, g vps.Guest, quota json.RawMessage, snapshot string, state vps.SnapshotState, names []string, w io.Writer) error {
 	m := pack.Manifest{
 		Created: time.Now().UTC(), Name: g.Spec.Name, Image: g.Spec.Image, ImageID: g.ImageID, State: state,
-		Domains: []json.RawMessage{}, Quota: quota,
+		Quota: quota,
 	}
 	var sources []pack.Source
 	var data []vps.DataDisk
@@ -103,7 +103,7 @@ func (b backend) packDisks(ctx context.Context, g vps.Guest, quota json.RawMessa
 		m.Disks, sources = append(m.Disks, d), append(sources, c)
 	}
 	var err error
-	if m.Guest, err = desired.Describe(g, data); err != nil {
+	if m.Guest, m.Domains, err = desired.Describe(g, data); err != nil {
 		return err
 	}
 	// What was read of a guest that was started meanwhile is of no use.
@@ -179,7 +179,7 @@ type unpack struct {
 
 func (u *unpack) adoption(id string, o api.UnpackOptions) desired.Adoption {
 	m := u.reader.Manifest()
-	return desired.Adoption{ID: id, File: m.Guest, Quota: m.Quota, Name: o.Name, Storage: u.storage, ImageID: m.ImageID, Start: o.Start}
+	return desired.Adoption{ID: id, File: m.Guest, Domains: m.Domains, Quota: m.Quota, Name: o.Name, Storage: u.storage, ImageID: m.ImageID, Start: o.Start}
 }
 
 // beginUnpack reads what is to be made, and refuses what cannot be before

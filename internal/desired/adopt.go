@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"sublet/internal/hostfile"
+	"sublet/internal/hostname"
 	"sublet/internal/vps"
 )
 
@@ -18,6 +19,8 @@ type Adoption struct {
 	ID string
 	// File is what Describe wrote, here or elsewhere.
 	File json.RawMessage
+	// Domains are those of the guest elsewhere, each a vps.Domain.
+	Domains []json.RawMessage
 	// Quota is that of the guest elsewhere, a vps.Quota; empty or null for none.
 	Quota json.RawMessage
 	// Name is what it is to be called here; empty keeps its name.
@@ -34,10 +37,18 @@ type Adoption struct {
 // NewID returns an ID that no guest ever had.
 func (s *State) NewID() string { return s.newID() }
 
-// Describe writes a guest as Adopt reads it, with the disks that it takes along.
-func Describe(g vps.Guest, disks []vps.DataDisk) (json.RawMessage, error) {
-	g.Spec.Disks = disks
-	return hostfile.EncodeGuest(g)
+// Describe writes a guest as Adopt reads it, with the disks that it takes along,
+// and its domains, which are apart.
+func Describe(g vps.Guest, disks []vps.DataDisk) (file json.RawMessage, domains []json.RawMessage, err error) {
+	domains = make([]json.RawMessage, len(g.Spec.Domains))
+	for i := range g.Spec.Domains {
+		if domains[i], err = json.Marshal(g.Spec.Domains[i]); err != nil {
+			return nil, nil, err
+		}
+	}
+	g.Spec.Disks, g.Spec.Domains = disks, nil
+	file, err = hostfile.EncodeGuest(g)
+	return file, domains, err
 }
 
 // Adopt adds a guest whose volume is there already. What it had elsewhere it
@@ -73,8 +84,10 @@ func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []s
 			if a.Start {
 				spec.Power = vps.PowerRunning
 			}
-			spec, told = settle(&c.host, spec, listeners)
-			spec, more := s.settleKernel(ctx, c.host.Settings, spec)
+			spec.Domains, told = theirDomains(a.Domains)
+			spec, more := settle(&c.host, spec, listeners)
+			told = append(told, more...)
+			spec, more = s.settleKernel(ctx, c.host.Settings, spec)
 			told = append(told, more...)
 			return spec, err
 		})
@@ -87,6 +100,32 @@ func (s *State) Adopt(ctx context.Context, a Adoption, dryRun bool) (Edited, []s
 		return nil
 	})
 	return Edited{before, after, a.ID}, told, err
+}
+
+// theirDomains reads the domains that a guest had elsewhere. What is not one here is
+// told, and left out.
+func theirDomains(files []json.RawMessage) (domains []vps.Domain, told []string) {
+	there := map[string]bool{}
+	for _, file := range files[:min(len(files), vps.MaxGuestDomains)] {
+		var d vps.Domain
+		err := json.Unmarshal(file, &d)
+		if err != nil {
+			err = vps.Wrap(vps.CodeInvalid, err, "it cannot be read; it may be of a newer sublet")
+		} else {
+			d.Name, err = hostname.Canonical(d.Name)
+		}
+		if err == nil {
+			err = d.Validate("")
+		}
+		switch {
+		case err != nil:
+			told = append(told, fmt.Sprintf("a domain of its cannot be had here: %s", vps.ErrorMessage(err)))
+		case !there[d.String()]:
+			there[d.String()] = true
+			domains = append(domains, d)
+		}
+	}
+	return domains, told
 }
 
 // adoptQuota gives a guest the quota that it had elsewhere. Its use begins anew,

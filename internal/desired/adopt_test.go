@@ -23,7 +23,7 @@ func TestAdopt(t *testing.T) {
 		s.Disks = []vps.DataDisk{{Name: "data", Size: vps.GiB}}
 		s.Rules = []vps.Rule{}
 	})
-	file, err := desired.Describe(g, g.Spec.Disks)
+	file, _, err := desired.Describe(g, g.Spec.Disks)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +93,7 @@ func TestAdopt(t *testing.T) {
 
 	// A kernel that is not here.
 	g.Spec.Kernel, g.Spec.Isolation, g.Spec.CPUs = "uml/elsewhere", vps.IsolationFast, 2
-	if a.File, err = desired.Describe(g, nil); err != nil {
+	if a.File, _, err = desired.Describe(g, nil); err != nil {
 		t.Fatal(err)
 	}
 	for strict, want := range map[bool]vps.Isolation{false: vps.IsolationFast, true: vps.IsolationStrict} {

@@ -191,11 +191,14 @@ func TestAdoptDomains(t *testing.T) {
 		spec.Tenant = "friends"
 		spec.Domains = domains(t, "a.example.org vouched", "b.example.org:993", "c.example.org:20000", "*.d.example.org")
 	})
-	file, err := desired.Describe(g, nil)
+	file, theirs, err := desired.Describe(g, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := desired.Adoption{ID: "new", File: file, Storage: vps.StorageFile, ImageID: "from-elsewhere"}
+	if strings.Contains(string(file), "domains") {
+		t.Errorf("an older sublet would not read %s", file)
+	}
+	a := desired.Adoption{ID: "new", File: file, Domains: theirs, Storage: vps.StorageFile, ImageID: "from-elsewhere"}
 
 	s, f := open(t)
 	if _, err := s.PutTenant(t.Context(), "friends", func(t vps.Tenant) vps.Tenant { return t }); err != nil {
@@ -219,11 +222,18 @@ func TestAdoptDomains(t *testing.T) {
 		t.Errorf("%s; told %q", got, told)
 	}
 
+	// What is none is told, and stays behind.
+	a.Domains = append(a.Domains, []byte(`{"name":"https://x"}`), []byte(`[]`), []byte(`{"name":"e.example.org"}`), []byte(`{"name":"E.example.org."}`))
+	other, _ := open(t)
+	if e, told, err = other.Adopt(t.Context(), a, true); err != nil || len(e.After.Guest("alice").Spec.Domains) != 5 || len(told) != 3 {
+		t.Errorf("%+v; told %q, %v", e.After.Guests, told, err)
+	}
+
 	// As many as there may be come through.
 	for i := range vps.MaxGuestDomains - len(g.Spec.Domains) {
 		g.Spec.Domains = append(g.Spec.Domains, vps.Domain{Name: fmt.Sprintf("%s%d.example.org", strings.Repeat("long-", 10), i)})
 	}
-	if a.File, err = desired.Describe(g, nil); err != nil {
+	if a.File, a.Domains, err = desired.Describe(g, nil); err != nil {
 		t.Fatal(err)
 	}
 	empty, _ := open(t)

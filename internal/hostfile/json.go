@@ -10,7 +10,8 @@ import (
 )
 
 // EncodeGuest writes a host file with one guest and nothing else of its host,
-// as JSON, which is YAML too: Decode reads it.
+// as JSON, which is YAML too: Decode reads it. A guest without domains says nothing
+// of them, so that a sublet reads it which knows of none.
 func EncodeGuest(g vps.Guest) (json.RawMessage, error) {
 	var text bytes.Buffer
 	if err := Encode(&text, vps.Host{Settings: vps.DefaultSettings(), Guests: []vps.Guest{g}}); err != nil {
@@ -26,6 +27,9 @@ func EncodeGuest(g vps.Guest) (json.RawMessage, error) {
 		delete(file, "tenants")
 		delete(file, "quotas")
 		b, err = json.Marshal(file)
+	}
+	if err == nil && len(g.Spec.Domains) == 0 {
+		b = bytes.Replace(b, []byte(`"domains":[],`), nil, 1)
 	}
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the guest %s cannot be written as JSON", g.Spec.Name)

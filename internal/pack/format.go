@@ -57,8 +57,8 @@ type Manifest struct {
 	State vps.SnapshotState `json:"state"`
 	// Disks are the guest's disks; the first is the one that it boots from.
 	Disks []Disk `json:"disks"`
-	// Domains are for what a guest will have; today there is nothing in them,
-	// and a reader passes over what it does not know.
+	// Domains are the guest's, each a vps.Domain; a reader passes over what it does
+	// not know.
 	Domains []json.RawMessage `json:"domains"`
 	// Quota is the guest's own, a vps.Quota; null for none.
 	Quota json.RawMessage `json:"quota"`

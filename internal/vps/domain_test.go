@@ -39,7 +39,7 @@ func TestDomainNames(t *testing.T) {
 		long + "a.example": false, strings.Repeat("a.", 126) + "aa": false,
 	} {
 		d := Domain{Name: name}
-		if err := d.validate("domains[0]"); (err == nil) != want {
+		if err := d.Validate("domains[0]"); (err == nil) != want {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
@@ -58,7 +58,7 @@ func TestDomainRefuses(t *testing.T) {
 		{Domain{Name: "*", Terminate: true}, "terminate", "all names at once"},
 		{Domain{Name: "a.example", Terminate: true, Port: 443}, "port", "use http_port"},
 	} {
-		err := tt.d.validate("domains[3]")
+		err := tt.d.Validate("domains[3]")
 		if err == nil || !strings.HasPrefix(err.Error(), "domains[3]."+tt.field+": ") || !strings.Contains(err.Error(), tt.says) {
 			t.Errorf("%+v: %v", tt.d, err)
 		}
@@ -67,7 +67,7 @@ func TestDomainRefuses(t *testing.T) {
 		{Name: "a.example", Listen: 443, Port: 8443}, {Name: "*", Listen: 993, Wake: true}, {Name: "*.example.org", Terminate: true, HTTPPort: 8080},
 		{Name: "a.example", Listen: 993, Port: 143, Terminate: true},
 	} {
-		if err := d.validate("domains[0]"); err != nil {
+		if err := d.Validate("domains[0]"); err != nil {
 			t.Errorf("%+v: %v", d, err)
 		}
 	}

@@ -51,22 +51,26 @@ func canonicalHost(name string) bool {
 	return !digits
 }
 
-// validate checks what can be told from the domain alone.
-func (d *Domain) validate(field string) error {
-	if err := validDomainName(field+".name", d.Name); err != nil {
+// Validate checks what can be told from the domain alone; field is where it is, ""
+// for nowhere.
+func (d *Domain) Validate(field string) error {
+	if field != "" {
+		field += "."
+	}
+	if err := validDomainName(field+"name", d.Name); err != nil {
 		return err
 	}
 	switch {
 	case d.Listen == HTTPPort:
-		return Invalid(field+".listen", "port %d is a part of web; leave out the port of %s, or use %d for TLS alone", HTTPPort, d.Name, HTTPSPort)
+		return Invalid(field+"listen", "port %d is a part of web; leave out the port of %s, or use %d for TLS alone", HTTPPort, d.Name, HTTPSPort)
 	case d.HTTPPort != 0 && !d.Web():
-		return Invalid(field+".http_port", "%s is not for web; use port for the guest's port", d)
+		return Invalid(field+"http_port", "%s is not for web; use port for the guest's port", d)
 	case d.Caller != "" && !slices.Contains(CallerModes(), d.Caller):
-		return Invalid(field+".caller", "%q is no way to learn who calls; use transparent, proxy-v1, proxy-v2 or hidden", d.Caller)
+		return Invalid(field+"caller", "%q is no way to learn who calls; use transparent, proxy-v1, proxy-v2 or hidden", d.Caller)
 	case d.Terminate && d.Name == DefaultDomain:
-		return Invalid(field+".terminate", "no certificate is there for all names at once; name those whose TLS is to end at the edge")
+		return Invalid(field+"terminate", "no certificate is there for all names at once; name those whose TLS is to end at the edge")
 	case d.Terminate && d.Web() && d.Port != 0:
-		return Invalid(field+".port", "calls of %s lead to the guest's port for HTTP when TLS ends at the edge; use http_port", d.Name)
+		return Invalid(field+"port", "calls of %s lead to the guest's port for HTTP when TLS ends at the edge; use http_port", d.Name)
 	}
 	return nil
 }
@@ -79,7 +83,7 @@ func (s *GuestSpec) validateDomains() error {
 	seen := make(map[string]bool, len(s.Domains))
 	for i := range s.Domains {
 		d, field := &s.Domains[i], fmt.Sprintf("domains[%d]", i)
-		if err := d.validate(field); err != nil {
+		if err := d.Validate(field); err != nil {
 			return err
 		}
 		if seen[d.String()] {

@@ -7,6 +7,16 @@ import (
 	"strings"
 )
 
+// The states of domains besides those of their proofs.
+const (
+	// DomainHanded is a domain whose port leads to another guest alone.
+	DomainHanded DomainState = "handed"
+	// DomainStopped is one whose guest does not run.
+	DomainStopped DomainState = "stopped"
+	// DomainBlocked is one whose port the edge cannot have.
+	DomainBlocked DomainState = "blocked"
+)
+
 // Shared tells whether a port of the host is the edge's, and may nevertheless be
 // forwarded to one guest: the forward has all calls then.
 func Shared(port uint16) bool { return port == HTTPPort || port == HTTPSPort }
