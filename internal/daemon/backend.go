@@ -97,7 +97,7 @@ func (b backend) change(ctx context.Context, e desired.Edited, dryRun bool) (api
 	if c.Edits == nil {
 		c.Edits = []string{}
 	}
-	c.Warnings = b.fastWarnings(ctx, e.Before, e.After)
+	c.Warnings = append(b.fastWarnings(ctx, e.Before, e.After), domainWarnings(e.Before, e.After)...)
 	if !dryRun {
 		b.loop.Kick()
 		b.quotas.touch()

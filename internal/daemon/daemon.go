@@ -61,6 +61,7 @@ type parts struct {
 	drops      meter.Drops
 	notices    *notice.Sender
 	proofs     *prover
+	edgeView   edgeView // nil without an edge
 	sampled    sampled
 	fill       meter.Fill
 	auditing   sync.Mutex
@@ -242,7 +243,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	// Before the first guest is started by this daemon.
 	p.startQuotas(ctx)
 	b := backend{p}
-	server := api.NewServer(api.Backend{Billing: b, Bills: b, Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b, Traffics: b, Notices: b, PageLinks: b, DomainChecks: b}, api.ServerOptions{
+	server := api.NewServer(api.Backend{Billing: b, Bills: b, Desired: b, Observed: b, Consoles: b, Images: b, ImageFiles: b, Kernels: b, Auditor: b, Usages: b, Disks: b, Packs: b, Files: b, Rescuer: b, Quotas: b, Traffics: b, Notices: b, PageLinks: b, Domains: b, DomainChecks: b}, api.ServerOptions{
 		Log: p.log, Version: Version, Metrics: meter.Handler(Version, p.reading),
 	})
 	work, ctx := errgroup.WithContext(ctx)

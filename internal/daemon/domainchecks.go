@@ -138,7 +138,8 @@ func (b backend) blockedPorts(ctx context.Context, host *vps.Host, d *vps.Domain
 		ports = []uint16{vps.HTTPSPort, vps.HTTPPort}
 	}
 	for _, port := range ports {
-		if name := forwardedTo(host, port); name != "" {
+		if to := host.HandedTo(port); to != nil {
+			name := to.Spec.Name
 			blocked[port] = hops.Fault{
 				Problem: fmt.Sprintf("TCP port %d of the host is forwarded to the guest %s, so that its calls pass the edge by", port, name),
 				Remedy:  fmt.Sprintf("remove the forward with `sublet port remove %s %d`", name, port),
@@ -155,19 +156,6 @@ func (b backend) blockedPorts(ctx context.Context, host *vps.Host, d *vps.Domain
 		}
 	}
 	return blocked
-}
-
-// forwardedTo names the guest that has a TCP port of the host to itself, "" for none.
-func forwardedTo(host *vps.Host, port uint16) string {
-	for i := range host.Guests {
-		g := &host.Guests[i]
-		for _, f := range g.Spec.Forwards {
-			if !g.Deleting && f.Host == port && f.Protocol != vps.ProtoUDP {
-				return g.Spec.Name
-			}
-		}
-	}
-	return ""
 }
 
 // domainFor finds the domain that has the calls of a name on a listener, as the edge

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -62,7 +63,8 @@ func memTotal() (vps.Bytes, error) {
 }
 
 func (f facts) Listeners(context.Context) ([]desired.Listener, error) {
-	return listeners("/proc/net")
+	all, err := listeners("/proc/net")
+	return slices.DeleteFunc(all, f.edgeHas), err
 }
 
 func (f facts) Network(ctx context.Context, before, after vps.Settings) error {

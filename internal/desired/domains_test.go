@@ -45,7 +45,9 @@ func texts(list []vps.Domain) string {
 func TestDomainsAreCanonical(t *testing.T) {
 	t.Parallel()
 	s, _ := open(t)
-	create(t, s, "alice", func(spec *vps.GuestSpec) { spec.Domains = domains(t, "z.example.org", "*.Bücher.example.", "A.example.org:993") })
+	create(t, s, "alice", func(spec *vps.GuestSpec) {
+		spec.Domains = domains(t, "z.example.org", "*.Bücher.example.", "A.example.org:993")
+	})
 	if got := texts(host(t, s).Guest("alice").Spec.Domains); got != "*.xn--bcher-kva.example, a.example.org:993, z.example.org" {
 		t.Error(got)
 	}
@@ -59,11 +61,11 @@ func TestDomainsAreCanonical(t *testing.T) {
 	}
 	// The field is the place in what was asked for, sorted or not.
 	for text, says := range map[string]string{
-		"c.example.org/path":    "domains[1].name: \"c.example.org/path\" is more than a host name",
-		"10.0.0.1":              "domains[1].name: \"10.0.0.1\" is an IP address",
-		"*.co.uk":               "domains[1].name: \"*.co.uk\" stands for names of people everywhere",
-		"a.example.org:80":      "domains[1].listen: port 80",
-		"Z.example.org":         "domains[1]: the domain z.example.org is there twice",
+		"c.example.org/path": "domains[1].name: \"c.example.org/path\" is more than a host name",
+		"10.0.0.1":           "domains[1].name: \"10.0.0.1\" is an IP address",
+		"*.co.uk":            "domains[1].name: \"*.co.uk\" stands for names of people everywhere",
+		"a.example.org:80":   "domains[1].listen: port 80",
+		"Z.example.org":      "domains[1]: the domain z.example.org is there twice",
 	} {
 		_, err := s.Update(t.Context(), "alice", func(spec vps.GuestSpec) (vps.GuestSpec, error) {
 			spec.Domains = domains(t, "z.example.org", text)
@@ -150,11 +152,11 @@ func TestDomainsInFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	for file, says := range map[string]string{
-		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - a.example.org\n":      "line 5, column 5: the domain a.example.org for bob belongs to the guest alice",
-		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - A_.example.org\n":     "line 5, column 5: \"A_.example.org\" has an underscore",
-		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - \"*.example.org\"\n":  "line 5, column 5: the suffix *.example.org for bob covers a.example.org",
+		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - a.example.org\n":       "line 5, column 5: the domain a.example.org for bob belongs to the guest alice",
+		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - A_.example.org\n":      "line 5, column 5: \"A_.example.org\" has an underscore",
+		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - \"*.example.org\"\n":   "line 5, column 5: the suffix *.example.org for bob covers a.example.org",
 		"guests:\n- name: bob\n  domains:\n  - z.example.org\n  - z.example.org:20000\n": "line 5, column 5: the domain z.example.org:20000 of bob is served on port 20000",
-		"guests:\n- name: alice\n  tenant: friends\n":                                   "the domain * for alice would have all calls",
+		"guests:\n- name: alice\n  tenant: friends\n":                                    "the domain * for alice would have all calls",
 	} {
 		if err := apply(file); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", file, err)

@@ -1,0 +1,198 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"sublet/internal/api"
+	"sublet/internal/desired"
+	"sublet/internal/edge"
+	"sublet/internal/reconcile"
+	"sublet/internal/vps"
+)
+
+// edgeView tells which ports the edge has, and why it has not others.
+type edgeView interface {
+	Ports() (open []edge.Port, closed map[edge.Port]string)
+}
+
+// edgeHas tells whether a port that is listened on is the edge's.
+func (p *parts) edgeHas(l desired.Listener) bool {
+	if p.edgeView == nil {
+		return false
+	}
+	open, _ := p.edgeView.Ports()
+	return slices.ContainsFunc(open, func(o edge.Port) bool {
+		return o.Number == l.Port && (o.Kind == edge.KindQUIC) == (l.Protocol == vps.ProtoUDP)
+	})
+}
+
+// Domains implements api.Domains.
+func (b backend) Domains(ctx context.Context, guest string) ([]api.GuestDomain, error) {
+	host, err := b.state.Host(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if guest != "" && host.Guest(guest) == nil {
+		return nil, desired.NoGuest(guest)
+	}
+	return b.domainStates(&host, guest, b.seen(ctx)), nil
+}
+
+func (b backend) domainStates(host *vps.Host, guest string, s reconcile.Snapshot) []api.GuestDomain {
+	v := domainView{host: host, running: map[string]bool{}, proof: func(tenant, name string) (vps.Proof, vps.ProofSteps) {
+		p := b.proofs.Proof(host, tenant, name)
+		return p, b.proofs.Steps(&p)
+	}}
+	if b.edgeView != nil {
+		_, v.closed = b.edgeView.Ports()
+	}
+	for id, st := range s.Status {
+		v.running[id] = st.State == vps.StateRunning
+	}
+	all := []api.GuestDomain{}
+	for i := range host.Guests {
+		g := &host.Guests[i]
+		if g.Deleting || guest != "" && g.Spec.Name != guest {
+			continue
+		}
+		for j := range g.Spec.Domains {
+			d := api.GuestDomain{Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Domain: g.Spec.Domains[j]}
+			d.State, d.Message = v.state(g, &d.Domain)
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// domainView is what states of domains follow from.
+type domainView struct {
+	host *vps.Host
+	// running are the guests that run, by ID.
+	running map[string]bool
+	// closed are the ports that the edge cannot have, and why.
+	closed map[edge.Port]string
+	proof  func(tenant, name string) (vps.Proof, vps.ProofSteps)
+}
+
+// state tells whether calls of a domain reach its guest, and if not, or not all,
+// why.
+func (v *domainView) state(g *vps.Guest, d *vps.Domain) (vps.DomainState, string) {
+	good, said := vps.DomainLive, ""
+	if d.NeedsProof(g.Spec.Tenant) {
+		p, steps := v.proof(g.Spec.Tenant, d.Name)
+		switch state := p.State(); state {
+		case vps.DomainPending:
+			return state, fmt.Sprintf("it waits for a proof that it is %s's; %s; `sublet domain verify %s` looks for it at once", g.Spec.Tenant, toDo(steps), shellName(d.Name))
+		case vps.DomainLost:
+			return state, fmt.Sprintf("the proof that it is %s's is gone: %s; %s", g.Spec.Tenant, p.Message, toDo(steps))
+		case vps.DomainFailing:
+			good, said = state, fmt.Sprintf("the proof that it is %s's is gone: %s; %s", g.Spec.Tenant, p.Message, toDo(steps))
+		case vps.DomainLive, vps.DomainHanded, vps.DomainStopped, vps.DomainBlocked:
+		}
+	}
+	// What is wrong with one of its ports is told, and with all of them it is the
+	// state.
+	var faults []string
+	fault, ports := vps.DomainState(""), 0
+	for port := range d.Ports() {
+		ports++
+		if o := v.host.HandedTo(port); o != nil && o.ID != g.ID {
+			fault = vps.DomainHanded
+			faults = append(faults, fmt.Sprintf("port %d leads to %s alone; `sublet port remove %s %d/tcp` ends that", port, o.Spec.Name, o.Spec.Name, port))
+			continue
+		}
+		if why := v.closed[edge.Port{Number: port, Kind: kindOf(d, port)}]; why != "" {
+			fault = vps.DomainBlocked
+			faults = append(faults, why)
+		}
+	}
+	switch {
+	case len(faults) == ports:
+		return fault, strings.Join(faults, "; ")
+	case !v.running[g.ID] && d.Wake:
+		return vps.DomainStopped, joinWords("its guest does not run; a call starts it", faults)
+	case !v.running[g.ID]:
+		return vps.DomainStopped, joinWords(fmt.Sprintf("its guest does not run; `sublet start %s` starts it", g.Spec.Name), faults)
+	}
+	return good, joinWords(said, faults)
+}
+
+func joinWords(first string, more []string) string {
+	if first != "" {
+		more = slices.Insert(more, 0, first)
+	}
+	return strings.Join(more, "; ")
+}
+
+// kindOf is what callers of a domain speak on one of its ports.
+func kindOf(d *vps.Domain, port uint16) edge.Kind {
+	if d.Web() && port == vps.HTTPPort {
+		return edge.KindHTTP
+	}
+	return edge.KindTLS
+}
+
+// domainWarnings tell what an edit means for domains whose port leads to one guest
+// alone: of that guest's making, or of theirs.
+func domainWarnings(before, after vps.Host) []string {
+	var warnings []string
+	for _, port := range []uint16{vps.HTTPSPort, vps.HTTPPort} {
+		owner := after.HandedTo(port)
+		if owner == nil {
+			continue
+		}
+		was := before.HandedTo(port)
+		anew := was == nil || was.ID != owner.ID
+		unserved := unservedDomains(&before, &after, owner, port, anew)
+		if len(unserved) == 0 {
+			continue
+		}
+		names := unserved[0]
+		if n := len(unserved) - 1; n > 0 {
+			names += fmt.Sprintf(" and %d more", n)
+		}
+		are, how := "is", "over TLS"
+		if len(unserved) > 1 {
+			are = "are"
+		}
+		if port == vps.HTTPPort {
+			how = "over plain HTTP, nor can certificates be had that way"
+		}
+		if anew {
+			warnings = append(warnings, fmt.Sprintf("port %d leads to %s alone now: %s %s not served %s", port, owner.Spec.Name, names, are, how))
+		} else {
+			warnings = append(warnings, fmt.Sprintf("%s %s not served %s: port %d leads to %s alone, until `sublet port remove %s %d/tcp`", names, are, how, port, owner.Spec.Name, owner.Spec.Name, port))
+		}
+	}
+	return warnings
+}
+
+// unservedDomains are those on a port which leads to somebody else, as
+// "blog.example.org of bob": all of them, or those that were not there before.
+func unservedDomains(before, after *vps.Host, owner *vps.Guest, port uint16, all bool) []string {
+	old := map[vps.Domain]bool{}
+	if !all {
+		for i := range before.Guests {
+			for _, d := range before.Guests[i].Spec.Domains {
+				old[vps.Domain{Name: d.Name, Listen: d.Listen}] = true
+			}
+		}
+	}
+	var names []string
+	for i := range after.Guests {
+		g := &after.Guests[i]
+		if g.ID == owner.ID || g.Deleting {
+			continue
+		}
+		for j := range g.Spec.Domains {
+			d := &g.Spec.Domains[j]
+			if slices.Contains(slices.Collect(d.Ports()), port) && !old[vps.Domain{Name: d.Name, Listen: d.Listen}] {
+				names = append(names, d.String()+" of "+g.Spec.Name)
+			}
+		}
+	}
+	return names
+}
