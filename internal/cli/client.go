@@ -176,6 +176,7 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 	Rescuer
 	PageLinks
 	Notices
+	Domains
 	DomainChecks
 }
 
@@ -183,6 +184,12 @@ type Client interface { //nolint:interfacebloat // of parts, each small
 type DomainChecks interface {
 	VerifyDomain(ctx context.Context, name string) (api.DomainProof, error)
 	TestDomain(ctx context.Context, name string, listen uint16) ([]vps.Hop, error)
+}
+
+// Domains tell whether callers of host names reach their guests; the name "" stands
+// for all guests.
+type Domains interface {
+	Domains(ctx context.Context, guest string) ([]api.GuestDomain, error)
 }
 
 // Notices tells people what happens, and is told where; a tenant is the owner

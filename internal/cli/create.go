@@ -23,7 +23,7 @@ const defaultWait = 120 * time.Second
 type guestFlags struct {
 	tenant, hostname, locale, timezone, restart string
 	memory, disk                                vps.Bytes
-	keyFiles, dns, forwards                     []string
+	keyFiles, dns, forwards, domains            []string
 	autostart                                   bool
 	stopTimeout                                 time.Duration
 	askPassword                                 bool
@@ -46,6 +46,7 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.StringVar(&f.timezone, "timezone", "", "time zone, for example Etc/UTC or Asia/Shanghai")
 	fs.StringSliceVar(&f.dns, "dns", nil, "`address` of a name server; may be repeated, at most 3")
 	fs.StringArrayVar(&f.forwards, "forward", nil, "lead a host port to the guest, `HOST:GUEST/PROTOCOL`; may be repeated")
+	fs.StringArrayVar(&f.domains, "domain", nil, "lead callers of a host name to the guest, `NAME` as `sublet domain add` takes it, with options as in host files; may be repeated")
 	fs.StringVar(&f.restart, "restart", "", "what follows when the guest ends by itself: always, on-failure, never")
 	fs.BoolVar(&f.autostart, "autostart", true, "start the guest when the host boots")
 	durationFlag(fs, &f.stopTimeout, "stop-timeout", 0, "how long an orderly stop may take before the guest is killed")
@@ -57,7 +58,7 @@ func (f *guestFlags) add(a *app, cmd *cobra.Command) {
 	fs.Lookup("billing-weight").DefValue = ""
 	fixedCompletion(cmd, "restart", string(vps.RestartAlways), string(vps.RestartOnFailure), string(vps.RestartNever))
 	a.tenantCompletion(cmd)
-	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "stop-timeout", "billing-weight"} {
+	for _, name := range []string{"memory", "disk", "hostname", "locale", "timezone", "dns", "forward", "domain", "stop-timeout", "billing-weight"} {
 		fixedCompletion(cmd, name)
 	}
 }
@@ -111,6 +112,13 @@ func (f *guestFlags) spec(a *app, cmd *cobra.Command) (api.UpdateGuest, error) {
 		}
 		u.Forwards = &forwards
 	}
+	if cmd.Flags().Changed("domain") {
+		domains, err := parseDomains(f.domains)
+		if err != nil {
+			return u, err
+		}
+		u.Domains = &domains
+	}
 	if cmd.Flags().Changed("ssh-key") {
 		keys, err := a.readKeys("--ssh-key", f.keyFiles)
 		if err != nil {
@@ -137,7 +145,8 @@ guest's parts are made and its process runs; with --wait it returns later. When
 something stands in the way, no guest is left.`,
 		Example: `  sublet create alice --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
   sublet create bob --image debian/12 --memory 1GiB --disk 20GiB --ports 20 --tenant bob
-  sublet create web --ssh-key web.pub --forward 8443:443/tcp --dry-run`,
+  sublet create web --ssh-key web.pub --forward 8443:443/tcp --dry-run
+  sublet create blog --ssh-key blog.pub --domain blog.example.org --domain 'imap.example.org:993 caller=proxy-v2'`,
 		Args:              one("one name for the guest, for example alice"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -194,7 +203,11 @@ something stands in the way, no guest is left.`,
 			power := vps.PowerStopped
 			req.Power = &power
 		}
-		if err := a.create(cmd, req, *dryRun, goal, wait.timeout, out); err != nil || !console {
+		err = a.create(cmd, req, *dryRun, goal, wait.timeout, out)
+		if err == nil && !*dryRun && !out.structured() {
+			a.sayDomains(cmd, name, req.Domains)
+		}
+		if err != nil || !console {
 			return about(name, err)
 		}
 		return about(name, a.console(cmd.Context(), name, api.ConsoleOptions{}))
@@ -228,6 +241,9 @@ func createRequest(cmd *cobra.Command, a *app, f *guestFlags, name string) (api.
 	}
 	if u.Forwards != nil {
 		req.Forwards = *u.Forwards
+	}
+	if u.Domains != nil {
+		req.Domains = *u.Domains
 	}
 	return req, nil
 }
@@ -313,8 +329,9 @@ func (a *app) updateCmd() *cobra.Command {
 with a guest for life; memory, disk, identity and the IPv6 prefix take effect at
 its next boot, and what is marked as changed live at once.
 
---ssh-key, --dns, --forward and --rule replace the whole list, and an empty one
-empties it; --add-ssh-key, sublet port add and sublet net allow add to it.`,
+--ssh-key, --dns, --forward, --domain and --rule replace the whole list, and an
+empty one empties it; --add-ssh-key, sublet port add, sublet domain add and
+sublet net allow add to it.`,
 		Example: `  sublet update alice --memory 1GiB
   sublet update alice --add-ssh-key laptop.pub
   sublet update alice bob --restart always

@@ -15,10 +15,6 @@ import (
 // domainCheckTimeout is longer than name servers and web servers may take.
 const domainCheckTimeout = 100 * time.Second
 
-func (a *app) domainCmd() *cobra.Command {
-	return noun("domain", "Lead callers of a host name to a guest", a.domainVerifyCmd(), a.domainTestCmd())
-}
-
 func (a *app) domainVerifyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "verify NAME...", Short: "Look now for the proof that a name is its tenant's", Args: atLeast(1, "the names of domains"),
@@ -72,17 +68,6 @@ func proofColumns() []column[api.DomainProof] {
 			}
 			return p.Message
 		}},
-	}
-}
-
-func domainPaint(s vps.DomainState) string {
-	switch s {
-	case vps.DomainLive:
-		return paintGreen
-	case vps.DomainFailing:
-		return paintYellow
-	default:
-		return paintRed
 	}
 }
 

@@ -161,7 +161,7 @@ func (f *fake) CreateGuest(_ context.Context, c api.CreateGuest, dryRun bool) (a
 	g.Spec = vps.GuestSpec{
 		Name: c.Name, Tenant: vps.DefaultTenant, Driver: vps.DefaultDriver, Image: vps.DefaultImage, Memory: vps.DefaultMemory,
 		Disk: vps.DefaultDisk, Storage: vps.StorageFile, Isolation: vps.IsolationStrict, CPUs: 1, BillingWeight: vps.DefaultBillingWeight, Power: vps.PowerRunning, Hostname: c.Name, Locale: "C.UTF-8", Timezone: "Etc/UTC", SSHKeys: c.SSHKeys,
-		Address: addr, DNS: c.DNS, Forwards: c.Forwards, Ports: vps.PortBlock{First: 19980 + 20*uint16(f.next), Count: 20},
+		Address: addr, DNS: c.DNS, Forwards: c.Forwards, Domains: c.Domains, Ports: vps.PortBlock{First: 19980 + 20*uint16(f.next), Count: 20},
 		Restart: vps.RestartOnFailure, Autostart: true, StopTimeout: vps.DefaultStopTimeout,
 	}
 	set(&g.Spec.Tenant, c.Tenant)
@@ -233,6 +233,7 @@ func (f *fake) UpdateGuest(_ context.Context, name string, u api.UpdateGuest, dr
 		set(&g.Spec.SSHKeys, u.SSHKeys)
 		set(&g.Spec.RootPassword, u.RootPasswordHash)
 		set(&g.Spec.Forwards, u.Forwards)
+		set(&g.Spec.Domains, u.Domains)
 		set(&g.Spec.Disk, u.Disk)
 		set(&g.Spec.Disks, u.Disks)
 		set(&g.Spec.Restart, u.Restart)
@@ -402,6 +403,35 @@ func (f *fake) Events(_ context.Context, guest string, after int64, limit int) (
 		}
 	}
 	return out[max(0, len(out)-limit):], f.failure
+}
+
+// Domains are live for the owner, and wait for a proof for others.
+func (f *fake) Domains(ctx context.Context, guest string) ([]api.GuestDomain, error) {
+	guests, err := f.Guests(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if guest != "" {
+		g, err := f.Guest(ctx, guest)
+		if err != nil {
+			return nil, err
+		}
+		guests = []api.Guest{g}
+	}
+	all := []api.GuestDomain{}
+	for _, g := range guests {
+		for _, d := range g.Spec.Domains {
+			v := api.GuestDomain{Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Domain: d, State: vps.DomainLive}
+			switch {
+			case d.NeedsProof(g.Spec.Tenant):
+				v.State, v.Message = vps.DomainPending, "make the TXT record _sublet."+d.Name
+			case g.Status.State != vps.StateRunning:
+				v.State, v.Message = vps.DomainStopped, "its guest does not run"
+			}
+			all = append(all, v)
+		}
+	}
+	return all, nil
 }
 
 func (f *fake) Doctor(context.Context) ([]api.Finding, error) { return f.finds, f.failure }

@@ -62,6 +62,8 @@ func flagOf(field string) string {
 		return "ssh-key"
 	case "forwards":
 		return "forward"
+	case "domains":
+		return "domain"
 	case "rules":
 		return "rule"
 	case "root_password_hash", "root_password": // the spec calls it otherwise than the request
@@ -87,6 +89,13 @@ func typed(cmd *cobra.Command, err error) error {
 		return err
 	}
 	name := flagOf(e.Field)
+	if part, ok := strings.CutPrefix(e.Field, "domains["); ok && cmd.Flags().Lookup(name) == nil {
+		// The words behind domain add name each; what is wrong with all is a flag's.
+		_, part, _ = strings.Cut(part, ".")
+		if name = dashed(part); cmd.Flags().Lookup(name) == nil {
+			return &vps.Error{Code: e.Code, Message: e.Message, Err: e.Err}
+		}
+	}
 	if name == "" {
 		return err
 	}

@@ -158,7 +158,9 @@ func (a *app) guestPage(g api.Guest) []field {
 		}
 		fields = append(fields, field{orSpace(name), forwardText(f)})
 	}
-	fields = append(fields,
+	fields = append(fields, domainFields(s)...)
+	fields = append(
+		fields,
 		field{"dns", addresses(s.DNS)},
 		field{"link", g.Link},
 		field{"mac", g.MAC},

@@ -35,18 +35,6 @@ func TestDomainFor(t *testing.T) {
 	}
 }
 
-func TestForwardedTo(t *testing.T) {
-	t.Parallel()
-	host := vps.Host{Guests: []vps.Guest{{Spec: vps.GuestSpec{Name: "alice", Forwards: []vps.Forward{
-		{Host: 443, Guest: 443, Protocol: vps.ProtoUDP}, {Host: 80, Guest: 80, Protocol: vps.ProtoBoth}, {Host: 993, Guest: 1, Protocol: vps.ProtoTCP},
-	}}}}}
-	for port, want := range map[uint16]string{443: "", 80: "alice", 993: "alice", 22: ""} {
-		if got := forwardedTo(&host, port); got != want {
-			t.Errorf("%d: %q", port, got)
-		}
-	}
-}
-
 // TestCallable reads the addresses of links.
 func TestCallable(t *testing.T) {
 	t.Parallel()
