@@ -218,9 +218,7 @@ func TestDrain(t *testing.T) {
 		})
 		<-asked
 	}
-	for _, l := range s.listens {
-		_ = l.Close()
-	}
+	s.stop()
 	s.serving.Wait()
 	drained := make(chan error)
 	go func() { drained <- s.server.Drain(t.Context()) }()
@@ -276,9 +274,7 @@ func TestCut(t *testing.T) {
 	}
 	<-asked
 	eventually(t, "all are on their way", func() bool { return s.server.Stats().Open == 5 && s.server.Stats().Guests["alice"].Open == 3 })
-	for _, l := range s.listens {
-		_ = l.Close()
-	}
+	s.stop()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if err := s.server.Drain(ctx); !errors.Is(err, context.Canceled) {

@@ -71,7 +71,7 @@ type Server struct {
 	lingers  atomic.Int32
 	cutting  chan struct{} // closed when Drain gives up waiting
 	cut      sync.Once
-	loops    sync.WaitGroup // ports that are served on them
+	loops    served // ports that are served on them
 }
 
 // New makes a Server, which refuses everybody until Set tells it of domains.
@@ -272,7 +272,7 @@ func reset(conn *net.TCPConn) {
 // before. When ctx ends first, the connections are
 // cut and its error is returned.
 func (s *Server) Drain(ctx context.Context) error {
-	s.loops.Wait()
+	s.loops.wait(ctx)
 	s.quic.close()
 	defer s.fronts.stop()
 	s.fronts.drain()

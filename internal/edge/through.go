@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -41,14 +42,47 @@ type passing struct {
 
 // serveThrough serves a port until ctx ends.
 func (s *Server) serveThrough(ctx context.Context, p Port, l *net.TCPListener) error {
-	s.loops.Add(1)
-	defer s.loops.Done()
+	s.loops.add(1)
+	defer s.loops.add(-1)
 	t := &through{server: s, ctx: context.WithoutCancel(ctx), port: p}
 	patience := func() time.Duration { return time.Duration(s.table.Load().settings.HandshakeTimeout) }
 	if err := relay.Serve(ctx, l, patience, t); err != nil {
 		return vps.Wrap(vps.CodeInternal, err, "port %d takes no calls any more", p.Number)
 	}
 	return nil
+}
+
+// served counts ports.
+type served struct {
+	mu   sync.Mutex
+	n    int
+	none signal
+}
+
+func (s *served) add(n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.n += n; s.n == 0 {
+		s.none.send()
+	}
+}
+
+// wait waits until there is none, or ctx ends.
+func (s *served) wait(ctx context.Context) {
+	for {
+		none := s.none.next()
+		s.mu.Lock()
+		n := s.n
+		s.mu.Unlock()
+		if n == 0 {
+			return
+		}
+		select {
+		case <-none:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Call is relay.Front's: what take does.

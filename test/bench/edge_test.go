@@ -112,7 +112,7 @@ func edgeMost(b *testing.B) int {
 	_ = unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 18, Max: 1 << 18})
 	var limit unix.Rlimit
 	check(b, unix.Getrlimit(unix.RLIMIT_NOFILE, &limit))
-	return int(min(limit.Max, 1<<18)-600) / 2 // and pipes, listeners, pollers
+	return int(min(limit.Max, 1<<18)-2400) / 2 // and what else the edge keeps some for
 }
 
 // start runs a program of the network until the bench ends, and returns when it
