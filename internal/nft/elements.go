@@ -35,6 +35,9 @@ func collect(n vps.Network, uplinks []string) (*wall, error) {
 	for _, u := range slices.Compact(up) {
 		w.put(inet, "uplinks", quote(u), "")
 	}
+	if n.EdgeUID != 0 {
+		w.put(inet, "edge", strconv.FormatUint(uint64(n.EdgeUID), 10), "")
+	}
 	services := make([]string, 0, len(n.Services))
 	for _, s := range n.Services {
 		services = append(services, fmt.Sprintf("%s . %d", s.Protocol, s.Port))

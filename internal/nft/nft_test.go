@@ -30,11 +30,11 @@ func TestRenderGolden(t *testing.T) {
 		uplinks []string
 	}{
 		"empty": {network(), nil},
-		"three": {network(
+		"three": {withEdge(network(
 			guest(2, "bob", vps.Forward{Host: 5353, Guest: 53, Protocol: vps.ProtoBoth}),
 			guest(1, "alice", vps.Forward{Host: 8443, Guest: 443, Protocol: vps.ProtoTCP}, vps.Forward{Host: 20000, Guest: 2222, Protocol: vps.ProtoTCP}),
 			vps.NetworkGuest{Name: "no-ports-and-a-long-name", Link: vps.LinkName("no-ports-and-a-long-name"), UID: 9, Limits: vps.DefaultNetworkLimits(), Address: netip.MustParseAddr("10.213.9.9"), MAC: vps.MACFor(netip.MustParseAddr("10.213.9.9"))},
-		), []string{"wan1", "eth0", "wan1"}},
+		)), []string{"wan1", "eth0", "wan1"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -61,6 +61,12 @@ func TestRenderGolden(t *testing.T) {
 			}
 		})
 	}
+}
+
+// withEdge is a network in which the edge may speak for its callers.
+func withEdge(n vps.Network) vps.Network {
+	n.EdgeUID = 721299
+	return n
 }
 
 func TestRenderRefuses(t *testing.T) {
@@ -90,6 +96,7 @@ func TestRenderRefuses(t *testing.T) {
 		"mac":                {with(func(n *vps.Network) { n.Guests[0].MAC = nil }), "", vps.CodeInvalid},
 		"mac of many":        {with(func(n *vps.Network) { n.Guests[0].MAC = net.HardwareAddr{1, 2, 3, 4, 5, 6} }), "", vps.CodeInvalid},
 		"root":               {with(func(n *vps.Network) { n.Guests[0].UID = 0 }), "", vps.CodeInvalid},
+		"uid of the edge":    {with(func(n *vps.Network) { n.EdgeUID = n.Guests[1].UID }), "", vps.CodeConflict},
 		"uid taken":          {with(func(n *vps.Network) { n.Guests[0].UID = n.Guests[1].UID }), "", vps.CodeConflict},
 		"blocks overlap":     {with(func(n *vps.Network) { n.Guests[0].Ports.Count = 21 }), "", vps.CodeConflict},
 		"block past the end": {with(func(n *vps.Network) { n.Guests[0].Ports = vps.PortBlock{First: 65530, Count: 20} }), "", vps.CodeInvalid},

@@ -98,6 +98,7 @@ func newWall(gateway string) *wall {
 	add(inet, "set", "self", "type ipv4_addr . ipv4_addr")
 	add(inet, "set", "self6", "type ipv6_addr . ipv6_addr")
 	add(inet, "set", "uids", "type uid")
+	add(inet, "set", "edge", "type uid")
 	add(inet, "set", "uplinks", "type ifname")
 	add(inet, "set", "services", "type inet_proto . inet_service")
 	add(inet, "map", "forwards", "type inet_proto . inet_service : ipv4_addr . inet_service")

@@ -1,5 +1,17 @@
 package nft
 
+import (
+	"fmt"
+
+	"sublet/internal/vps"
+)
+
+// A mark is compared with imitated, and made it by imitate. See vps.EdgeMark.
+var (
+	imitated = fmt.Sprintf("& 0x%08x == 0x%08x", vps.EdgeMarkMask, vps.EdgeMark)                //nolint:gochecknoglobals // a constant
+	imitate  = fmt.Sprintf("& 0x%08x | 0x%08x", ^uint32(vps.EdgeMarkMask), uint32(vps.EdgeMark)) //nolint:gochecknoglobals // a constant
+)
+
 // inetChains are the rules for routed taps and for guests' processes. The one
 // verb is the host's address towards the guests.
 //
@@ -8,7 +20,16 @@ package nft
 // that is being put together; what a packet says is looked at behind it, where
 // packets are whole. Chains of other tables see the packets as well: an accept
 // here is no promise, and what is none of ours falls through.
-const inetChains = `
+//
+// A connection that the edge opens to a guest in the name of somebody who is not
+// the host has a mark (imitate), and the guest's answers get it as their packet's
+// mark, by which internal/hostnet routes them to the host instead of to whom they
+// are for (prerouting_answers). A guest cannot make such a connection, and answers
+// are of one pair of addresses and ports; they reach a socket that was made for
+// this, or none (answered): the port is the caller's choice, and a service of the
+// host may come to have it. What the host's kernel itself would tell the caller
+// about such a connection, of which he knows nothing, is not sent (output).
+var inetChains = `
 	chain prerouting_source {
 		type filter hook prerouting priority -450; policy accept;
 		iifname ` + links + ` jump source
@@ -54,6 +75,11 @@ const inetChains = `
 		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert } goto neighbour
 	}
 ` + neighbourChains + `
+	chain prerouting_answers {
+		type filter hook prerouting priority mangle; policy accept;
+		iifname ` + links + ` ct direction reply ct mark ` + imitated + ` meta mark set meta mark ` + imitate + `
+	}
+
 	chain prerouting_nat {
 		type nat hook prerouting priority dstnat; policy accept;
 		fib daddr type local jump ports
@@ -138,6 +164,7 @@ const inetChains = `
 	}
 
 	chain at_host {
+		ct mark ` + imitated + ` goto answered
 		ct state established,related accept
 		icmpv6 type { nd-router-solicit, nd-neighbor-solicit, nd-neighbor-advert, mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report } accept
 		meta l4proto igmp accept
@@ -150,9 +177,22 @@ const inetChains = `
 		goto drop-to-host
 	}
 
+	chain answered {
+		socket transparent 0 goto drop-to-host
+		accept
+	}
+
 	chain output {
 		type filter hook output priority filter; policy accept;
 		meta skuid @uids goto drop-socket
+		oifname ` + links + ` ct state new meta skuid @edge jump imitate
+		ct state related ct direction reply ct mark ` + imitated + ` drop
+	}
+
+	chain imitate {
+		fib saddr type local return
+		meta mark set meta mark ` + imitate + `
+		ct mark set ct mark ` + imitate + `
 	}
 `
 

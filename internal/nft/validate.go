@@ -45,6 +45,9 @@ func checkGuests(n vps.Network, guests []vps.NetworkGuest) error {
 		if err := cmp.Or(take(links, g.Link, g), take(addresses, g.Address, g), take(macs, [6]byte(g.MAC), g), take(uids, g.UID, g)); err != nil {
 			return err
 		}
+		if g.UID == n.EdgeUID {
+			return vps.Errorf(vps.CodeConflict, "guest %q has the user id %d, which is the edge's; give it another", g.Name, g.UID)
+		}
 		if g.Prefix6.IsValid() {
 			prefixes = append(prefixes, g)
 		}

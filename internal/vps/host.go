@@ -115,6 +115,7 @@ func (h *Host) Network(keep func(*Guest) bool) Network {
 	n := Network{
 		Subnet: s.Subnet.Masked(), Gateway: s.Gateway(), Uplink: s.Uplink,
 		Subnet6: s.Subnet6.Masked(), NAT6: s.NAT6(), NDPProxy: s.NDPProxy, Services: h.openToGuests(),
+		EdgeUID: h.edgeUID(),
 	}
 	peers := map[string]bool{}
 	for _, t := range h.Tenants {
@@ -164,6 +165,15 @@ func (h *Host) openToGuests() []Service {
 	return services
 }
 
+// edgeUID is the edge's user id, zero while no guest has a domain: then there is no
+// edge.
+func (h *Host) edgeUID() uint32 {
+	if slices.ContainsFunc(h.Guests, func(g Guest) bool { return len(g.Spec.Domains) > 0 }) {
+		return h.Settings.EdgeUID()
+	}
+	return 0
+}
+
 // NAT6 tells whether guests' IPv6 addresses are translated to the host's: they
 // are unless they are global unicast ones (RFC 4291, 2000::/3).
 func (s *Settings) NAT6() bool {
@@ -205,9 +215,9 @@ func (s *Settings) Prefix6(g *GuestSpec) netip.Prefix {
 // Gateway returns the host's own address in the subnet: the first usable one.
 func (s Settings) Gateway() netip.Addr { return s.Subnet.Masked().Addr().Next() }
 
-// EdgeUID returns the user id that the edge runs under: no guest has it, because
-// guests' indexes begin at 1.
-func (s *Settings) EdgeUID() uint32 { return s.FirstUID }
+// EdgeUID returns the user id that the edge runs under, and nobody else: FirstUID
+// itself is that of appliances, and guests' begin behind it.
+func (s *Settings) EdgeUID() uint32 { return s.FirstUID - 1 }
 
 // UID returns the user id that the guest with this index runs under.
 func (s Settings) UID(index int) uint32 { return s.FirstUID + uint32(index) }

@@ -24,9 +24,21 @@ type Network struct {
 	NDPProxy NDPProxy
 	// Services are the ports of the host that every guest may reach.
 	Services []Service
+	// EdgeUID is the user id of the edge, which may connect to guests in the name
+	// of their callers: what guests answer to these comes to the host. Zero means
+	// that nobody may.
+	EdgeUID uint32
 	// Guests are sorted by name.
 	Guests []NetworkGuest
 }
+
+// EdgeMark is the mark, in the bits of EdgeMarkMask, of connections that the edge
+// opened to guests in the name of others (ct mark), and of guests' answers to them
+// (fwmark). All other bits are other programs'.
+const (
+	EdgeMark     = 0x53000000
+	EdgeMarkMask = 0x7f000000
+)
 
 // Gateway6 is the host's address towards every guest in IPv6; it is link-local,
 // so each link has its own.
