@@ -7,7 +7,8 @@
 //
 // Ours are the links that have vps.LinkPrefix in front of their name and
 // "sublet:" in front of their alias (ip link, ifalias), and what hangs on
-// them; and the devices with "sb-" in front, which hold their bandwidth. Links
+// them; the devices with "sb-" in front, which hold their bandwidth; and the rules
+// and routes with the protocol 0x53 that lead guests' answers to the edge. Links
 // of others are never touched, also not when their name looks like ours. What
 // else is changed: forwarding is turned on, for IPv6 with accept_ra before it,
 // and where the provider's router asks for guests' IPv6 addresses the host
@@ -74,8 +75,9 @@ func New(log *slog.Logger, opts Options) *Net {
 }
 
 // Set makes the links be what n calls for: forwarding is on, every guest has
-// its tap, up, with address, route and sysctls, and taps of ours that no guest
-// of n has are gone. What is right already is left alone, so a second call is
+// its tap, up, with address, route and sysctls, answers to the edge reach it when
+// there is one (vps.Network.EdgeUID), and taps of ours that no guest of n has are
+// gone. What is right already is left alone, so a second call is
 // free of changes. Additions come before removals.
 //
 // A tap that is wrong beyond repair in place (its owner or kind) is made anew
@@ -210,7 +212,7 @@ func (h *Net) Detached(_ context.Context, n vps.Network) ([]string, error) {
 func (h *Net) Plugged(link string) { h.raised.Delete(link) }
 
 // CleanUp removes our links, and with them their addresses and routes, also
-// under running guests. Without any it succeeds. It needs no memory of what
+// under running guests, and our routing rules. Without any it succeeds. It needs no memory of what
 // Set did. net.ipv4.ip_forward stays as it is: others may have come to rely on
 // it, and nobody can tell.
 func (h *Net) CleanUp(ctx context.Context) error {
@@ -221,12 +223,15 @@ func (h *Net) CleanUp(ctx context.Context) error {
 		return err
 	}
 	defer handle.Close()
-	links, err := list(func() ([]netlink.Link, error) { return handle.LinkList() })
+	o, err := observe(handle)
 	if err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the host's links could not be read")
+		return err
 	}
 	var errs error
-	for _, l := range links {
+	for _, p := range o.leadAnswers(vps.Network{}) {
+		errs = errors.Join(errs, p.mend())
+	}
+	for _, l := range o.links {
 		if !ours(l) && !isShaper(l) {
 			continue
 		}

@@ -48,6 +48,8 @@ type observed struct {
 	addresses6 map[int][]netlink.Addr
 	routes6    []netlink.Route
 	qdiscs     map[int]qdiscs
+	loopback   int // index of lo
+	answers    answers
 }
 
 func observe(handle *netlink.Handle) (*observed, error) {
@@ -60,6 +62,9 @@ func observe(handle *netlink.Handle) (*observed, error) {
 	}
 	for _, l := range links {
 		o.links[l.Attrs().Name] = l
+		if l.Attrs().Flags&net.FlagLoopback != 0 {
+			o.loopback = l.Attrs().Index
+		}
 		if ours(l) {
 			o.names[l.Attrs().Index] = l.Attrs().Name
 		}
@@ -71,9 +76,11 @@ func observe(handle *netlink.Handle) (*observed, error) {
 	for _, a := range addresses {
 		o.addresses[a.LinkIndex] = append(o.addresses[a.LinkIndex], a)
 	}
-	if o.routes, err = mainRoutes(handle); err != nil {
+	routes, err := o.allRoutes(netlink.FAMILY_V4)
+	if err != nil {
 		return nil, err
 	}
+	o.routes = o.split(routes)
 	o.byLink, o.byTarget = map[int][]netlink.Route{}, map[string][]netlink.Route{}
 	for _, r := range o.routes {
 		o.byLink[r.LinkIndex] = append(o.byLink[r.LinkIndex], r)
@@ -81,13 +88,13 @@ func observe(handle *netlink.Handle) (*observed, error) {
 			o.byTarget[r.Dst.String()] = append(o.byTarget[r.Dst.String()], r)
 		}
 	}
-	return o, errors.Join(o.observe6(), o.observeQdiscs())
+	return o, errors.Join(o.observeAnswers(netlink.FAMILY_V4), o.observe6(), o.observeQdiscs())
 }
 
-// mainRoutes returns the IPv4 routes of the main table.
-func mainRoutes(handle *netlink.Handle) ([]netlink.Route, error) {
+// allRoutes returns the routes of all tables.
+func (o *observed) allRoutes(family int) ([]netlink.Route, error) {
 	routes, err := list(func() ([]netlink.Route, error) {
-		return handle.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+		return o.handle.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 	})
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the host's routes could not be read")
@@ -124,6 +131,7 @@ func inspect(handle *netlink.Handle, n vps.Network) ([]problem, error) {
 		return nil, err
 	}
 	problems = append(problems, o.ndp(n, uplinks)...)
+	problems = append(problems, o.leadAnswers(n)...)
 	for _, name := range slices.Sorted(maps.Keys(o.links)) {
 		if l := o.links[name]; !wanted[name] && (ours(l) || isShaper(l)) {
 			problems = append(problems, problem{

@@ -49,13 +49,12 @@ func (o *observed) observe6() error {
 	for _, a := range addresses {
 		o.addresses6[a.LinkIndex] = append(o.addresses6[a.LinkIndex], a)
 	}
-	o.routes6, err = list(func() ([]netlink.Route, error) {
-		return o.handle.RouteListFiltered(netlink.FAMILY_V6, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
-	})
+	routes, err := o.allRoutes(netlink.FAMILY_V6)
 	if err != nil {
-		return vps.Wrap(vps.CodeInternal, err, "the host's IPv6 routes could not be read")
+		return err
 	}
-	return nil
+	o.routes6 = o.split(routes)
+	return o.observeAnswers(netlink.FAMILY_V6)
 }
 
 // forward6 checks net.ipv6.conf.all.forwarding. A host that forwards takes no

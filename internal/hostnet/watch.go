@@ -16,13 +16,13 @@ import (
 
 // Watch returns a channel that has a value whenever something may have changed
 // since the last value was taken that Set, Diff or Uplinks look at: a link with
-// our prefixes, an address, a route, forwarding, a queueing discipline, whoever
+// our prefixes, an address, a route, a routing rule, forwarding, a queueing discipline, whoever
 // did it, ourselves too. Signals do not pile up. It costs nothing while nothing
 // changes. The channel is closed when ctx ends. The network is that of the
 // calling thread, also after the call has returned.
 func (h *Net) Watch(ctx context.Context) (<-chan struct{}, error) {
 	socket, err := subscribe(unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV4_NETCONF,
-		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_TC)
+		unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_NETCONF, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE, unix.RTNLGRP_TC)
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "changes to the host's network cannot be watched")
 	}

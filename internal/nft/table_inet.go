@@ -8,7 +8,7 @@ import (
 
 // A mark is compared with imitated, and made it by imitate. See vps.EdgeMark.
 var (
-	imitated = fmt.Sprintf("& 0x%08x == 0x%08x", vps.EdgeMarkMask, vps.EdgeMark)                //nolint:gochecknoglobals // a constant
+	imitated = fmt.Sprintf("& 0x%08x == 0x%08x", vps.EdgeMarkMask, vps.EdgeMark)                 //nolint:gochecknoglobals // a constant
 	imitate  = fmt.Sprintf("& 0x%08x | 0x%08x", ^uint32(vps.EdgeMarkMask), uint32(vps.EdgeMark)) //nolint:gochecknoglobals // a constant
 )
 
