@@ -29,6 +29,12 @@ var (
 // this, or none (answered): the port is the caller's choice, and a service of the
 // host may come to have it. What the host's kernel itself would tell the caller
 // about such a connection, of which he knows nothing, is not sent (output).
+//
+// A caller may have his port in use already, in a connection to the same port of
+// the guest that goes by a forwarded port. Connection tracking then gives the
+// edge's another port on its way to the guest, and the kernel would hand the edge's
+// socket what is the other connection's (early demultiplexing, before any routing).
+// So such a one gets no answers (answer), and the edge takes another port.
 var inetChains = `
 	chain prerouting_source {
 		type filter hook prerouting priority -450; policy accept;
@@ -77,7 +83,12 @@ var inetChains = `
 ` + neighbourChains + `
 	chain prerouting_answers {
 		type filter hook prerouting priority mangle; policy accept;
-		iifname ` + links + ` ct direction reply ct mark ` + imitated + ` meta mark set meta mark ` + imitate + `
+		iifname ` + links + ` ct direction reply ct mark ` + imitated + ` jump answer
+	}
+
+	chain answer {
+		ct status snat fib daddr type != local goto drop-astray
+		meta mark set meta mark ` + imitate + `
 	}
 
 	chain prerouting_nat {

@@ -30,10 +30,10 @@ import (
 // Dialer opens connections. The zero value is ready for use, by many at a time.
 type Dialer struct {
 	// Patience is how long a guest may leave the first packet of a connection in
-	// the caller's name unanswered before another port is tried; zero means two
-	// seconds, in which the kernel sends it twice. It matters where the caller has
-	// a connection to the same port of the guest that does not go by the edge, as
-	// with IPv6 it may, and has the same port for both: the answers are his then.
+	// the caller's name unanswered before another port is tried; zero means one
+	// second. It matters where the caller has a connection to the same port of the
+	// guest that does not go by the edge, by a forwarded port or the guest's own
+	// IPv6 address, and has the same port for both: the answers are his then.
 	Patience time.Duration
 }
 
@@ -44,8 +44,11 @@ type Dialer struct {
 // LocalAddr of the connection tells which. From cannot be an address that is not
 // unicast, or is of the link or the loopback, or of another version of IP than to.
 //
+// A guest that does not answer its caller is not asked in the host's name: it may
+// have shut that caller out.
+//
 // It blocks until the guest has answered or ctx ends, whose deadline is the only
-// one when nothing answers. It has no keep-alive; TCP_NODELAY is on.
+// one when nothing answers. The connection has no keep-alive; TCP_NODELAY is on.
 func (d Dialer) Dial(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {
 	return dial(ctx, d.patience(), from, to, func(ctx context.Context, d *net.Dialer, version string, from, to netip.AddrPort) (*net.TCPConn, error) {
 		if from.IsValid() {
@@ -75,7 +78,7 @@ func (d Dialer) DialUDP(ctx context.Context, from, to netip.AddrPort) (*net.UDPC
 	})
 }
 
-func (d Dialer) patience() time.Duration { return cmp.Or(d.Patience, 2*time.Second) }
+func (d Dialer) patience() time.Duration { return cmp.Or(d.Patience, time.Second) }
 
 // Dialers of the three ways, from the caller's own port, from another port of his
 // address, and from the host. Who relays a connection has limits of its own for
@@ -99,9 +102,8 @@ func dial[C any](ctx context.Context, patience time.Duration, from, to netip.Add
 	}
 	own, done := context.WithTimeout(ctx, patience)
 	conn, err := open(own, asCaller, version, from, to)
-	waited := own.Err() != nil
 	done()
-	if err == nil || ctx.Err() != nil || !waited && !another(err) {
+	if err == nil || ctx.Err() != nil || !late(err) && !another(err) {
 		return conn, err
 	}
 	if !errors.Is(err, unix.EPERM) {
@@ -117,6 +119,12 @@ func dial[C any](ctx context.Context, patience time.Duration, from, to netip.Add
 func imitable(from, to netip.AddrPort) bool {
 	a := from.Addr()
 	return from.Port() != 0 && a.Is4() == to.Addr().Is4() && a.Zone() == "" && a.IsGlobalUnicast()
+}
+
+// late tells whether an error says that a deadline has passed.
+func late(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // another tells whether an error says that it is the caller's address or port that

@@ -12,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"sublet/internal/edge/origin"
 	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
@@ -48,7 +47,7 @@ func (w *world) edge(port uint16, guest string, guestPort uint16) {
 				return
 			}
 			from := unmapped(caller.RemoteAddr())
-			to, err := w.dial(origin.Dialer{}, from, netip.AddrPortFrom(w.address(guest, from.Addr()), guestPort), hang.After)
+			to, err := w.dial(steady, from, netip.AddrPortFrom(w.address(guest, from.Addr()), guestPort), hang.After)
 			if err != nil {
 				w.t.Errorf("from %s: %v", from, err)
 				_ = caller.Close()
@@ -157,7 +156,7 @@ func TestConnectionsOutlive(t *testing.T) {
 	from, from6 := netip.AddrPortFrom(far, 40000), netip.AddrPortFrom(far6, 40000)
 	var conns []*net.TCPConn
 	for _, from := range []netip.AddrPort{from, from6} {
-		conn, err := w.dial(origin.Dialer{}, from, netip.AddrPortFrom(w.address("alice", from.Addr()), 443), hang.After)
+		conn, err := w.dial(steady, from, netip.AddrPortFrom(w.address("alice", from.Addr()), 443), hang.After)
 		if err != nil {
 			t.Fatal(err)
 		}

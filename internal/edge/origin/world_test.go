@@ -157,6 +157,9 @@ func (w *world) address(guest string, like netip.Addr) netip.Addr {
 	return netip.Addr{}
 }
 
+// steady takes no other port because a busy machine is slow.
+var steady = origin.Dialer{Patience: hang.After}
+
 // asEdge runs f on the host as the edge's process runs: with its user id and no
 // right but one.
 func (w *world) asEdge(f func()) { w.as(edgeUID, 1<<unix.CAP_NET_RAW, f) }
@@ -217,18 +220,25 @@ func (w *world) dialUDP(from, to netip.AddrPort) *net.UDPConn {
 	return conn
 }
 
-// serve answers every line that comes to a port of ns, by TCP, with its name and
-// whom it sees, and every datagram with the same bytes.
+// serve is serveAt for all addresses of ns.
 func (w *world) serve(ns *nstest.NS, name string, port uint16) (stop func()) {
+	w.t.Helper()
+	return w.serveAt(ns, name, netip.AddrPortFrom(netip.IPv6Unspecified(), port))
+}
+
+// serveAt answers every line that comes to an address and port of ns, by TCP, with
+// its name and whom it sees, and every datagram with whom it sees and the same
+// bytes.
+func (w *world) serveAt(ns *nstest.NS, name string, at netip.AddrPort) (stop func()) {
 	w.t.Helper()
 	var closers []func() error
 	ns.Do(func() {
-		listener, err := net.Listen("tcp", fmt.Sprintf(":%d", port))
+		listener, err := net.Listen("tcp", at.String())
 		if err != nil {
 			w.t.Error(err)
 			return
 		}
-		packets, err := net.ListenPacket("udp", fmt.Sprintf(":%d", port))
+		packets, err := net.ListenPacket("udp", at.String())
 		if err != nil {
 			w.t.Error(err)
 			return
