@@ -91,6 +91,12 @@ func TestPorts(t *testing.T) {
 					t.Errorf("who may imitate nobody is seen as %s", a)
 				}
 			})
+			// As many connections as there are ports, to each guest.
+			w.host.Exec("sysctl", "-q", "-w", "net.ipv4.ip_local_port_range=50000 50001")
+			for range 2 {
+				dial("a privileged port, where ports are few", "alice", from(443), false)
+				dial("a privileged port, where ports are few", "bob", from(443), false)
+			}
 			if _, err := w.dial(steady, from(5008), netip.AddrPortFrom(at("alice").Addr(), 444), hang.After); !errors.Is(err, unix.ECONNREFUSED) {
 				t.Errorf("a port that is closed: %v", err)
 			}
@@ -265,4 +271,38 @@ func checksum(b []byte) uint16 {
 		sum = sum>>16 + sum&0xffff
 	}
 	return ^uint16(sum)
+}
+
+// BenchmarkDial connects to a guest as its caller, each time from another port, and
+// as the host, and closes.
+func BenchmarkDial(b *testing.B) {
+	w := newWorld(b, routed, nil)
+	w.serve(w.guests["alice"], "alice", 443)
+	to := netip.AddrPortFrom(w.address("alice", far), 443)
+	for what, from := range map[string]netip.Addr{"caller": far, "host": {}} {
+		b.Run(what, func(b *testing.B) {
+			w.asEdge(func() {
+				var before, after unix.Rusage
+				_ = unix.Getrusage(unix.RUSAGE_THREAD, &before)
+				port := uint16(0)
+				for b.Loop() {
+					port++
+					source := netip.AddrPort{}
+					if from.IsValid() {
+						source = netip.AddrPortFrom(from, 1024+port%60_000)
+					}
+					conn, err := origin.Dialer{}.Dial(b.Context(), source, to)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					_ = conn.SetLinger(0)
+					_ = conn.Close()
+				}
+				_ = unix.Getrusage(unix.RUSAGE_THREAD, &after)
+				used := after.Utime.Nano() + after.Stime.Nano() - before.Utime.Nano() - before.Stime.Nano()
+				b.ReportMetric(float64(used)/float64(b.N), "thread-ns/op")
+			})
+		})
+	}
 }

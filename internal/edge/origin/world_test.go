@@ -45,7 +45,7 @@ var (
 
 // world is a host with a wall, an uplink to callers, and guests on taps.
 type world struct {
-	t       *testing.T
+	t       testing.TB
 	host    *nstest.NS
 	callers *nstest.NS
 	guests  map[string]*nstest.NS
@@ -57,9 +57,9 @@ type world struct {
 var uplinks = []string{"up0"}
 
 // newWorld is called on the test's own goroutine, which is then on the host.
-func newWorld(t *testing.T, pool6 netip.Prefix, change func(n *vps.Network)) *world {
-	t.Helper()
-	w := &world{t: t, host: nstest.New(t), guests: map[string]*nstest.NS{}, wall: nft.New(nil, nft.Options{})}
+func newWorld(tb testing.TB, pool6 netip.Prefix, change func(n *vps.Network)) *world {
+	tb.Helper()
+	w := &world{t: tb, host: nstest.New(tb), guests: map[string]*nstest.NS{}, wall: nft.New(nil, nft.Options{})}
 	w.net = hostnet.New(nil, hostnet.Options{Guard: w.wall.Guard})
 	settings := vps.Settings{Subnet6: pool6}
 	w.network = vps.Network{
