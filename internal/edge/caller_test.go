@@ -86,7 +86,7 @@ func TestProxyHeaders(t *testing.T) {
 }
 
 // clientHello is what a client of TLS sends first.
-func clientHello(t *testing.T, name string) []byte {
+func clientHello(t testing.TB, name string) []byte {
 	t.Helper()
 	ours, theirs := net.Pipe()
 	defer ours.Close()

@@ -30,7 +30,7 @@ import (
 
 // stand is an edge with its callers and guests, all on the loopback.
 type stand struct {
-	t      *testing.T
+	t      testing.TB
 	server *edge.Server
 	config edge.Config
 	origin *origin
@@ -50,11 +50,11 @@ var (
 )
 
 // newStand makes an edge on ports 80, 443 and 993, which are others in fact.
-func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
+func newStand(t testing.TB, change ...func(*edge.Options)) *stand {
 	t.Helper()
 	s := &stand{t: t, origin: &origin{}, logs: &logs{}, listens: map[edge.Port]net.Listener{}}
 	o := edge.Options{
-		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
+		Log: slog.New(slog.NewTextHandler(output{t}, &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
 		Wake: func(id string) { s.wake(id) },
 	}
 	for _, c := range change {
@@ -79,6 +79,16 @@ func newStand(t *testing.T, change ...func(*edge.Options)) *stand {
 	}
 	t.Cleanup(s.close)
 	return s
+}
+
+// output is a test's log, in which nothing may have panicked.
+type output struct{ t testing.TB }
+
+func (o output) Write(b []byte) (int, error) {
+	if strings.Contains(string(b), "panic") {
+		o.t.Errorf("%s", b)
+	}
+	return len(b), nil
 }
 
 func (s *stand) close() {
@@ -249,7 +259,7 @@ func (l *logs) wait(t *testing.T, n int) []string {
 }
 
 // eventually waits until something is so.
-func eventually(t *testing.T, what string, so func() bool) {
+func eventually(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -267,7 +277,7 @@ func eventually(t *testing.T, what string, so func() bool) {
 func port(a net.Addr) uint16 { return uint16(a.(*net.TCPAddr).Port) }
 
 // serve runs a server of HTTP, with HTTP/2 too if it is to, and returns its port.
-func serve(t *testing.T, h http.HandlerFunc, withH2 bool) uint16 {
+func serve(t testing.TB, h http.HandlerFunc, withH2 bool) uint16 {
 	t.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.Config.DisableGeneralOptionsHandler = true
@@ -287,7 +297,7 @@ func named(name string) http.HandlerFunc {
 }
 
 // certificate is one for names, which nobody vouches for.
-func certificate(t *testing.T, names ...string) tls.Certificate {
+func certificate(t testing.TB, names ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -306,7 +316,7 @@ func certificate(t *testing.T, names ...string) tls.Certificate {
 
 // serveTLS runs a guest's server of TLS, which answers each line with a name, whom
 // it sees, and the line.
-func serveTLS(t *testing.T, name string) uint16 {
+func serveTLS(t testing.TB, name string) uint16 {
 	t.Helper()
 	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate(t, name)}})
 	if err != nil {
@@ -331,7 +341,7 @@ func serveTLS(t *testing.T, name string) uint16 {
 }
 
 // deadPort is one that nothing listens on.
-func deadPort(t *testing.T) uint16 {
+func deadPort(t testing.TB) uint16 {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
