@@ -1,9 +1,14 @@
 package edge_test
 
 import (
+	"bufio"
+	"context"
+	"io"
+	"os/exec"
 	"strings"
 	"testing"
 
+	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
 
@@ -79,5 +84,58 @@ func TestGuestsThatAreNotThere(t *testing.T) {
 		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" {
 			t.Errorf("%s: %v", name, resp)
 		}
+	}
+}
+
+// TestOpenSSL: the client that people try things with, in versions 1.2 and 1.3.
+func TestOpenSSL(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.guest("alice", vps.Domain{Name: "a.example.org", Port: serveTLS(t, "a.example.org")})
+	s.set()
+	for _, flags := range [][]string{{"-tls1_2"}, {"-tls1_3"}, {"-tls1_3", "-split_send_frag", "512"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), hang.After)
+		defer cancel()
+		args := append([]string{"s_client", "-connect", s.address(webTLS), "-quiet"}, flags...)
+		c := exec.CommandContext(ctx, "openssl", append(args, "-servername", "a.example.org")...)
+		in, err := c.StdinPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := c.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(in, "hello\n")
+		if got, err := bufio.NewReader(out).ReadString('\n'); got != "a.example.org: hello\n" {
+			t.Errorf("%s: %q %v", flags, got, err)
+		}
+		_ = c.Process.Kill() // with -quiet it does not end when its input does
+		_ = c.Wait()
+		said, _ := exec.CommandContext(ctx, "openssl", append(args, "-servername", "nobody.example.org")...).CombinedOutput()
+		if !strings.Contains(string(said), "unrecognized name") {
+			t.Errorf("%s: %s", flags, said)
+		}
+	}
+}
+
+// TestWrk: many requests at once on many connections are all answered.
+func TestWrk(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.config.Settings.CallerRate = 100_000
+	s.guest("alice", vps.Domain{Name: "127.0.0.1.example.org", HTTPPort: serve(t, named("alice"), false)})
+	s.set()
+	ctx, cancel := context.WithTimeout(t.Context(), hang.After)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "wrk", "-t1", "-c50", "-d1s", "-H", "Host: 127.0.0.1.example.org", "http://"+s.address(web)+"/").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "Requests/sec") || strings.Contains(string(out), "Non-2xx") || strings.Contains(string(out), "Socket errors") {
+		t.Errorf("%v %s", err, out)
+	}
+	if refused := s.server.Stats().Guests["alice"].Refused; len(refused) > 0 {
+		t.Error(refused)
 	}
 }
