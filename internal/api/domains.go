@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"time"
 
 	"sublet/internal/vps"
 )
@@ -24,6 +25,12 @@ type GuestDomain struct {
 	State vps.DomainState `json:"state" enum:"live,pending,failing,lost,handed,stopped,blocked" doc:"Whether calls reach the guest."`
 	// Message is a sentence without a full stop.
 	Message string `json:"message,omitempty" doc:"Why not, and what is to be done, for people; left out when there is nothing to say."`
+	// Proved, Checked and Failing are those of the domain's vps.Proof, and Steps what
+	// proves it; zero and nil for one that needs no proof.
+	Proved  time.Time       `json:"proved,omitzero" doc:"Since when it is proved to be its tenant's; left out when it is not, or need not be."`
+	Checked time.Time       `json:"checked,omitzero" doc:"When the proof was looked for last."`
+	Failing time.Time       `json:"failing,omitzero" doc:"Since when the proof is gone."`
+	Steps   *vps.ProofSteps `json:"steps,omitempty" doc:"What proves it; left out when nothing has to."`
 }
 
 type domainsInput struct {

@@ -329,6 +329,9 @@ func domainColumns() []column[api.GuestDomain] {
 		{key: "tenant", wide: true, text: func(d api.GuestDomain) string { return d.Tenant }},
 		{key: "wake", wide: true, text: func(d api.GuestDomain) string { return yesNo(d.Wake) }},
 		{key: "vouched", wide: true, text: func(d api.GuestDomain) string { return yesNo(d.Vouched) }},
+		{key: "proved", wide: true, text: func(d api.GuestDomain) string { return stamp(d.Proved) }},
+		{key: "checked", wide: true, text: func(d api.GuestDomain) string { return stamp(d.Checked) }},
+		{key: "failing", wide: true, text: func(d api.GuestDomain) string { return stamp(d.Failing) }},
 		{key: "message", wide: true, text: func(d api.GuestDomain) string { return d.Message }},
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"sublet/internal/api"
+	"sublet/internal/edge"
 	"sublet/internal/hops"
 	"sublet/internal/hostname"
 	"sublet/internal/proof"
@@ -122,27 +123,37 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 	if s := b.seen(ctx); s.Status[g.ID].State != "" {
 		f.State = s.Status[g.ID].State
 	}
-	f.Blocked = b.blockedPorts(ctx, host, d, uplinks)
-	b.edgeFacts(&f)
+	b.portFacts(ctx, &f, host, g, uplinks)
+	if b.edgeView != nil {
+		open, closed := b.edgeView.Ports()
+		f.Ports, f.Closed = []uint16{}, map[uint16]string{}
+		for _, p := range open {
+			if p.Kind != edge.KindQUIC {
+				f.Ports = append(f.Ports, p.Number)
+			}
+		}
+		for p, why := range closed {
+			if p.Kind != edge.KindQUIC {
+				f.Closed[p.Number] = why
+			}
+		}
+	}
 	return f, nil
 }
 
-// edgeFacts says how the edge is.
-func (p *parts) edgeFacts(*hops.Facts) {}
-
-// blockedPorts finds what keeps callers off the ports of a domain.
-func (b backend) blockedPorts(ctx context.Context, host *vps.Host, d *vps.Domain, uplinks []string) map[uint16]hops.Fault {
-	blocked := map[uint16]hops.Fault{}
-	ports := []uint16{d.Listen}
-	if d.Web() {
-		ports = []uint16{vps.HTTPSPort, vps.HTTPPort}
-	}
-	for _, port := range ports {
-		if to := host.HandedTo(port); to != nil {
-			name := to.Spec.Name
-			blocked[port] = hops.Fault{
-				Problem: fmt.Sprintf("TCP port %d of the host is forwarded to the guest %s, so that its calls pass the edge by", port, name),
-				Remedy:  fmt.Sprintf("remove the forward with `sublet port remove %s %d`", name, port),
+// portFacts finds what keeps callers off the ports of a domain of a guest, and which
+// of them are the guest's alone.
+func (b backend) portFacts(ctx context.Context, f *hops.Facts, host *vps.Host, g *vps.Guest, uplinks []string) {
+	f.Blocked, f.Direct = map[uint16]hops.Fault{}, map[uint16]bool{}
+	for port := range f.Domain.Ports() {
+		switch to := host.HandedTo(port); {
+		case to == nil:
+		case to.ID == g.ID:
+			f.Direct[port] = true
+		default:
+			f.Blocked[port] = hops.Fault{
+				Problem: fmt.Sprintf("TCP port %d of the host leads to the guest %s alone, past the edge", port, to.Spec.Name),
+				Remedy:  fmt.Sprintf("end that with `sublet port remove %s %d/tcp`", to.Spec.Name, port),
 			}
 			continue
 		}
@@ -152,10 +163,9 @@ func (b backend) blockedPorts(ctx context.Context, host *vps.Host, d *vps.Domain
 			continue
 		}
 		if len(found) > 0 {
-			blocked[port] = hops.Fault{Problem: strings.TrimSuffix(found[0].Problem, "."), Remedy: strings.ReplaceAll(found[0].Remedy, "\n", "; ")}
+			f.Blocked[port] = hops.Fault{Problem: strings.TrimSuffix(found[0].Problem, "."), Remedy: strings.ReplaceAll(found[0].Remedy, "\n", "; ")}
 		}
 	}
-	return blocked
 }
 
 // domainFor finds the domain that has the calls of a name on a listener, as the edge

@@ -61,6 +61,10 @@ func (b backend) domainStates(host *vps.Host, guest string, s reconcile.Snapshot
 		for j := range g.Spec.Domains {
 			d := api.GuestDomain{Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Domain: g.Spec.Domains[j]}
 			d.State, d.Message = v.state(g, &d.Domain)
+			if d.NeedsProof(d.Tenant) {
+				p, steps := v.proof(d.Tenant, d.Name)
+				d.Proved, d.Checked, d.Failing, d.Steps = p.Proved, p.Checked, p.Failing, &steps
+			}
 			all = append(all, d)
 		}
 	}

@@ -43,8 +43,11 @@ type Facts struct {
 
 	// EdgeFault says what is wrong with the edge as a whole, empty for nothing.
 	EdgeFault string
-	// Ports are the ports that the edge listens on.
-	Ports []uint16
+	// Ports are the ports that the edge listens on, nil for not known, and Closed says
+	// why it does not on others. Direct are those that lead to the guest past the edge.
+	Ports  []uint16
+	Closed map[uint16]string
+	Direct map[uint16]bool
 	// Target is the host's address at which the edge is called.
 	Target netip.Addr
 	// Header tells that the edge takes callers from Target for a proxy.
@@ -212,7 +215,7 @@ func (t *tester) leads(name string, all []netip.Addr, set string) {
 // firewall says what others' rules do with callers.
 func (t *tester) firewall() {
 	good := []string{}
-	for _, port := range hostPorts(t.f.Domain) {
+	for port := range t.f.Domain.Ports() {
 		if b, blocked := t.f.Blocked[port]; blocked {
 			t.add(vps.HopFirewall, vps.HopFailed, b.Remedy, "%s", b.Problem)
 			continue
@@ -234,9 +237,13 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 		return reached
 	}
 	var good []string
-	for _, port := range hostPorts(f.Domain) {
-		if f.Ports != nil && !slices.Contains(f.Ports, port) {
-			t.add(vps.HopEdge, vps.HopFailed, "see what has the port with `ss -ltnp`, and what the daemon's log says", "the edge does not listen on port %d", port)
+	for port := range f.Domain.Ports() {
+		if f.Ports != nil && !f.Direct[port] && !slices.Contains(f.Ports, port) {
+			said := fmt.Sprintf("the edge does not listen on port %d", port)
+			if why := f.Closed[port]; why != "" {
+				said += ": " + why
+			}
+			t.add(vps.HopEdge, vps.HopFailed, "see what has the port with `ss -ltnp`, and what the daemon's log says", "%s", said)
 			continue
 		}
 		at := netip.AddrPortFrom(f.Target, port)
@@ -247,6 +254,10 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 		}
 		_ = conn.Close()
 		reached[port] = true
+		if f.Direct[port] {
+			t.add(vps.HopEdge, vps.HopOK, "", "calls at %s go to the guest past the edge, as the port was handed to it", at)
+			continue
+		}
 		good = append(good, at.String())
 	}
 	if len(good) > 0 {
@@ -284,14 +295,6 @@ func (t *tester) guest(ctx context.Context) map[uint16]bool {
 		t.add(vps.HopGuest, vps.HopOK, "", "the guest %s runs, and answers on port %s", f.Guest, strings.Join(good, " and "))
 	}
 	return serves
-}
-
-// hostPorts are the host's ports that a domain is served on.
-func hostPorts(d *vps.Domain) []uint16 {
-	if d.Web() {
-		return []uint16{vps.HTTPSPort, vps.HTTPPort}
-	}
-	return []uint16{d.Listen}
 }
 
 // guestPorts are the guest's ports that a domain leads to.

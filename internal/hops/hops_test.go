@@ -227,6 +227,12 @@ func TestWay(t *testing.T) {
 		"a port that the edge does not have": {func(f *Facts) { f.Ports = []uint16{443} }, []string{
 			"spec ok: ", "dns ok: ", "firewall ok: ", "edge failed: does not listen on port 80", "edge ok: at 192.0.2.1:443", "guest ok: ", "certificate ok: ", "http unknown: ",
 		}},
+		"a port that somebody else has": {func(f *Facts) { f.Ports, f.Closed = []uint16{443}, map[uint16]string{80: "apache has it"} }, []string{
+			"spec ok: ", "dns ok: ", "firewall ok: ", "edge failed: does not listen on port 80: apache has it", "edge ok: ", "guest ok: ", "certificate ok: ", "http unknown: ",
+		}},
+		"a port that was handed to it": {func(f *Facts) { f.Ports, f.Direct = []uint16{80}, map[uint16]bool{443: true} }, []string{
+			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: calls at 192.0.2.1:443 go to the guest past the edge", "edge ok: the edge takes calls at 192.0.2.1:80", "guest ok: ", "certificate ok: ", "http ok: ",
+		}},
 		"stopped": {func(f *Facts) { f.State = vps.StateStopped }, []string{
 			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: ", "guest failed: it is stopped | start it with `sublet start alice`", "certificate unknown: the guest does not run", "http unknown: the guest does not run",
 		}},
