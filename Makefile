@@ -98,10 +98,11 @@ fuzz: ## run every fuzz test for a minute
 	@scripts/fuzz 1m
 
 .PHONY: bench
-bench: ## measure what docs/performance.md tells (root; about 15 minutes, on a machine that does nothing else)
+bench: ## measure what docs/performance.md tells (root; about 25 minutes, on a machine that does nothing else)
 	@scripts/install-deps test
 	@go test -run '^$$' -bench 'Create|Kernels|HundredGuests' -benchtime 7x ./test/bench
 	@go test -run '^$$' -bench 'TenGuests|Throughput|Counting|Walls' -benchtime 2x ./test/bench
+	@go test -run '^$$' -bench Edge -benchtime 3x ./test/bench
 	@go test -run '^$$' -bench . ./internal/plan ./internal/hostnet ./internal/meter
 	@go test -run '^$$' -bench 'Render|Load|AddOne|ApplySame|Traffic|Quotas' ./internal/nft
 	@go test -run '^$$' -bench Counting -benchtime 20x ./internal/nft
