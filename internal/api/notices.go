@@ -27,6 +27,8 @@ type UpdateHost struct {
 	Notices UpdateNotices `json:"notices,omitzero" doc:"Where the owner is told of what happens."`
 	// Timezone is where days and months of traffic and bills begin.
 	Timezone *string `json:"timezone,omitempty" doc:"Zone in which days and months of traffic and bills begin; also for guests, and new quotas, that name none." example:"Asia/Shanghai"`
+	// Edge is how the edge treats those who call guests' domains.
+	Edge UpdateEdge `json:"edge,omitzero" doc:"How callers of guests' domains are treated."`
 	// ACME is where certificates come from.
 	ACME UpdateACME `json:"acme,omitzero" doc:"Where certificates come from for domains whose TLS ends at the edge."`
 	// TrafficSample is how often traffic is counted.
@@ -36,6 +38,7 @@ type UpdateHost struct {
 // Apply puts what a request names over the settings as they are.
 func (u UpdateHost) Apply(s *vps.Settings) {
 	s.Notices = u.Notices.Apply(s.Notices)
+	s.Edge = u.Edge.Apply(s.Edge)
 	s.Edge.ACME = u.ACME.Apply(s.Edge.ACME)
 	set(&s.Timezone, u.Timezone)
 	set(&s.TrafficSample, u.TrafficSample)

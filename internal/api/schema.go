@@ -81,7 +81,7 @@ func newAPI(mux routes) huma.API {
 // unknown ones, and the password's hash is never shown.
 func finishDocument(doc *huma.OpenAPI) {
 	schemas := doc.Components.Schemas.Map()
-	requests := []string{"SetPrice", "CorrectBill", "CreateGuest", "UpdateGuest", "UpdateTenant", "UpdateHost", "UpdateNotices", "UpdateACME", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward", "Domain", "SetQuota", "QuotaStep", "TopUpQuota", "LiftQuota", "CreatePageLink"}
+	requests := []string{"SetPrice", "CorrectBill", "CreateGuest", "UpdateGuest", "UpdateTenant", "UpdateHost", "UpdateNotices", "UpdateACME", "UpdateEdge", "SetLimits", "SetResources", "Expect", "BuildBody", "PortBlock", "Forward", "Domain", "SetQuota", "QuotaStep", "TopUpQuota", "LiftQuota", "CreatePageLink"}
 	for name, schema := range schemas {
 		if !slices.Contains(requests, name) {
 			schema.AdditionalProperties = nil

@@ -402,3 +402,17 @@ func (a *app) completeDomains(cmd *cobra.Command, args []string, typed string) (
 		return out, err
 	})(cmd, args, typed)
 }
+
+// completeDomainNames completes the names of all guests' domains.
+func (a *app) completeDomainNames(limit int) completer {
+	return a.names(limit, func(ctx context.Context, c Client) ([]string, error) {
+		all, err := c.Domains(ctx, "")
+		var names []string
+		for _, d := range all {
+			if !slices.Contains(names, d.Name) { // on several ports
+				names = append(names, d.Name)
+			}
+		}
+		return names, err
+	})
+}

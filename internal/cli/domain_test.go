@@ -229,6 +229,8 @@ func TestDomainCompletion(t *testing.T) {
 		"domain remove ":                       "alice",
 		"domain remove alice ":                 "imap.example.org:993\n",
 		"domain add ":                          "alice",
+		"domain verify ":                       "blog.example.org\n",
+		"domain test ":                         "bob.example\n",
 		"domain list ":                         "bob",
 		"domain add alice a.example --caller ": "proxy-v2",
 	} {

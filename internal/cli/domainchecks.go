@@ -17,7 +17,7 @@ const domainCheckTimeout = 100 * time.Second
 
 func (a *app) domainVerifyCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "verify NAME...", Short: "Look now for the proof that a name is its tenant's", Args: atLeast(1, "the names of domains"),
+		Use: "verify NAME...", Short: "Look now for the proof that a name is its tenant's", Args: atLeast(1, "the names of domains"), ValidArgsFunction: a.completeDomainNames(-1),
 		Long: `Look now for the proof that a name is its tenant's, and say what to do where
 there is none. The daemon looks by itself too: soon after a name was added, then
 ever less often, and once a day for names that are live.
@@ -114,7 +114,7 @@ func (a *app) sayProof(name, tenant string, s vps.ProofSteps) {
 
 func (a *app) domainTestCmd() *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "test NAME", Short: "Find out at which hop calls of a name end", Args: one("the name of a domain"),
+		Use: "test NAME", Short: "Find out at which hop calls of a name end", Args: one("the name of a domain"), ValidArgsFunction: a.completeDomainNames(1),
 		Long: `Go the way of a caller of a name, and say what is found at each hop: whether the
 domain is there and live, where its name leads to, whether a firewall of this host
 keeps callers off, whether the edge takes calls, whether the guest's ports answer,

@@ -24,6 +24,10 @@ func flagOf(field string) string {
 	if setting, ok := strings.CutPrefix(strings.TrimPrefix(field, "settings.edge."), "acme."); ok {
 		return "acme-" + dashed(setting)
 	}
+	if setting, ok := strings.CutPrefix(strings.TrimPrefix(field, "settings."), "edge."); ok {
+		setting, _, _ = strings.Cut(setting, "[")
+		return "edge-" + dashed(setting)
+	}
 	if setting, ok := strings.CutPrefix(field, "settings.notices."); ok {
 		field = "notices." + setting
 	}

@@ -22,7 +22,7 @@ func paths(t reflect.Type, under string) []string {
 	for f := range t.Fields() {
 		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch f.Type {
-		case reflect.TypeFor[*api.SetLimits](), reflect.TypeFor[*api.SetResources](), reflect.TypeFor[api.UpdateNotices](), reflect.TypeFor[api.UpdateACME]():
+		case reflect.TypeFor[*api.SetLimits](), reflect.TypeFor[*api.SetResources](), reflect.TypeFor[api.UpdateNotices](), reflect.TypeFor[api.UpdateACME](), reflect.TypeFor[api.UpdateEdge]():
 			out = append(out, paths(f.Type, under+name+".")...)
 		default:
 			out = append(out, under+name)
@@ -61,7 +61,7 @@ func TestEveryFieldHasAFlag(t *testing.T) {
 	// Validation has names for parts of fields, and one of its own.
 	for field, want := range map[string]string{
 		"dns[1]": "dns", "rules[12]": "rule", "forwards[3].host": "forward", "ssh_keys[0]": "ssh-key", "root_password": "root-password",
-		"settings.subnet": "", "settings.notices.webhook": "webhook", "settings.edge.acme.dns_server": "acme-dns-server", "settings.edge.caller": "", "tenants[3].email": "email", "expect.rules": "", "": "", "limits": "", "limits.other": "",
+		"settings.subnet": "", "settings.notices.webhook": "webhook", "settings.edge.acme.dns_server": "acme-dns-server", "settings.edge.caller": "edge-caller", "settings.edge.trusted_proxies[3]": "edge-trusted-proxies", "tenants[3].email": "email", "expect.rules": "", "": "", "limits": "", "limits.other": "",
 	} {
 		if got := flagOf(field); got != want {
 			t.Errorf("%s: the flag %q, want %q", field, got, want)

@@ -153,6 +153,7 @@ func hostPage(h api.HostInfo) []field {
 		field{"first uid", strconv.FormatUint(uint64(s.FirstUID), 10)},
 	)
 	fields = append(fields, wallSettings(s)...)
+	fields = append(fields, edgeSettings(&s.Edge)...)
 	if s.Price.Set() {
 		fields = append(fields, field{value: "Price"})
 		fields = append(fields, priceFields(s.Price)...)

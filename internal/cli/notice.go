@@ -136,18 +136,19 @@ func (a *app) hostSetCmd() *cobra.Command {
 	var sample time.Duration
 	var private bool
 	cmd := &cobra.Command{
-		Use: "set", Short: "Change the host's settings: its time zone, how traffic is counted, where you are told of what happens, where certificates come from", Args: atMost(0, "no name"),
+		Use: "set", Short: "Change the host's settings: its time zone, how traffic is counted, where you are told of what happens, how callers of domains are treated, where certificates come from", Args: atMost(0, "no name"),
 		Long: `Change the host's settings: the zone in which days and months of traffic and
 bills begin, how often traffic is counted, where you are told when a quota is
-used up and the like, and where certificates come from for domains whose TLS
-ends at the edge (see docs/domains.md). What no flag names stays as it is; "" takes a value
-away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
+used up and the like, how the edge treats callers of domains, and where
+certificates come from for domains whose TLS ends there (see docs/domains.md).
+What no flag names stays as it is; "" takes a value away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 		Example: `  sublet host set --timezone Asia/Shanghai --traffic-sample 5s
   sublet host set --webhook https://hooks.example.org/sublet
   sublet host set --email owner@example.org --mail-from sublet@example.org \
     --smtp-server smtp.example.org:587 --smtp-user sublet --smtp-password-file /etc/sublet/smtp-password
   sublet notice test
-  sublet host set --acme-agree-terms --acme-email owner@example.org`,
+  sublet host set --acme-agree-terms --acme-email owner@example.org
+  sublet host set --edge-caller proxy-v2 --edge-trusted-proxies 192.0.2.0/24`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&timezone, "timezone", "", "where days and months of traffic and bills begin; also for guests, and new quotas, that name none")
@@ -166,6 +167,8 @@ away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 	fixedCompletion(cmd, "smtp-tls", string(vps.MailStartTLS), string(vps.MailTLS), string(vps.MailNoTLS))
 	var acme acmeFlags
 	acme.add(cmd)
+	var edge edgeFlags
+	edge.add(cmd)
 	dryRun := addDryRun(cmd)
 	out := addOutput(cmd, textFormats)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
@@ -175,7 +178,11 @@ away. All other settings are in the host file; see ` + "`sublet export`" + `.`,
 		if sample < 0 {
 			return usage(cmd, "--traffic-sample: %s is negative; write for example 10s", sample)
 		}
-		u := api.UpdateHost{Notices: api.UpdateNotices{
+		onEdge, err := edge.update(cmd)
+		if err != nil {
+			return err
+		}
+		u := api.UpdateHost{Edge: onEdge, Notices: api.UpdateNotices{
 			Webhook: given(cmd, "webhook", webhook), AllowPrivate: given(cmd, "allow-private-webhooks", private), To: given(cmd, "email", to),
 			Server: given(cmd, "smtp-server", server), TLS: given(cmd, "smtp-tls", mode), From: given(cmd, "mail-from", from),
 			User: given(cmd, "smtp-user", user), PasswordFile: given(cmd, "smtp-password-file", passwordFile),
