@@ -255,6 +255,22 @@ func TestSettings(t *testing.T) {
 	}
 }
 
+// TestEdgeUID: the network knows the edge while a guest has a domain, also one that
+// does not take part, and it is no guest's user, nor that of appliances.
+func TestEdgeUID(t *testing.T) {
+	t.Parallel()
+	h := vps.Host{Settings: vps.DefaultSettings(), Guests: []vps.Guest{{Index: 1}, {Index: 2}}}
+	none := func(*vps.Guest) bool { return false }
+	if uid := h.Network(nil).EdgeUID; uid != 0 {
+		t.Errorf("without domains the edge is user %d", uid)
+	}
+	h.Guests[1].Spec.Domains = []vps.Domain{{Name: "blog.example.org"}}
+	uid := h.Network(none).EdgeUID
+	if uid == 0 || uid != h.Settings.EdgeUID() || uid >= h.Settings.UID(0) {
+		t.Errorf("the edge is user %d, and guests' begin with %d", uid, h.Settings.UID(0))
+	}
+}
+
 func TestErrors(t *testing.T) {
 	t.Parallel()
 	err := vps.Wrap(vps.CodeDenied, io.ErrShortWrite, "the disk %s is full", "/x")
