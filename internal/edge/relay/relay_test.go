@@ -415,6 +415,34 @@ func TestBackPressure(t *testing.T) {
 	s.counted(total, 9)
 }
 
+// Without pipes, large streams are copied: both loops hold theirs up with streams
+// that are stuck, so that a third one has none.
+func TestWithoutPipes(t *testing.T) {
+	defer relay.TakeAllPipes()()
+	for range 2 * runtime.GOMAXPROCS(0) {
+		stuck := play(t, relay.Options{})
+		go func() { _, _ = stuck.caller.Write(make([]byte, 32<<20)) }()
+		eventually(t, "something is on its way", func() bool {
+			up, _ := stuck.relay.Bytes()
+			return up > 1<<20
+		})
+	}
+	s := play(t, relay.Options{})
+	const n = 8 << 20
+	sent := make(chan []byte, 1)
+	go func() {
+		sum, _ := send(s.caller, rand.New(rand.NewPCG(3, 3)), n)
+		sent <- sum
+	}()
+	got, err := receive(s.guest, rand.New(rand.NewPCG(4, 4)))
+	if err != nil || !bytes.Equal(got, <-sent) {
+		t.Errorf("what arrived is not what was sent (%v)", err)
+	}
+	_ = s.guest.Close()
+	s.expect(relay.Done)
+	s.counted(n, 0)
+}
+
 // A relay that is ended while bytes are stuck on their way gives back all.
 func TestNothingLeaks(t *testing.T) {
 	const relays, together = 3000, 100
