@@ -46,7 +46,7 @@ func (s *Server) serveThrough(ctx context.Context, p Port, l *net.TCPListener) e
 	defer s.loops.add(-1)
 	t := &through{server: s, ctx: context.WithoutCancel(ctx), port: p}
 	patience := func() time.Duration { return time.Duration(s.table.Load().settings.HandshakeTimeout) }
-	if err := relay.Serve(ctx, l, patience, t); err != nil {
+	if err := relay.Serve(ctx, l, patience, t); err != nil && !errors.Is(err, net.ErrClosed) {
 		return vps.Wrap(vps.CodeInternal, err, "port %d takes no calls any more", p.Number)
 	}
 	return nil
