@@ -60,3 +60,6 @@ type Guest struct {
 	// Domains are those that are live: none waits for a proof.
 	Domains []vps.Domain `json:"domains"`
 }
+
+// UsualSettings are the settings, with the usual values for those that are zero.
+func (c *Config) UsualSettings() vps.EdgeSettings { return settings(c.Settings) }

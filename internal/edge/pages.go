@@ -17,6 +17,10 @@ var pages = map[int]string{ //nolint:gochecknoglobals // a constant
 	http.StatusServiceUnavailable:  "The site does not answer at the moment. Try again later.",
 }
 
+// PageText is what callers are told with this status of HTTP, without an end of line;
+// empty for what the edge does not answer.
+func PageText(status int) string { return pages[status] }
+
 // retryAfter is when a caller may try again, in seconds, 0 for what trying does not
 // help.
 func retryAfter(why Reason) int {
