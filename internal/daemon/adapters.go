@@ -137,7 +137,7 @@ func (m machines) Clear(g vps.Guest) error {
 	if err := keeper.Unbound(m.runDir(g)); err != nil {
 		return err
 	}
-	return errors.Join(os.RemoveAll(m.runDir(g)), os.RemoveAll(filepath.Dir(m.logPath(g))))
+	return errors.Join(os.RemoveAll(m.runDir(g)), os.RemoveAll(filepath.Dir(m.logPath(g))), os.RemoveAll(filepath.Join(m.edgeLogs(), g.ID)))
 }
 
 func (p *parts) runDir(g vps.Guest) string {

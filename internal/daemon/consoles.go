@@ -1,15 +1,13 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"io"
-	"io/fs"
-	"os"
+	"path/filepath"
 	"time"
 
 	"sublet/internal/api"
+	"sublet/internal/edge"
 	"sublet/internal/guest"
 	"sublet/internal/vps"
 )
@@ -29,20 +27,33 @@ func (b backend) Console(ctx context.Context, name string, o api.ConsoleOptions)
 	})
 }
 
-// logPoll is how often a followed log is looked at.
-const logPoll = 250 * time.Millisecond
-
 func (b backend) Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error {
 	_, g, err := b.guest(ctx, name)
 	if err != nil {
 		return err
 	}
 	path := b.logPath(*g)
-	tail, err := lastLines(path, lines)
+	return b.copyLog(ctx, name, logFiles{dir: filepath.Dir(path), name: filepath.Base(path), old: 2}, lines, follow, w)
+}
+
+// AccessLog copies a guest's access log, as Logs does its console's.
+func (b backend) AccessLog(ctx context.Context, name string, lines int, follow bool, w io.Writer) error {
+	_, g, err := b.guest(ctx, name)
 	if err != nil {
 		return err
 	}
-	if _, err := w.Write(tail.text); err != nil || !follow {
+	files := logFiles{dir: b.edgeLogs(), name: filepath.Join(g.ID, edge.AccessLogName), old: edge.AccessLogs - 1}
+	return b.copyLog(ctx, name, files, lines, follow, w)
+}
+
+// logPoll is how often a followed log is looked at.
+const logPoll = 250 * time.Millisecond
+
+// copyLog copies the last lines of a log of a guest, 0 for all, and goes on with
+// follow until ctx ends or the guest is deleted.
+func (b backend) copyLog(ctx context.Context, guest string, files logFiles, lines int, follow bool, w io.Writer) error {
+	tail, err := files.last(lines, w)
+	if err != nil || !follow {
 		return err
 	}
 	for {
@@ -51,91 +62,11 @@ func (b backend) Logs(ctx context.Context, name string, lines int, follow bool, 
 			return nil
 		case <-time.After(logPoll):
 		}
-		if _, err := b.Guest(ctx, name); err != nil {
+		if _, err := b.Guest(ctx, guest); err != nil {
 			return nil //nolint:nilerr // deleted: there is nothing left to follow
 		}
-		if tail, err = tail.more(path, w); err != nil {
+		if tail, err = files.more(tail, w); err != nil {
 			return err
 		}
 	}
-}
-
-// logTail is how far a log was read: which file, and how much of it.
-type logTail struct {
-	text []byte
-	file os.FileInfo // nil: there is none yet
-	read int64
-}
-
-// lastLines reads the last lines of a log and of the one that was rotated
-// before it; 0 means all of both.
-func lastLines(path string, lines int) (logTail, error) {
-	var t logTail
-	for _, p := range []string{path + ".2", path + ".1", path} {
-		text, err := os.ReadFile(p)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return t, err
-		}
-		t.text = append(t.text, text...)
-		if p == path {
-			t.read = int64(len(text))
-			if t.file, err = os.Stat(p); err != nil {
-				return t, err
-			}
-		}
-	}
-	if lines > 0 {
-		t.text = tailOf(t.text, lines)
-	}
-	return t, nil
-}
-
-func tailOf(text []byte, lines int) []byte {
-	end := len(bytes.TrimSuffix(text, []byte("\n")))
-	for range lines {
-		end = bytes.LastIndexByte(text[:end], '\n')
-		if end < 0 {
-			return text
-		}
-	}
-	return text[end+1:]
-}
-
-// more writes what was added since the last look. A rotated log is read to
-// its end under its new name first.
-func (t logTail) more(path string, w io.Writer) (logTail, error) {
-	info, err := os.Stat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return t, nil
-	}
-	if err != nil {
-		return t, err
-	}
-	if t.file != nil && !os.SameFile(t.file, info) {
-		if old, err := os.Stat(path + ".1"); err == nil && os.SameFile(old, t.file) {
-			if _, err := copyFrom(w, path+".1", t.read); err != nil {
-				return t, err
-			}
-		}
-		t.read = 0
-	}
-	t.file = info
-	n, err := copyFrom(w, path, t.read)
-	t.read += n
-	return t, err
-}
-
-func copyFrom(w io.Writer, path string, offset int64) (int64, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	if _, err := f.Seek(offset, io.SeekStart); err != nil {
-		return 0, err
-	}
-	return io.Copy(w, f)
 }

@@ -22,6 +22,7 @@ import (
 	"sublet/internal/desired"
 	"sublet/internal/disk"
 	"sublet/internal/door"
+	"sublet/internal/edge/control"
 	"sublet/internal/flock"
 	"sublet/internal/guest/uml"
 	"sublet/internal/hostnet"
@@ -61,6 +62,7 @@ type parts struct {
 	drops      meter.Drops
 	notices    *notice.Sender
 	proofs     *prover
+	edge       *edgeKeeper
 	edgeView   edgeView // nil without an edge
 	sampled    sampled
 	fill       meter.Fill
@@ -196,6 +198,9 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	if p.proofs, err = p.openProofs(ctx); err != nil {
 		return p, err
 	}
+	if p.edge, err = p.newEdge(); err != nil {
+		return p, err
+	}
 	p.quotas.loop = p.loop
 	known, err := p.known(ctx)
 	if err != nil {
@@ -256,6 +261,7 @@ func (p *parts) serve(ctx context.Context, entrances []entrance) error {
 	work.Go(func() error { return p.notices.Run(ctx) })
 	work.Go(func() error { return p.watchBills(ctx) })
 	work.Go(func() error { return p.watchProofs(ctx) })
+	work.Go(func() error { return p.edge.run(ctx) })
 	work.Go(func() error {
 		// What an audit left whose daemon was killed.
 		if err := p.clearAudit(ctx); err != nil && ctx.Err() == nil {
@@ -315,7 +321,7 @@ func (p *parts) close() {
 }
 
 // CleanUp takes away what a daemon leaves on the host besides its folders:
-// links, rules and empty control groups. It refuses while a daemon works in these folders. Absent is
+// the edge, links, rules and empty control groups. It refuses while a daemon works in these folders. Absent is
 // success.
 func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 	c, err := c.withDefaults()
@@ -337,6 +343,7 @@ func CleanUp(ctx context.Context, c Config, log *slog.Logger) error {
 		}
 	}
 	return errors.Join(
+		control.CleanUp(ctx, edgeDir(&c)),
 		hostnet.New(log, hostnet.Options{}).CleanUp(ctx),
 		nft.New(log, nft.Options{}).CleanUp(ctx),
 		keeper.CleanUp(),

@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/api"
 	"sublet/internal/desired"
@@ -135,23 +136,35 @@ func TestLogTail(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if tail, err := lastLines(path, 5); err != nil || len(tail.text) > 0 {
-		t.Fatalf("without a log: %q, %v", tail.text, err)
+	files := logFiles{dir: filepath.Dir(path), name: filepath.Base(path), old: 2}
+	last := func(lines int) (string, logTail) {
+		t.Helper()
+		var out bytes.Buffer
+		tail, err := files.last(lines, &out)
+		if err != nil {
+			t.Errorf("the last %d lines: %v", lines, err)
+		}
+		return out.String(), tail
 	}
+	if text, _ := last(5); text != "" {
+		t.Fatalf("without a log: %q", text)
+	}
+	write(path+".2", "zero\n")
 	write(path+".1", "one\ntwo\n")
 	write(path, "three\nfour")
-	for lines, want := range map[int]string{0: "one\ntwo\nthree\nfour", 1: "four", 2: "three\nfour", 3: "two\nthree\nfour", 9: "one\ntwo\nthree\nfour"} {
-		if tail, err := lastLines(path, lines); err != nil || string(tail.text) != want {
-			t.Errorf("the last %d lines: %q, %v; want %q", lines, tail.text, err, want)
+	for lines, want := range map[int]string{
+		0: "zero\none\ntwo\nthree\nfour", 1: "four", 2: "three\nfour", 3: "two\nthree\nfour", 4: "one\ntwo\nthree\nfour",
+		5: "zero\none\ntwo\nthree\nfour", 9: "zero\none\ntwo\nthree\nfour",
+	} {
+		if text, _ := last(lines); text != want {
+			t.Errorf("the last %d lines: %q; want %q", lines, text, want)
 		}
 	}
-	tail, err := lastLines(path, 1)
-	if err != nil {
-		t.Fatal(err)
-	}
+	_, tail := last(1)
 	var out bytes.Buffer
+	var err error
 	write(path, " more")
-	if tail, err = tail.more(path, &out); err != nil || out.String() != " more" {
+	if tail, err = files.more(tail, &out); err != nil || out.String() != " more" {
 		t.Errorf("what was added: %q, %v", out.String(), err)
 	}
 	// The log is rotated between two looks, with something added before.
@@ -161,8 +174,49 @@ func TestLogTail(t *testing.T) {
 	}
 	write(path, "new\n")
 	out.Reset()
-	if _, err = tail.more(path, &out); err != nil || out.String() != " old\nnew\n" {
+	if _, err = files.more(tail, &out); err != nil || out.String() != " old\nnew\n" {
 		t.Errorf("across a rotation: %q, %v", out.String(), err)
+	}
+	// Lines that are longer than what is read at a time.
+	long := strings.Repeat("x", 200<<10)
+	write(path, long+"\n"+long+"\nend\n")
+	for lines, want := range map[int]string{1: "end\n", 2: long + "\nend\n", 3: long + "\n" + long + "\nend\n"} {
+		if text, _ := last(lines); text != want {
+			t.Errorf("the last %d lines, which are long: %d bytes; want %d", lines, len(text), len(want))
+		}
+	}
+}
+
+// TestLogOfStrangers has a log that leads elsewhere, as one that an edge in
+// strangers' hands wrote.
+func TestLogOfStrangers(t *testing.T) {
+	t.Parallel()
+	dir, secret := t.TempDir(), filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, make := range map[string]func(path string) error{
+		"a link":             func(path string) error { return os.Symlink(secret, path) },
+		"a folder elsewhere": func(path string) error { return os.Symlink(filepath.Dir(secret), filepath.Dir(path)) },
+		"a pipe":             func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"a folder":           func(path string) error { return os.Mkdir(path, 0o700) },
+	} {
+		files := logFiles{dir: filepath.Join(dir, name), name: "id/secret", old: 4}
+		if err := os.MkdirAll(files.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if name != "a folder elsewhere" {
+			if err := os.Mkdir(filepath.Join(files.dir, "id"), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := make(filepath.Join(files.dir, files.name)); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if _, err := files.last(0, &out); err == nil || out.Len() > 0 {
+			t.Errorf("%s is read: %q, %v", name, out.String(), err)
+		}
 	}
 }
 

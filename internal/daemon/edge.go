@@ -16,6 +16,7 @@ import (
 	"sublet/internal/edge"
 	"sublet/internal/edge/control"
 	"sublet/internal/edge/origin"
+	"sublet/internal/edge/terminate"
 	"sublet/internal/reconcile"
 	"sublet/internal/store"
 	"sublet/internal/vps"
@@ -24,9 +25,35 @@ import (
 // edgeVerb is the hidden verb that the edge's process is started by.
 const edgeVerb = "edge"
 
-// newEdgeServer makes what the edge's process runs.
+// edgeServer is what the edge's process runs.
+type edgeServer struct {
+	*edge.Server
+	certificates *terminate.Manager
+	logs         *edge.FileLogs
+}
+
+// newEdgeServer makes it, in that process.
 func newEdgeServer(e control.Environment, log *slog.Logger) (control.Server, error) {
-	return edge.New(edge.Options{Log: log, Origin: origin.Dialer{}, Logs: edge.OpenLogs(e.LogDir, log), Wake: e.Wake}), nil
+	certificates, err := terminate.New(terminate.Options{Dir: e.CertDir, Log: log})
+	if err != nil {
+		return nil, err
+	}
+	logs := edge.OpenLogs(e.LogDir, log)
+	server := edge.New(edge.Options{Log: log, Origin: origin.Dialer{}, Logs: logs, Wake: e.Wake, Certificates: certificates})
+	return edgeServer{server, certificates, logs}, nil
+}
+
+func (s edgeServer) Set(c edge.Config) error {
+	if err := s.Server.Set(c); err != nil {
+		return err
+	}
+	return s.certificates.Set(c.ACME, c.Terminated())
+}
+
+func (s edgeServer) Drain(ctx context.Context) error {
+	defer s.logs.Close()
+	defer s.certificates.Close()
+	return s.Server.Drain(ctx)
 }
 
 // edgeDir is the edge's folder in a run folder.
@@ -127,11 +154,17 @@ const feedAgain = time.Second
 
 // feed tells the edge what to do, as soon as that is something else.
 func (k *edgeKeeper) feed(ctx context.Context) error {
-	edits, err := k.edits(ctx)
-	if err != nil {
-		return fmt.Errorf("watch the desired state: %w", err)
-	}
+	var edits <-chan store.Change
 	for {
+		if edits == nil {
+			var err error
+			if edits, err = k.edits(ctx); err != nil {
+				if ctx.Err() != nil {
+					return nil
+				}
+				return fmt.Errorf("watch the desired state: %w", err)
+			}
+		}
 		seen, observed := k.seen()
 		proved := k.proofs.Changed()
 		var again <-chan time.Time
@@ -147,10 +180,7 @@ func (k *edgeKeeper) feed(ctx context.Context) error {
 			return nil
 		case change, ok := <-edits:
 			if !ok || change.Err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
-				return fmt.Errorf("watch the desired state: %w", change.Err)
+				edits = nil // it was left behind; what is desired is read anew anyway
 			}
 		case <-observed:
 		case <-proved:
@@ -170,6 +200,9 @@ func (k *edgeKeeper) tell(ctx context.Context, seen *reconcile.Snapshot) error {
 		return fmt.Errorf("read the host's addresses: %w", err)
 	}
 	c := edgeConfig(&host, edgeWorld{running: func(id string) bool { return seen.Observed.Guests[id].Running() }, live: k.proofs.Live, own: own})
+	if len(c.Terminated()) > 0 {
+		c.ACME = terminate.Load(host.Settings.Edge.ACME)
+	}
 	k.mu.Lock()
 	k.last = &c
 	k.mu.Unlock()
@@ -244,9 +277,9 @@ func (k *edgeKeeper) sleeping(id string, seen *reconcile.Snapshot) (name, domain
 		return "", ""
 	}
 	switch seen.Status[id].State {
-	case vps.StateCreating, vps.StateStarting, vps.StateRunning:
-		return "", "" // it comes by itself
-	case vps.StateStopped, vps.StateStopping, vps.StateCrashed, vps.StateFailed, vps.StateDeleting:
+	case vps.StateCreating, vps.StateStarting, vps.StateRunning, vps.StateRescue, vps.StateStopping, vps.StateDeleting:
+		return "", "" // it comes by itself, or is about to go
+	case vps.StateStopped, vps.StateCrashed, vps.StateFailed:
 	}
 	for _, d := range c.Guests[at].Domains {
 		if d.Wake {

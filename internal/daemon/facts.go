@@ -62,6 +62,7 @@ func memTotal() (vps.Bytes, error) {
 	return 0, fmt.Errorf("%s has no line MemTotal", path)
 }
 
+// Listeners leaves out the edge's ports: it gives up those that a guest gets.
 func (f facts) Listeners(context.Context) ([]desired.Listener, error) {
 	all, err := listeners("/proc/net")
 	return slices.DeleteFunc(all, f.edgeHas), err

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sublet/internal/cli"
+	"sublet/internal/edge/control"
 	"sublet/internal/keeper"
 )
 
@@ -29,7 +30,7 @@ func Main(args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 // newRoot makes all verbs of the program.
 func newRoot(stdin io.Reader, stdout, stderr io.Writer) *cobra.Command {
 	root := cli.New(cli.Options{Version: Version, Stdin: stdin, Stdout: stdout, Stderr: stderr, Doctor: examine, Look: look})
-	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), sampleCommand(stderr), keeperCommand(stderr))
+	root.AddCommand(serveCommand(stderr), cleanupCommand(stderr), sampleCommand(stderr), keeperCommand(stderr), edgeCommand(stderr))
 	return root
 }
 
@@ -85,8 +86,8 @@ func cleanupCommand(stderr io.Writer) *cobra.Command {
 		Use:     "cleanup",
 		GroupID: "host",
 		Short:   "Take the links and rules of a stopped daemon off the host",
-		Long: `Take the links and the firewall rules of a stopped daemon off the host. Guests'
-disks, images and the state stay. It refuses while the daemon or a guest runs.
+		Long: `End the edge, and take the links and the firewall rules of a stopped daemon off the
+host. Guests' disks, images and the state stay. It refuses while the daemon or a guest runs.
 Nothing that belongs to others is touched.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -121,6 +122,18 @@ func keeperCommand(stderr io.Writer) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			// The keeper takes signals itself: the first one is not the end.
 			return keeper.Main(context.WithoutCancel(cmd.Context()), args, stderr)
+		},
+	}
+}
+
+func edgeCommand(stderr io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:                edgeVerb,
+		Short:              "Lead callers of domains to guests (started by the daemon)",
+		Hidden:             true,
+		DisableFlagParsing: true, // as for the keeper
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return control.Main(cmd.Context(), args, stderr, newEdgeServer)
 		},
 	}
 }

@@ -17,11 +17,14 @@ import (
 // it, which is the newest, to ".4".
 const AccessLogName = "access.log"
 
+// AccessLogs is how many of them a guest has at most.
+const AccessLogs = 5
+
 // Of access logs: bytes in one file, files that are kept, files that are open at a
 // time, and lines that wait to be written.
 const (
 	logSize  = 10 << 20
-	logFiles = 5
+	logFiles = AccessLogs
 	logOpen  = 128
 	logQueue = 1 << 13
 	logBytes = 8 << 20 // of lines that wait

@@ -245,6 +245,7 @@ const (
 	EventOrphan   = "orphan"
 	EventAttached = "attached"
 	EventRescue   = "rescue"
+	EventEdge     = "edge"    // the edge was started, replaced or lost, or a call started a guest
 	EventDropped  = "dropped" // the wall dropped packets of a guest, or for one
 	EventBilled   = "billed"  // the bill of a month was made
 	EventFilling  = "filling" // a guest's filesystem has passed a threshold
