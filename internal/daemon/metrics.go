@@ -59,6 +59,7 @@ func (p *parts) reading() meter.Reading {
 			Spec: g.Spec, Status: p.usedBy(ctx, g, &s), Traffic: traffic[g.Link()], Drops: p.drops.Of(name), Disks: p.fill.Of(name),
 		})
 	}
+	r.Edge = p.edgeReading(ctx, &s.Host)
 	uplinks, err := p.traffic.publicCounters(ctx, s.Host.Settings.Uplink)
 	if err != nil {
 		p.log.DebugContext(ctx, "metrics lack the host's own counters", "error", err)

@@ -23,7 +23,7 @@ type put = func(value float64, labels ...string)
 // families are all metrics of ours but the build's. docs/metrics.md has them
 // too; a test compares.
 func families() []family {
-	return slices.Concat(guestFamilies(), diskFamilies(), trafficFamilies(), quotaFamilies(), hostFamilies(), daemonFamilies())
+	return slices.Concat(guestFamilies(), diskFamilies(), trafficFamilies(), quotaFamilies(), edgeFamilies(), hostFamilies(), daemonFamilies())
 }
 
 // ofGuests makes a family with a value for each guest.

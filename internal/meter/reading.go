@@ -13,6 +13,7 @@ type Reading struct {
 	Quotas []vps.QuotaUse
 	// Uplinks are the counters of the public links.
 	Uplinks []vps.LinkTraffic
+	Edge    EdgeReading
 	Host    HostReading
 	Daemon  DaemonReading
 }
