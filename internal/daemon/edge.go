@@ -66,6 +66,8 @@ func (p *parts) edgeCerts() string { return p.config.statePath(filepath.Join("ed
 // edgeKeeper has the edge do what is desired.
 type edgeKeeper struct {
 	*control.Manager
+	// set tells the manager.
+	set func(control.Wish) error
 	// host is the desired state with what quotas have in force, and edits are
 	// watched in the store.
 	host  func(ctx context.Context) (vps.Host, error)
@@ -115,6 +117,7 @@ func (p *parts) newEdge() (*edgeKeeper, error) {
 		Dir: edgeDir(c), Command: []string{c.Self, edgeVerb}, Build: build, LogDir: p.edgeLogs(), CertDir: p.edgeCerts(), Memory: edgeMemory(memory),
 		Log: p.log, Event: func(message string) { p.edgeEvent("", message) }, Wake: k.call,
 	})
+	k.set = k.Manager.Set
 	return k, nil
 }
 
@@ -206,7 +209,7 @@ func (k *edgeKeeper) tell(ctx context.Context, seen *reconcile.Snapshot) error {
 	k.mu.Lock()
 	k.last = &c
 	k.mu.Unlock()
-	return k.Manager.Set(control.Wish{Config: c, UID: host.Settings.EdgeUID()})
+	return k.set(control.Wish{Config: c, UID: host.Settings.EdgeUID()})
 }
 
 // config is what the edge was last told; nil for nothing yet.
