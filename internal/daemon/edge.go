@@ -27,32 +27,25 @@ const edgeVerb = "edge"
 
 // edgeServer is what the edge's process runs.
 type edgeServer struct {
-	*edge.Server
-	certificates *terminate.Manager
-	logs         *edge.FileLogs
+	*terminate.Server
+	logs *edge.FileLogs
 }
 
 // newEdgeServer makes it, in that process.
 func newEdgeServer(e control.Environment, log *slog.Logger) (control.Server, error) {
-	certificates, err := terminate.New(terminate.Options{Dir: e.CertDir, Log: log})
+	logs := edge.OpenLogs(e.LogDir, log)
+	server, err := terminate.NewServer(
+		edge.Options{Log: log, Origin: origin.Dialer{}, Logs: logs, Wake: e.Wake},
+		terminate.Options{Dir: e.CertDir, Log: log},
+	)
 	if err != nil {
 		return nil, err
 	}
-	logs := edge.OpenLogs(e.LogDir, log)
-	server := edge.New(edge.Options{Log: log, Origin: origin.Dialer{}, Logs: logs, Wake: e.Wake, Certificates: certificates})
-	return edgeServer{server, certificates, logs}, nil
-}
-
-func (s edgeServer) Set(c edge.Config) error {
-	if err := s.Server.Set(c); err != nil {
-		return err
-	}
-	return s.certificates.Set(c.ACME, c.Terminated())
+	return edgeServer{server, logs}, nil
 }
 
 func (s edgeServer) Drain(ctx context.Context) error {
 	defer s.logs.Close()
-	defer s.certificates.Close()
 	return s.Server.Drain(ctx)
 }
 

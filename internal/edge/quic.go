@@ -38,6 +38,28 @@ func (s *Server) ServeQUIC(ctx context.Context, conn net.PacketConn) error {
 	return router.Serve(udp)
 }
 
+// LeaveQUIC ends QUIC here, and returns its flows for a process that takes over. The
+// sockets are closed after it.
+func (s *Server) LeaveQUIC() []quic.Flow {
+	s.quic.mu.Lock()
+	var flows []quic.Flow
+	if s.quic.router != nil {
+		flows = s.quic.router.Flows()
+	}
+	s.quic.mu.Unlock()
+	s.quic.close()
+	return flows
+}
+
+// TakeQUIC goes on with flows of a process that left them, on a socket that is then
+// served.
+func (s *Server) TakeQUIC(ctx context.Context, conn net.PacketConn, flows []quic.Flow) {
+	udp, ok := conn.(*net.UDPConn)
+	if router := s.quic.open(context.WithoutCancel(ctx)); ok && router != nil {
+		router.Restore(udp, flows)
+	}
+}
+
 // open returns the router, nil when there will be none any more.
 func (q *quicRouter) open(ctx context.Context) *quic.Router {
 	q.mu.Lock()

@@ -7,7 +7,8 @@ import (
 	"sublet/internal/vps"
 )
 
-// Add adds what another process counted. s may be the zero value.
+// Add adds what another process counted, which began after those before. s may be
+// the zero value.
 func (s *Stats) Add(o *Stats) {
 	if s.Guests == nil {
 		s.Guests = make(map[string]Counters, len(o.Guests))
@@ -31,6 +32,9 @@ func (s *Stats) Add(o *Stats) {
 	s.Accepted += o.Accepted
 	s.Open += o.Open
 	s.Callers += o.Callers
+	if len(o.Certificates) > 0 {
+		s.Certificates = o.Certificates // of the process that was added last
+	}
 	for _, c := range o.Certificates {
 		at, there := slices.BinarySearchFunc(s.Certificates, c.Name, func(c vps.Certificate, name string) int { return cmp.Compare(c.Name, name) })
 		switch {

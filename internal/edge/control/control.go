@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"sublet/internal/edge"
+	"sublet/internal/edge/quic"
 	"sublet/internal/vps"
 )
 
@@ -42,6 +43,11 @@ type Server interface {
 	// Serve returns when ctx has ended, ServeQUIC when conn is closed.
 	Serve(ctx context.Context, port edge.Port, l net.Listener) error
 	ServeQUIC(ctx context.Context, conn net.PacketConn) error
+	// LeaveQUIC ends QUIC, and returns its flows for another process, which goes on
+	// with them by TakeQUIC before it serves their socket. Connections of TCP stay
+	// where they are; those of QUIC have no socket of their own.
+	LeaveQUIC() []quic.Flow
+	TakeQUIC(ctx context.Context, conn net.PacketConn, flows []quic.Flow)
 	// Drain returns when all connections have ended, or were cut because ctx did.
 	// What is served is closed before.
 	Drain(ctx context.Context) error
@@ -66,9 +72,9 @@ const protocolVersion = 1
 const (
 	opHello  = "hello"  // who are you: Hello
 	opTake   = "take"   // give me the socket of Port
-	opDrain  = "drain"  // take no more connections, and end when those open have, after Within at the latest
+	opDrain  = "drain"  // take no more connections, and end when those open have, after Within at the latest; the answer has Flows
 	opConfig = "config" // do this from now on, and close the ports that it does not have
-	opListen = "listen" // serve this socket, which is Port
+	opListen = "listen" // serve this socket, which is Port, and go on with Flows
 	opStats  = "stats"  // what did you count
 )
 
@@ -89,6 +95,7 @@ type message struct {
 	Config  json.RawMessage `json:"config,omitempty"`
 	Within  vps.Duration    `json:"within,omitempty"`
 	Stats   json.RawMessage `json:"stats,omitempty"`
+	Flows   json.RawMessage `json:"flows,omitempty"`
 	Guest   string          `json:"guest,omitempty"`
 	// Error is why a request was not done, in an answer.
 	Error string `json:"error,omitempty"`

@@ -74,6 +74,8 @@ type Manager struct {
 	// closed are the ports that cannot be opened, and why.
 	closed    map[edge.Port]string
 	launching chan launched // nil when nothing is being started
+	// flows are those of QUIC that a process left and none has taken yet.
+	flows json.RawMessage
 	// tries counts processes that did not last, and rest is when the next may be
 	// started.
 	tries int

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"sublet/internal/edge"
+	"sublet/internal/edge/quic"
 	"sublet/internal/vps"
 )
 
@@ -155,11 +156,11 @@ func (p *process) answer(m *message, socket handle) (answer *message, give handl
 	case opConfig:
 		err = p.configure(m.Config)
 	case opListen:
-		err = p.listen(m.Port, socket)
+		err = p.listen(m.Port, socket, m.Flows)
 	case opStats:
 		answer.Stats, err = p.stats()
 	case opDrain:
-		p.drain(time.Duration(m.Within))
+		answer.Flows = p.drain(time.Duration(m.Within))
 	default:
 		err = vps.Errorf(vps.CodeInvalid, "this edge does not know the request %q", m.Op)
 	}
@@ -219,7 +220,7 @@ func (p *process) drop(port edge.Port, s *socket) {
 }
 
 // listen serves a socket, which stays the caller's.
-func (p *process) listen(port *edge.Port, given handle) error {
+func (p *process) listen(port *edge.Port, given handle, flows json.RawMessage) error {
 	if port == nil || given == none {
 		return vps.Errorf(vps.CodeInvalid, "a port and its socket are needed")
 	}
@@ -231,7 +232,7 @@ func (p *process) listen(port *edge.Port, given handle) error {
 	case p.ports[*port] != nil:
 		return nil // as asked for
 	}
-	s, serve, err := p.open(*port, given)
+	s, serve, err := p.open(*port, given, flows)
 	if err != nil {
 		return err
 	}
@@ -239,7 +240,8 @@ func (p *process) listen(port *edge.Port, given handle) error {
 	go func() {
 		err := serve()
 		p.mu.Lock()
-		wanted := p.ports[*port] == s
+		// In drain QUIC ends before its socket is closed.
+		wanted := p.ports[*port] == s && p.cut == nil
 		p.mu.Unlock()
 		if wanted {
 			p.fail(fmt.Errorf("port %s is not served any more: %w", PortName(*port), err))
@@ -249,7 +251,7 @@ func (p *process) listen(port *edge.Port, given handle) error {
 }
 
 // open makes a listener of a socket.
-func (p *process) open(port edge.Port, given handle) (s *socket, serve func() error, err error) {
+func (p *process) open(port edge.Port, given handle, flows json.RawMessage) (s *socket, serve func() error, err error) {
 	kept, err := given.duplicate()
 	if err != nil {
 		return nil, nil, err
@@ -267,6 +269,11 @@ func (p *process) open(port edge.Port, given handle) (s *socket, serve func() er
 			kept.close()
 			return nil, nil, err
 		}
+		var left []quic.Flow
+		// Another version's may be of another form; their callers begin anew.
+		if json.Unmarshal(flows, &left) == nil && len(left) > 0 {
+			p.server.TakeQUIC(context.Background(), conn, left)
+		}
 		return &socket{kept, conn.Close}, func() error { return p.server.ServeQUIC(context.Background(), conn) }, nil
 	}
 	l, err := net.FileListener(file)
@@ -283,13 +290,18 @@ func (p *process) open(port edge.Port, given handle) (s *socket, serve func() er
 }
 
 // drain takes no more connections, and ends those that are left after within.
-// It does not wait for that. A later call can only bring the end nearer.
-func (p *process) drain(within time.Duration) {
+// It does not wait for that. A later call can only bring the end nearer. It returns
+// what another process goes on with.
+func (p *process) drain(within time.Duration) json.RawMessage {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.cut != nil {
 		time.AfterFunc(within, p.cut)
-		return
+		return nil
+	}
+	flows, err := json.Marshal(p.server.LeaveQUIC())
+	if err != nil {
+		p.log.Warn("connections of QUIC are lost", "error", err)
 	}
 	ctx, cut := context.WithCancel(context.Background())
 	p.cut = cut
@@ -305,6 +317,7 @@ func (p *process) drain(within time.Duration) {
 		}
 		p.farewell()
 	}()
+	return flows
 }
 
 func (p *process) stats() (json.RawMessage, error) { return json.Marshal(p.server.Stats()) }

@@ -40,6 +40,7 @@ func (m *Manager) turn(ctx context.Context) time.Duration {
 		// are let go.
 		if m.instruct(ctx, current, w) {
 			m.replaced(ctx, current)
+			m.instruct(ctx, current, w) // QUIC, which is not served by two
 		}
 	}
 	for _, e := range m.edges {
@@ -202,17 +203,33 @@ func (m *Manager) instruct(ctx context.Context, e *keptEdge, w *wish) bool {
 	}
 	for _, port := range w.Config.Ports {
 		socket, have := m.sockets[port]
-		if !have || e.listens[port] {
+		if !have || e.listens[port] || port.Kind == edge.KindQUIC && m.served(port) {
 			continue
 		}
+		listen := &message{Op: opListen, Port: &port}
+		if port.Kind == edge.KindQUIC {
+			listen.Flows, m.flows = m.flows, nil
+		}
 		m.o.step("listen")
-		if _, _, err := e.ask(ctx, &message{Op: opListen, Port: &port}, socket); err != nil {
+		if _, _, err := e.ask(ctx, listen, socket); err != nil {
 			m.refused(ctx, e, w, err)
 			return false
 		}
 		e.listens[port] = true
 	}
 	return true
+}
+
+// served tells whether a process serves a port that was not told to end.
+func (m *Manager) served(port edge.Port) bool {
+	return slices.ContainsFunc(m.edges, func(e *keptEdge) bool {
+		select {
+		case <-e.ended:
+			return false
+		default:
+			return e.until.IsZero() && e.listens[port]
+		}
+	})
 }
 
 // refused is for a process that does not do what it is asked to.
@@ -247,9 +264,13 @@ func (m *Manager) replaced(ctx context.Context, by *keptEdge) {
 			continue
 		}
 		m.o.step("drain")
-		if _, _, err := e.ask(ctx, &message{Op: opDrain, Within: vps.Duration(within)}, none); err != nil {
+		answer, _, err := e.ask(ctx, &message{Op: opDrain, Within: vps.Duration(within)}, none)
+		if err != nil {
 			m.refused(ctx, e, nil, err)
 			continue
+		}
+		if by != nil && len(answer.Flows) > 0 {
+			m.flows = answer.Flows
 		}
 		e.until = time.Now().Add(within)
 		m.o.step("drained")
