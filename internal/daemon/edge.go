@@ -15,7 +15,6 @@ import (
 	"sublet/internal/desired"
 	"sublet/internal/edge"
 	"sublet/internal/edge/control"
-	"sublet/internal/edge/origin"
 	"sublet/internal/edge/terminate"
 	"sublet/internal/reconcile"
 	"sublet/internal/store"
@@ -35,7 +34,7 @@ type edgeServer struct {
 func newEdgeServer(e control.Environment, log *slog.Logger) (control.Server, error) {
 	logs := edge.OpenLogs(e.LogDir, log)
 	server, err := terminate.NewServer(
-		edge.Options{Log: log, Origin: origin.Dialer{}, Logs: logs, Wake: e.Wake},
+		edge.Options{Log: log, Origin: fromHost{}, Logs: logs, Wake: e.Wake},
 		terminate.Options{Dir: e.CertDir, Log: log},
 	)
 	if err != nil {

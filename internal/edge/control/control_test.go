@@ -39,6 +39,8 @@ type scene struct {
 	t    *testing.T
 	d    testDaemon
 	pool *x509.CertPool
+	// certificates are the guest's.
+	certificates []tls.Certificate
 
 	mu     sync.Mutex
 	events []string
@@ -104,12 +106,13 @@ func (s *scene) guest() {
 		s.t.Fatal(err)
 	}
 	s.pool.AddCert(cert)
+	s.certificates = []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}
 	plain, err := net.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", guestHTTP))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	secret, err := tls.Listen("tcp", fmt.Sprintf("127.0.0.2:%d", guestTLS), &tls.Config{
-		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, MinVersion: tls.VersionTLS13,
+		Certificates: s.certificates, MinVersion: tls.VersionTLS13,
 	})
 	if err != nil {
 		s.t.Fatal(err)
