@@ -266,6 +266,10 @@ func TestLogs(t *testing.T) {
 	check(t, s.Logs(ctx, "alice", 2, false, &out))
 	same(t, out.String(), "two\nthree\n")
 	wantCode(t, s.Logs(ctx, "alice", -1, false, &out), vps.CodeInvalid)
+	out.Reset()
+	check(t, s.AccessLog(ctx, "alice", 1, false, &out))
+	same(t, out.String(), "calls: three\n")
+	wantCode(t, s.AccessLog(ctx, "alice", -1, false, &out), vps.CodeInvalid)
 
 	s.fake.beforeText = vps.Errorf(vps.CodePartial, "the log is damaged in the middle")
 	out.Reset()

@@ -177,7 +177,16 @@ func (c *Client) Console(ctx context.Context, name string, o ConsoleOptions) (*C
 // that ends while following is the normal end and returns nil. A failure of
 // w itself comes back as the cause of a vps.CodeInternal.
 func (c *Client) Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error {
-	path, err := guestPath(name, "/logs")
+	return c.logs(ctx, name, "/logs", lines, follow, w)
+}
+
+// AccessLog does the same with the log of callers of the guest's domains.
+func (c *Client) AccessLog(ctx context.Context, name string, lines int, follow bool, w io.Writer) error {
+	return c.logs(ctx, name, "/access-log", lines, follow, w)
+}
+
+func (c *Client) logs(ctx context.Context, name, which string, lines int, follow bool, w io.Writer) error {
+	path, err := guestPath(name, which)
 	if err != nil {
 		return err
 	}

@@ -304,6 +304,13 @@ func (f *fake) Console(_ context.Context, name string, o ConsoleOptions) (io.Rea
 	return c, nil
 }
 
+func (f *fake) AccessLog(ctx context.Context, name string, lines int, follow bool, w io.Writer) error {
+	if _, err := io.WriteString(w, "calls: "); err != nil {
+		return err
+	}
+	return f.Logs(ctx, name, lines, follow, w)
+}
+
 func (f *fake) Logs(ctx context.Context, _ string, lines int, follow bool, w io.Writer) error {
 	f.mu.Lock()
 	err, late, text := f.err, f.beforeText, f.log

@@ -338,7 +338,7 @@ func TestOpenAPIServed(t *testing.T) {
 	if resp.StatusCode != http.StatusOK || doc.OpenAPI != "3.1.0" {
 		t.Errorf("%s, version %s", resp.Status, doc.OpenAPI)
 	}
-	for _, path := range []string{"/v1/guests/{name}/console", "/v1/guests/{name}/logs", "/v1/apply", "/v1/export", "/v1/guests/{name}/wait", "/v1/guests/{name}/network", "/v1/audit"} {
+	for _, path := range []string{"/v1/guests/{name}/console", "/v1/guests/{name}/logs", "/v1/guests/{name}/access-log", "/v1/apply", "/v1/export", "/v1/guests/{name}/wait", "/v1/guests/{name}/network", "/v1/audit"} {
 		if doc.Paths[path] == nil {
 			t.Errorf("%s is not described", path)
 		}

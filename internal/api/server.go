@@ -286,7 +286,7 @@ func (s *Server) route(w *recorder, r *http.Request) {
 }
 
 func isStream(pattern string) bool {
-	return slices.Contains([]string{patternWait, patternLogs, patternConsole, patternAudit, patternPack, patternUnpack}, pattern) ||
+	return slices.Contains([]string{patternWait, patternLogs, patternAccess, patternConsole, patternAudit, patternPack, patternUnpack}, pattern) ||
 		slices.Contains([]string{patternCopyOut, patternCopyIn, patternCheck, patternImport, patternImageExport, patternTrafficImport}, pattern)
 }
 

@@ -26,6 +26,7 @@ import (
 // request. They are in the OpenAPI document all the same.
 const (
 	patternLogs    = "GET /v1/guests/{name}/logs"
+	patternAccess  = "GET /v1/guests/{name}/access-log"
 	patternConsole = "GET /v1/guests/{name}/console"
 	patternApply   = "POST /v1/apply"
 	patternExport  = "GET /v1/export"
@@ -38,7 +39,8 @@ const (
 )
 
 func (s *Server) registerStreams(m routes) {
-	m.HandleFunc(patternLogs, s.serveLogs)
+	m.HandleFunc(patternLogs, s.serveLogs(Consoles.Logs))
+	m.HandleFunc(patternAccess, s.serveLogs(Consoles.AccessLog))
 	m.HandleFunc(patternConsole, s.serveConsole)
 	m.HandleFunc(patternApply, s.serveApply)
 	m.HandleFunc(patternExport, s.serveExport)
@@ -141,31 +143,34 @@ func (s *Server) serveExport(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (s *Server) serveLogs(w http.ResponseWriter, r *http.Request) {
-	ctx, cancel := stream(r.Context())
-	defer cancel()
-	s.serveText(w, r, typeText, true, func(out io.Writer) error {
-		if err := onlyKnown(r, "lines", "follow"); err != nil {
-			return err
-		}
-		lines, err := integer(r, "lines", maxLines)
-		if err != nil {
-			return err
-		}
-		follow, err := boolean(r, "follow")
-		if err != nil {
-			return err
-		}
-		c, err := s.consoles()
-		if err != nil {
-			return err
-		}
-		err = c.Logs(ctx, r.PathValue("name"), lines, follow, out)
-		if err == nil && follow {
-			err = ctx.Err() // only the guest's end is a good end
-		}
-		return streamError(ctx, err)
-	})
+// serveLogs serves one of the logs of a guest.
+func (s *Server) serveLogs(log func(c Consoles, ctx context.Context, name string, lines int, follow bool, w io.Writer) error) http.HandlerFunc { //nolint:revive // a method of an interface
+	return func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := stream(r.Context())
+		defer cancel()
+		s.serveText(w, r, typeText, true, func(out io.Writer) error {
+			if err := onlyKnown(r, "lines", "follow"); err != nil {
+				return err
+			}
+			lines, err := integer(r, "lines", maxLines)
+			if err != nil {
+				return err
+			}
+			follow, err := boolean(r, "follow")
+			if err != nil {
+				return err
+			}
+			c, err := s.consoles()
+			if err != nil {
+				return err
+			}
+			err = log(c, ctx, r.PathValue("name"), lines, follow, out)
+			if err == nil && follow {
+				err = ctx.Err() // only the guest's end is a good end
+			}
+			return streamError(ctx, err)
+		})
+	}
 }
 
 // serveText answers with what produce writes. An error before the first byte
@@ -438,6 +443,10 @@ func describeStreams(doc *huma.OpenAPI) {
 	}
 	logs.Responses = answers("200", "The log.", "text/plain", text)
 
+	access := operation("guest-access-log", http.MethodGet, "/v1/guests/{name}/access-log", "domains", "Read who called a guest's domains")
+	access.Description, access.Parameters = logs.Description, logs.Parameters
+	access.Responses = answers("200", "The log, in the format of the host's settings.", "text/plain", text)
+
 	console := operation("guest-console", http.MethodGet, "/v1/guests/{name}/console", "guests", "Open a guest's console")
 	console.Description = "An HTTP upgrade to " + consoleProtocol + ". After it both sides send frames: type (1 byte), " +
 		"length (2 bytes, big endian), payload. Type 0 is data, both ways. Type 1, to the server, is the window: rows " +
@@ -465,7 +474,7 @@ func describeStreams(doc *huma.OpenAPI) {
 	export := operation("export", http.MethodGet, "/v1/export", "host", "Write the host file")
 	export.Description = "Applying it to the same host changes nothing. A failure after the first byte is a problem document in the trailer " + errorTrailer + "."
 	export.Responses = answers("200", "The host file.", typeYAML, text)
-	for _, op := range []huma.Operation{logs, console, apply, export} {
+	for _, op := range []huma.Operation{logs, access, console, apply, export} {
 		doc.AddOperation(&op)
 	}
 }

@@ -232,7 +232,8 @@ type Observed interface { //nolint:interfacebloat // of two parts, each small
 	Wait(ctx context.Context, name string, what WaitFor) (Guest, error)
 }
 
-// Consoles reach a guest's console and its log.
+// Consoles reach a guest's console, and what was written down of it and of those
+// who called it.
 type Consoles interface {
 	// Console opens the console. The result's Close may come from another
 	// goroutine, more than once, and unblocks Read and Write; Read returns
@@ -242,6 +243,8 @@ type Consoles interface {
 	// Logs writes the last lines of the console log, 0 for all, and with
 	// follow goes on until ctx ends or the guest is deleted.
 	Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
+	// AccessLog does the same with the log of callers of the guest's domains.
+	AccessLog(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
 }
 
 // Images keeps images.

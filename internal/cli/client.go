@@ -49,6 +49,7 @@ type Stream interface {
 type Consoles interface {
 	Console(ctx context.Context, name string, o api.ConsoleOptions) (Stream, error)
 	Logs(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
+	AccessLog(ctx context.Context, name string, lines int, follow bool, w io.Writer) error
 }
 
 // Images keeps images.

@@ -238,18 +238,22 @@ func followSize(ctx context.Context, keyboard *os.File, stream Stream) (forget f
 }
 
 func (a *app) logsCmd() *cobra.Command {
-	var lines int
-	var follow bool
 	cmd := &cobra.Command{
 		Use:   "logs GUEST",
 		Short: "Print what a guest said on its console",
 		Example: `  sublet logs alice -n 50
   sublet logs alice --follow`,
-		Args:              one("the name of one guest"),
-		ValidArgsFunction: a.completeGuests(1),
 	}
+	return a.logCmd(cmd, Client.Logs)
+}
+
+// logCmd makes a command print a log of a guest.
+func (a *app) logCmd(cmd *cobra.Command, log func(c Client, ctx context.Context, name string, lines int, follow bool, w io.Writer) error) *cobra.Command { //nolint:revive // a method of an interface
+	var lines int
+	var follow bool
+	cmd.Args, cmd.ValidArgsFunction = one("the name of one guest"), a.completeGuests(1)
 	numberFlag(cmd.Flags(), &lines, "lines", "n", 0, 0, "only the last lines, 0 for all")
-	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what it says from now on")
+	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what is added from now on")
 	fixedCompletion(cmd, "lines")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if lines < 0 {
@@ -260,7 +264,7 @@ func (a *app) logsCmd() *cobra.Command {
 			out = &plainWriter{w: a.Stdout}
 		}
 		// With follow the client takes an end of ctx for the end of the log.
-		return about(args[0], a.client().Logs(cmd.Context(), args[0], lines, follow, out))
+		return about(args[0], log(a.client(), cmd.Context(), args[0], lines, follow, out))
 	}
 	return cmd
 }

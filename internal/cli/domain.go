@@ -15,7 +15,7 @@ import (
 )
 
 func (a *app) domainCmd() *cobra.Command {
-	return noun("domain", "Lead callers of host names to guests", a.domainAddCmd(), a.domainRemoveCmd(), a.domainListCmd(), a.domainVerifyCmd(), a.domainTestCmd())
+	return noun("domain", "Lead callers of host names to guests", a.domainAddCmd(), a.domainRemoveCmd(), a.domainListCmd(), a.domainVerifyCmd(), a.domainTestCmd(), a.domainLogCmd())
 }
 
 // domainFlags are the options of a domain.

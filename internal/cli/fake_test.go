@@ -367,6 +367,16 @@ func (f *fake) Console(_ context.Context, name string, o api.ConsoleOptions) (St
 	return f.console, nil
 }
 
+func (f *fake) AccessLog(_ context.Context, name string, lines int, _ bool, w io.Writer) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if _, err := f.find(name); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "the last %d calls of %s\n", lines, name)
+	return err
+}
+
 func (f *fake) Logs(_ context.Context, name string, lines int, _ bool, w io.Writer) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
