@@ -22,6 +22,9 @@ import (
 // SIGKILL, at the moment with this number: before and after each step.
 const dieVariable = "SUBLET_E2E_DIE_AT"
 
+// versionVariable makes that daemon be of another version.
+const versionVariable = "SUBLET_E2E_VERSION"
+
 func TestMain(m *testing.M) {
 	if at := os.Getenv(dieVariable); at != "" {
 		if err := mortalDaemon(at); err != nil {
@@ -47,6 +50,9 @@ func mortalDaemon(at string) error {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	if version := os.Getenv(versionVariable); version != "" {
+		daemon.Version = version
+	}
 	return daemon.Run(ctx, daemon.Config{
 		StateDir: os.Getenv("SUBLET_STATE_DIR"), RunDir: os.Getenv("SUBLET_RUN_DIR"), Socket: os.Getenv("SUBLET_SOCKET"),
 		Init: os.Getenv("SUBLET_INIT"), Self: os.Getenv("SUBLET_E2E_SELF"), BeforeStep: die, AfterStep: die,

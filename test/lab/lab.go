@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"sublet/internal/edge/control"
 	"sublet/internal/hang"
 	"sublet/internal/nstest"
 )
@@ -191,6 +192,9 @@ func (h *Host) shutdown() {
 		}
 		// A guest does not outlive its keeper.
 		_ = syscall.Kill(i.Keeper, syscall.SIGKILL)
+	}
+	if err := control.CleanUp(context.WithoutCancel(h.t.Context()), filepath.Join(h.RunDir, "edge")); err != nil {
+		h.t.Error(err)
 	}
 	h.RemoveGroups()
 }

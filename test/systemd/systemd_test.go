@@ -45,7 +45,19 @@ func TestSystemd(t *testing.T) {
 		t.Errorf("the journal has of the daemon:\n%s", journal)
 	}
 
-	t.Log("the guest outlives the daemon, however that ends")
+	t.Log("the edge is a unit of its own")
+	m.run("sh", "-c", `sublet export | sed 's/^  - name: first$/&\n    domains: [{name: blog.example.org}]/' > /root/host.yaml && sublet apply -f /root/host.yaml --yes`)
+	m.eventually("the edge serves", m.edgeServes)
+	edge := m.edgeUnit()
+	pid := m.property(edge, "MainPID")
+	if m.property(edge, "Slice") != "sublet.slice" || !strings.Contains(m.run("cat", "/proc/"+pid+"/cgroup"), "/sublet.slice/"+edge) {
+		t.Errorf("the edge is:\n%s", m.run("systemctl", "status", "--no-pager", edge))
+	}
+	if status := m.run("cat", "/proc/"+pid+"/status"); !strings.Contains(status, "Seccomp:\t2") || strings.Contains(status, "Uid:\t0") {
+		t.Errorf("the edge's process is:\n%s", status)
+	}
+
+	t.Log("the guest and the edge outlive the daemon, however that ends")
 	for _, how := range [][]string{{"restart", daemonUnit}, {"kill", "--signal=KILL", daemonUnit}, {"stop", daemonUnit}} {
 		before := m.property(daemonUnit, "MainPID")
 		m.run(append([]string{"systemctl"}, how...)...)
@@ -58,8 +70,18 @@ func TestSystemd(t *testing.T) {
 		if now := m.guest(); now != g {
 			t.Fatalf("after %v of the daemon the guest is %+v; was %+v", how, now, g)
 		}
+		if now := m.property(m.edgeUnit(), "MainPID"); now != pid || !m.edgeServes() {
+			t.Fatalf("after %v of the daemon the edge is process %s; was %s", how, now, pid)
+		}
 	}
 	m.run("sublet", "ssh", "first", "true")
+
+	t.Log("an edge that is killed is started again, as a unit")
+	m.run("systemctl", "kill", "--signal=KILL", edge)
+	m.eventually("another one serves", func() bool {
+		units, _ := m.try("systemctl", "list-units", "--plain", "--no-legend", "--state=active", "sublet-edge-*")
+		return strings.Count(units, "sublet-edge-") == 1 && m.property(m.edgeUnit(), "MainPID") != pid && m.edgeServes()
+	})
 
 	t.Log("orders go through the unit: restart, stop and start, also of a unit that has just ended")
 	for range 3 {
@@ -93,8 +115,9 @@ func TestSystemd(t *testing.T) {
 	_, _ = m.try("systemctl", "poweroff") // the connection may go before the answer
 	m.off()
 
-	t.Log("and its boot starts those that are marked for it")
+	t.Log("and its boot starts those that are marked for it, and the edge")
 	m.boot()
+	m.eventually("the edge serves", m.edgeServes)
 	m.run("sublet", "wait", "first", "--for", "ssh", "--timeout", hang.After.String())
 	if got := m.run("sublet", "ssh", "first", "cat /root/data"); got != "precious\nmore" {
 		t.Errorf("after the machine's power-off the file says %q", got)
@@ -126,6 +149,19 @@ func TestSystemd(t *testing.T) {
 	if rules := m.run("nft", "list", "ruleset"); rules != "" {
 		t.Errorf("after down there are rules:\n%s", rules)
 	}
+}
+
+// edgeUnit is the unit of the edge that serves.
+func (m *machine) edgeUnit() string {
+	m.t.Helper()
+	unit, _, _ := strings.Cut(m.run("systemctl", "list-units", "--plain", "--no-legend", "sublet-edge-*"), " ")
+	return unit
+}
+
+// edgeServes tells whether a name that no guest has is refused on port 80.
+func (m *machine) edgeServes() bool {
+	out, _ := m.try("bash", "-c", `exec 3<>/dev/tcp/127.0.0.1/80 && printf 'GET / HTTP/1.0\r\nHost: nobody.example.org\r\n\r\n' >&3 && cat <&3`)
+	return strings.Contains(out, " 421 ")
 }
 
 // lastBytes are those of the frames that the guest sends while it stops,

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -164,21 +165,39 @@ func greet(ctx context.Context, o *Order, wake func(string), ended <-chan struct
 // lastWords returns the end of what a process wrote.
 func lastWords(o *Order) string {
 	const enough = 2 << 10
-	text, err := os.ReadFile(o.path(messagesExt))
-	if err != nil {
+	text, _ := heard(o, 0)
+	if text = printable(text[max(0, len(text)-enough):]); text == "" {
 		return "it said nothing"
 	}
-	// The process may be in strangers' hands.
-	printable := func(r rune) rune {
-		if r == '\n' {
+	return text
+}
+
+// heard returns what a process wrote from some byte on, and where that ends.
+func heard(o *Order, from int64) (text string, to int64) {
+	f, err := os.Open(o.path(messagesExt))
+	if err != nil {
+		return "", from
+	}
+	defer func() { _ = f.Close() }()
+	b, err := io.ReadAll(io.NewSectionReader(f, from, 2*maxMessages))
+	if err != nil {
+		return "", from
+	}
+	return string(b), from + int64(len(b))
+}
+
+// printable leaves out of a text what is of no use in a log: the process may be in
+// strangers' hands.
+func printable(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n':
 			return ' '
-		}
-		if !strconv.IsPrint(r) {
+		case !strconv.IsPrint(r):
 			return -1
 		}
 		return r
-	}
-	return strings.TrimSpace(strings.Map(printable, string(text[max(0, len(text)-enough):])))
+	}, text))
 }
 
 // forget removes the files of a process that has ended.

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -101,6 +102,8 @@ type keptEdge struct {
 	listens        map[edge.Port]bool
 	// until is when it has to have ended; zero while it serves.
 	until time.Time
+	// heard is how much of its messages is in the log.
+	heard int64
 }
 
 type launched struct {
@@ -319,6 +322,9 @@ func (m *Manager) meet(ctx context.Context, number int) (*keptEdge, error) {
 		return nil, errors.Join(err, c.kill())
 	}
 	e := &keptEdge{client: c, hello: *h, listens: map[edge.Port]bool{}}
+	if info, err := os.Stat(o.path(messagesExt)); err == nil {
+		e.heard = info.Size() // the daemon before has told it
+	}
 	for _, port := range h.Ports {
 		e.listens[port] = true
 	}
@@ -348,8 +354,20 @@ func (m *Manager) add(ctx context.Context, e *keptEdge) {
 func (m *Manager) look(ctx context.Context) {
 	clear(m.closed)
 	for _, e := range m.edges {
+		m.repeat(ctx, e)
 		if err := e.stats(ctx); errors.Is(err, errSilent) {
 			m.end(ctx, e, err)
+		}
+	}
+}
+
+// repeat puts into the log what a process has said since.
+func (m *Manager) repeat(ctx context.Context, e *keptEdge) {
+	text, at := heard(&Order{Dir: m.o.Dir, Number: e.number}, e.heard)
+	e.heard = at
+	for line := range strings.Lines(text) {
+		if line = printable(line); line != "" {
+			m.log.WarnContext(ctx, "the edge says", "process", e.pid, "line", line)
 		}
 	}
 }

@@ -87,6 +87,7 @@ func (m *Manager) reap(ctx context.Context) {
 		default:
 			continue
 		}
+		m.repeat(ctx, e)
 		last, gone := e.counters()
 		m.mu.Lock()
 		m.edges = slices.DeleteFunc(m.edges, func(o *keptEdge) bool { return o == e })
@@ -95,13 +96,12 @@ func (m *Manager) reap(ctx context.Context) {
 		}
 		m.past.Add(&last)
 		m.mu.Unlock()
-		said := lastWords(&Order{Dir: m.o.Dir, Number: e.number})
 		forget(m.o.Dir, e.number)
 		if gone || !e.until.IsZero() {
 			m.log.InfoContext(ctx, "an edge has ended", "process", e.pid)
 			continue
 		}
-		m.log.WarnContext(ctx, "the edge ended unexpectedly", "process", e.pid, "said", said)
+		m.log.WarnContext(ctx, "the edge ended unexpectedly", "process", e.pid)
 		m.o.Event(fmt.Sprintf("the edge (process %d) ended unexpectedly; another one is started, and callers wait for it", e.pid))
 		m.mu.Lock()
 		m.state.Restarts++
