@@ -201,6 +201,7 @@ func build(ctx context.Context, c Config, log *slog.Logger) (*parts, error) {
 	if p.edge, err = p.newEdge(); err != nil {
 		return p, err
 	}
+	p.edgeView = p.edge
 	p.quotas.loop = p.loop
 	known, err := p.known(ctx)
 	if err != nil {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sublet/internal/api"
-	"sublet/internal/desired"
 	"sublet/internal/edge"
 	"sublet/internal/edge/control"
+	"sublet/internal/edge/origin"
 	"sublet/internal/edge/terminate"
 	"sublet/internal/reconcile"
 	"sublet/internal/store"
@@ -34,7 +34,7 @@ type edgeServer struct {
 func newEdgeServer(e control.Environment, log *slog.Logger) (control.Server, error) {
 	logs := edge.OpenLogs(e.LogDir, log)
 	server, err := terminate.NewServer(
-		edge.Options{Log: log, Origin: fromHost{}, Logs: logs, Wake: e.Wake},
+		edge.Options{Log: log, Origin: origin.Dialer{}, Logs: logs, Wake: e.Wake},
 		terminate.Options{Dir: e.CertDir, Log: log},
 	)
 	if err != nil {
@@ -211,12 +211,10 @@ func (k *edgeKeeper) config() *edge.Config {
 	return k.last
 }
 
-// listens tells whether a port of the host is the edge's own.
-func (k *edgeKeeper) listens(l desired.Listener) bool {
+// Ports implements edgeView.
+func (k *edgeKeeper) Ports() (open []edge.Port, closed map[edge.Port]string) {
 	s := k.State()
-	return slices.ContainsFunc(s.Ports, func(p edge.Port) bool {
-		return p.Number == l.Port && (p.Kind == edge.KindQUIC) == (l.Protocol == vps.ProtoUDP)
-	})
+	return s.Ports, s.Closed
 }
 
 // call is for a guest, by ID, that somebody calls. The edge may be in strangers'

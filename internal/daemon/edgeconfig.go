@@ -91,25 +91,17 @@ func edgePorts(host *vps.Host, guests []edge.Guest) []edge.Port {
 
 // handedOver tells whether a port leads to one guest as a whole.
 func handedOver(host *vps.Host, port edge.Port) bool {
-	proto := vps.ProtoTCP
-	if port.Kind == edge.KindQUIC {
-		proto = vps.ProtoUDP
+	if port.Kind != edge.KindQUIC {
+		return host.HandedTo(port.Number) != nil
 	}
-	for i := range host.Guests {
-		g := &host.Guests[i]
-		if g.Deleting {
-			continue // its ports are free at once
-		}
-		if g.Spec.Ports.Contains(port.Number) {
-			return true
-		}
-		for _, f := range g.Spec.Forwards {
-			if f.Host == port.Number && (f.Protocol == proto || f.Protocol == vps.ProtoBoth) {
-				return true
-			}
-		}
-	}
-	return false
+	udp := vps.Forward{Host: port.Number, Protocol: vps.ProtoUDP}
+	both := vps.Forward{Host: port.Number, Protocol: vps.ProtoBoth}
+	return slices.ContainsFunc(host.Guests, func(g vps.Guest) bool {
+		return !g.Deleting && slices.ContainsFunc(g.Spec.Forwards, func(f vps.Forward) bool {
+			f.Guest = 0
+			return f == udp || f == both
+		})
+	})
 }
 
 // ownPrefixes are the host's addresses and all that guests have, sorted, each

@@ -68,9 +68,6 @@ func TestEdgeConfig(t *testing.T) {
 			h.Guests[0].Spec.Domains = []vps.Domain{blog}
 			h.Guests[0].Spec.Forwards = []vps.Forward{{Host: 443, Guest: 443, Protocol: vps.ProtoUDP}}
 		}, []edge.Port{web[0], web[2]}, map[string]string{"alice": "runs: blog.example.org"}},
-		"in a block of ports": {func(h *vps.Host) {
-			h.Guests[0].Spec.Domains = []vps.Domain{{Name: "x.example.org", Listen: 20025}, imap}
-		}, []edge.Port{{Number: 993, Kind: edge.KindTLS}}, map[string]string{"alice": "runs: x.example.org:20025 imap.example.org:993"}},
 		"a guest that had them is being deleted": {func(h *vps.Host) {
 			h.Guests[0].Spec.Domains = []vps.Domain{blog}
 			h.Guests[1].Spec.Forwards = []vps.Forward{{Host: 443, Guest: 443, Protocol: vps.ProtoBoth}}

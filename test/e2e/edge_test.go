@@ -61,9 +61,10 @@ func TestEdge(t *testing.T) {
 	}
 
 	t.Log("a domain is live at once")
-	e.domains("blog.example.org")
+	h.Sublet("domain", "add", "alice", "blog.example.org")
 	h.Eventually("the first domain is live", func() bool { return e.get("blog.example.org") == nil })
-	e.domains("blog.example.org", "new.example.org", "woken.example.org, wake: true")
+	h.Sublet("domain", "add", "alice", "woken.example.org", "--wake")
+	h.Sublet("domain", "add", "alice", "new.example.org")
 	edited := time.Now()
 	h.Eventually("the next one is live", func() bool { return e.get("new.example.org") == nil })
 	t.Logf("seen to be live %s after the command had ended", time.Since(edited).Round(time.Millisecond))
@@ -173,31 +174,6 @@ func startVersion(t *testing.T, h *lab.Host, version string) {
 type edge struct {
 	h *lab.Host
 	t *testing.T
-}
-
-// domains gives alice domains, by a host file; each may have more keys behind the
-// name.
-func (e *edge) domains(names ...string) {
-	e.t.Helper()
-	var b strings.Builder
-	for line := range strings.Lines(e.h.Sublet("export") + "\n") {
-		// What export writes for domains is two lines further in than the key.
-		if strings.HasPrefix(line, "    domains:") || strings.HasPrefix(line, "      - name: ") && strings.Contains(line, ".example.org") || strings.HasPrefix(line, "        wake: ") {
-			continue
-		}
-		b.WriteString(line)
-		if strings.TrimSpace(line) == "- name: alice" {
-			b.WriteString("    domains:\n")
-			for _, name := range names {
-				fmt.Fprintf(&b, "      - {name: %s}\n", name)
-			}
-		}
-	}
-	file := filepath.Join(e.t.TempDir(), "host.yaml")
-	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
-		e.t.Fatal(err)
-	}
-	e.h.Sublet("apply", "-f", file, "--yes")
 }
 
 // get is one call of a stranger's.

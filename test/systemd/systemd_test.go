@@ -46,7 +46,7 @@ func TestSystemd(t *testing.T) {
 	}
 
 	t.Log("the edge is a unit of its own")
-	m.run("sh", "-c", `sublet export | sed 's/^  - name: first$/&\n    domains: [{name: blog.example.org}]/' > /root/host.yaml && sublet apply -f /root/host.yaml --yes`)
+	m.run("sublet", "domain", "add", "first", "blog.example.org")
 	m.eventually("the edge serves", m.edgeServes)
 	edge := m.edgeUnit()
 	pid := m.property(edge, "MainPID")
