@@ -107,7 +107,7 @@ func (s *edgeStand) until(what string, ok func(c *edge.Config) bool) {
 	for {
 		select {
 		case w := <-s.told:
-			if w.UID != vps.DefaultSettings().FirstUID {
+			if settings := vps.DefaultSettings(); w.UID != settings.EdgeUID() {
 				s.t.Errorf("its user is %d", w.UID)
 			}
 			if ok(&w.Config) {

@@ -115,8 +115,8 @@ func TestEdge(t *testing.T) {
 	info, err := os.Stat(filepath.Join(h.StateDir, "edge", "logs", h.Show("alice").ID, "access.log"))
 	if err != nil {
 		t.Error(err)
-	} else if uid := info.Sys().(*syscall.Stat_t).Uid; uid != uint32(h.Show("alice").UID-1) {
-		t.Errorf("the log is of user %d; want the one before the first guest's", uid)
+	} else if uid := info.Sys().(*syscall.Stat_t).Uid; uid != uint32(h.Show("alice").UID-2) {
+		t.Errorf("the log is of user %d; want the one below first_uid", uid)
 	}
 	metrics := h.Command("curl", "-sS", "--unix-socket", filepath.Join(h.RunDir, "api.sock"), "http://localhost/metrics").Stdout
 	for _, want := range []string{"\nsublet_edge_up 1\n", "\nsublet_edge_restarts_total 1\n", `sublet_domain_requests_total{class="2xx",domain="blog.example.org",guest="alice"} `} {
