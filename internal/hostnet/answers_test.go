@@ -115,21 +115,26 @@ func TestAnswersDrift(t *testing.T) {
 		t.Fatal(err)
 	}
 	const mark = "fwmark 0x53000000/0x7f000000 lookup 21324"
-	for _, c := range []struct{ command, want string }{
-		{"-4 rule del priority 534", "the rule by which answers of guests in 10.213.0.0/16 reach the edge (priority 534, table 21324) is missing"},
-		{"-6 rule del priority 534 from 2001:db8:1::/48", "the rule by which answers of guests in 2001:db8:1::/48 reach the edge (priority 534, table 21324) is missing"},
-		{"-4 route flush table 21324", "the route by which guests' answers reach the edge (local 0.0.0.0/0 in table 21324) is missing"},
-		{"-6 route flush table 21324", "the route by which guests' answers reach the edge (local ::/0 in table 21324) is missing"},
-		{"-4 rule add priority 700 protocol 83 " + mark, "the routing rule with priority 700 to table 21324 does not belong there"},
-		{"-4 rule add priority 701 protocol 83 from 10.213.0.0/16 iif lo " + mark, "the routing rule with priority 701 to table 21324 does not belong there"},
-		{"-4 route add local 192.0.2.0/24 dev lo table 21324 proto 83", "the route to 192.0.2.0/24 in table 21324 does not belong there"},
+	for _, c := range []struct {
+		command, want string
+		silent        bool // found by the next look: of routes of IPv4 only some wake
+	}{
+		{"-4 rule del priority 534", "the rule by which answers of guests in 10.213.0.0/16 reach the edge (priority 534, table 21324) is missing", false},
+		{"-6 rule del priority 534 from 2001:db8:1::/48", "the rule by which answers of guests in 2001:db8:1::/48 reach the edge (priority 534, table 21324) is missing", false},
+		{"-4 route flush table 21324", "the route by which guests' answers reach the edge (local 0.0.0.0/0 in table 21324) is missing", false},
+		{"-6 route flush table 21324", "the route by which guests' answers reach the edge (local ::/0 in table 21324) is missing", false},
+		{"-4 rule add priority 700 protocol 83 " + mark, "the routing rule with priority 700 to table 21324 does not belong there", false},
+		{"-4 rule add priority 701 protocol 83 from 10.213.0.0/16 iif lo " + mark, "the routing rule with priority 701 to table 21324 does not belong there", false},
+		{"-4 route add local 192.0.2.0/24 dev lo table 21324 proto 83", "the route to 192.0.2.0/24 in table 21324 does not belong there", true},
 	} {
 		for len(changed) > 0 {
 			<-changed
 		}
 		host.Exec("ip", strings.Fields(c.command)...)
-		if _, ok := <-changed; !ok {
-			t.Fatal("the watch ended")
+		if !c.silent {
+			if _, ok := <-changed; !ok {
+				t.Fatal("the watch ended")
+			}
 		}
 		if drift, err := h.Diff(t.Context(), n); err != nil || !slices.Contains(drift, c.want) {
 			t.Errorf("after %q: got %q (%v), want %q", c.command, drift, err, c.want)
