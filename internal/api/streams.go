@@ -144,7 +144,7 @@ func (s *Server) serveExport(w http.ResponseWriter, r *http.Request) {
 }
 
 // serveLogs serves one of the logs of a guest.
-func (s *Server) serveLogs(log func(c Consoles, ctx context.Context, name string, lines int, follow bool, w io.Writer) error) http.HandlerFunc { //nolint:revive // a method of an interface
+func (s *Server) serveLogs(log func(c Consoles, ctx context.Context, name string, lines int, follow bool, w io.Writer) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := stream(r.Context())
 		defer cancel()

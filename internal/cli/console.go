@@ -248,7 +248,7 @@ func (a *app) logsCmd() *cobra.Command {
 }
 
 // logCmd makes a command print a log of a guest.
-func (a *app) logCmd(cmd *cobra.Command, log func(c Client, ctx context.Context, name string, lines int, follow bool, w io.Writer) error) *cobra.Command { //nolint:revive // a method of an interface
+func (a *app) logCmd(cmd *cobra.Command, log func(c Client, ctx context.Context, name string, lines int, follow bool, w io.Writer) error) *cobra.Command {
 	var lines int
 	var follow bool
 	cmd.Args, cmd.ValidArgsFunction = one("the name of one guest"), a.completeGuests(1)

@@ -190,7 +190,7 @@ func get(ctx context.Context, domain string) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer conn.Close() //nolint:errcheck // nothing is written any more
 	client := http.Client{Timeout: hang.After, Transport: &http.Transport{
 		DisableKeepAlives: true, DialContext: func(context.Context, string, string) (net.Conn, error) { return conn, nil },
 	}}
@@ -202,7 +202,7 @@ func get(ctx context.Context, domain string) error {
 	if err != nil {
 		return err
 	}
-	defer answer.Body.Close()
+	defer answer.Body.Close() //nolint:errcheck // only read from
 	text, err := io.ReadAll(answer.Body)
 	if err == nil && string(text) != "alice" {
 		err = fmt.Errorf("%s: %.80q", answer.Status, text)

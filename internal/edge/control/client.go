@@ -58,7 +58,7 @@ func dial(ctx context.Context, number int, path string, wake func(guestID string
 		return nil, err
 	}
 	c := &client{number: number, ended: make(chan struct{}), wake: wake, answer: make(chan reply, 1)}
-	c.conn = conn.(*net.UnixConn) //nolint:forcetypeassert // by the network's name
+	c.conn = conn.(*net.UnixConn) // by the network's name
 	cred, err := c.peer()
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())

@@ -161,7 +161,11 @@ func (s *scene) client() *http.Client {
 
 // call makes one call; nil is the guest's answer.
 func call(ctx context.Context, c *http.Client, scheme string) error {
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+domain+"/", nil)
+	return callName(ctx, c, scheme, domain)
+}
+
+func callName(ctx context.Context, c *http.Client, scheme, name string) error {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+"://"+name+"/", nil)
 	if err != nil {
 		return err
 	}

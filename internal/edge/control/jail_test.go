@@ -169,7 +169,7 @@ func TestJailHolds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // it only listens
 	mark := filepath.Join(s.d.Options.CertDir, attackMark)
 	if err := os.MkdirAll(s.d.Options.CertDir, 0o700); err != nil {
 		t.Fatal(err)

@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"sublet/internal/vps"
 )
 
 func TestEdgeIsStartedToldAndEnded(t *testing.T) {
@@ -29,6 +32,18 @@ func TestEdgeIsStartedToldAndEnded(t *testing.T) {
 	if again := s.settled(m, "one"); again.PID != state.PID {
 		t.Errorf("the next daemon has process %d; want %d", again.PID, state.PID)
 	}
+
+	t.Log("another domain is live at once")
+	more := s.d.Wish
+	more.Config.Guests = slices.Clone(more.Config.Guests)
+	more.Config.Guests[0].Domains = append(slices.Clone(more.Config.Guests[0].Domains), vps.Domain{Name: "new.example.org", Port: guestTLS, HTTPPort: guestHTTP})
+	edited := time.Now()
+	if err := m.Set(more); err != nil {
+		t.Fatal(err)
+	}
+	client := s.client()
+	s.eventually("it is served", func() bool { return callName(t.Context(), client, "http", "new.example.org") == nil })
+	t.Logf("served %s after the edit", time.Since(edited))
 
 	t.Log("ports that nobody needs are closed, and the edge ends with the last one")
 	less := s.d.Wish

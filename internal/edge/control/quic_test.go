@@ -25,7 +25,7 @@ func TestFlowsAreHandedOver(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // it only listens
 	go func() {
 		for {
 			c, err := l.Accept(context.Background())

@@ -71,12 +71,12 @@ func open(ctx context.Context, port edge.Port) (handle, error) {
 	if port.Kind == edge.KindQUIC {
 		var conn net.PacketConn
 		if conn, err = c.ListenPacket(ctx, "udp", address); err == nil {
-			socket = conn.(*net.UDPConn) //nolint:forcetypeassert // by the network's name
+			socket = conn.(*net.UDPConn) // by the network's name
 		}
 	} else {
 		var l net.Listener
 		if l, err = c.Listen(ctx, "tcp", address); err == nil {
-			socket = l.(*net.TCPListener) //nolint:forcetypeassert // by the network's name
+			socket = l.(*net.TCPListener) // by the network's name
 		}
 	}
 	if err != nil {
