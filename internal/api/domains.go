@@ -23,6 +23,9 @@ type GuestDomain struct {
 	Tenant string `json:"tenant" doc:"Whose guest that is."`
 	vps.Domain
 	State vps.DomainState `json:"state" enum:"live,pending,failing,lost,handed,stopped,blocked" doc:"Whether calls reach the guest."`
+	// Certificate is there for domains with Terminate that are live, as far as the
+	// edge has told.
+	Certificate *vps.Certificate `json:"certificate,omitempty" doc:"How it is with the certificate that the edge gets; for terminate alone."`
 	// Message is a sentence without a full stop.
 	Message string `json:"message,omitempty" doc:"Why not, and what is to be done, for people; left out when there is nothing to say."`
 	// Proved, Checked and Failing are those of the domain's vps.Proof, and Steps what

@@ -332,6 +332,15 @@ func domainColumns() []column[api.GuestDomain] {
 		{key: "proved", wide: true, text: func(d api.GuestDomain) string { return stamp(d.Proved) }},
 		{key: "checked", wide: true, text: func(d api.GuestDomain) string { return stamp(d.Checked) }},
 		{key: "failing", wide: true, text: func(d api.GuestDomain) string { return stamp(d.Failing) }},
+		{key: "certificate", wide: true, text: func(d api.GuestDomain) string {
+			switch {
+			case d.Certificate == nil:
+				return ""
+			case d.Certificate.State == vps.CertificateValid:
+				return "until " + stamp(d.Certificate.Expires)
+			}
+			return string(d.Certificate.State)
+		}},
 		{key: "message", wide: true, text: func(d api.GuestDomain) string { return d.Message }},
 	}
 }

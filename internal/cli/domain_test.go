@@ -173,7 +173,7 @@ func TestDomainFaults(t *testing.T) {
 		"remove alice a.example --listen 70000": "--listen: 70000 is no port",
 		"remove alice":                          "a guest and a name",
 		"list -o xml":                           "-o xml is no format",
-		"list --filter x=y":                     "the columns are domain, port, guest, to, caller, tls, state, tenant, wake, vouched, proved, checked, failing, message",
+		"list --filter x=y":                     "the columns are domain, port, guest, to, caller, tls, state, tenant, wake, vouched, proved, checked, failing, certificate, message",
 	} {
 		w := populate(t)
 		if code := w.run(t.Context(), append([]string{"domain"}, strings.Fields(args)...)...); code != ExitUsage || !strings.Contains(w.errors.String(), want) {

@@ -438,6 +438,9 @@ func (f *fake) Domains(ctx context.Context, guest string) ([]api.GuestDomain, er
 			case g.Status.State != vps.StateRunning:
 				v.State, v.Message = vps.DomainStopped, "its guest does not run"
 			}
+			if d.Terminate {
+				v.Certificate = &vps.Certificate{Name: d.Name, State: vps.CertificateValid, Issuer: "R11", Expires: time.Date(2027, 2, 28, 12, 0, 0, 0, time.UTC)}
+			}
 			all = append(all, v)
 		}
 	}

@@ -137,6 +137,10 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 				f.Closed[p.Number] = why
 			}
 		}
+		if d.Terminate {
+			f.Certificate = b.certificates(ctx)[d.Name]
+			b.edgeView.RetryCertificates() // it was mended, maybe
+		}
 	}
 	return f, nil
 }

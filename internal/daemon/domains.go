@@ -13,9 +13,14 @@ import (
 	"sublet/internal/vps"
 )
 
-// edgeView tells which ports the edge has, and why it has not others.
+// edgeView tells which ports the edge has, and why it has not others; and how it is
+// with the certificates that it gets (edge.Stats.Certificates).
 type edgeView interface {
 	Ports() (open []edge.Port, closed map[edge.Port]string)
+	Certificates(ctx context.Context) []vps.Certificate
+	// RetryCertificates has those that were not got tried again at once
+	// (edge.Config.Retry).
+	RetryCertificates()
 }
 
 // edgeHas tells whether a port that is listened on is the edge's.
@@ -38,7 +43,38 @@ func (b backend) Domains(ctx context.Context, guest string) ([]api.GuestDomain, 
 	if guest != "" && host.Guest(guest) == nil {
 		return nil, desired.NoGuest(guest)
 	}
-	return b.domainStates(&host, guest, b.seen(ctx)), nil
+	all := b.domainStates(&host, guest, b.seen(ctx))
+	b.addCertificates(ctx, all)
+	return all, nil
+}
+
+// addCertificates says how it is with those of domains whose TLS ends at the edge.
+func (b backend) addCertificates(ctx context.Context, all []api.GuestDomain) {
+	certificates := b.certificates(ctx)
+	for i := range all {
+		c, there := certificates[all[i].Name]
+		if !there || !all[i].Terminate {
+			continue
+		}
+		all[i].Certificate = &c
+		if trouble := c.Trouble(); trouble != "" && all[i].Message == "" {
+			all[i].Message = trouble
+		} else if trouble != "" {
+			all[i].Message += "; " + trouble
+		}
+	}
+}
+
+// certificates are those that the edge tells of, by name.
+func (p *parts) certificates(ctx context.Context) map[string]vps.Certificate {
+	if p.edgeView == nil {
+		return nil
+	}
+	all := map[string]vps.Certificate{}
+	for _, c := range p.edgeView.Certificates(ctx) {
+		all[c.Name] = c
+	}
+	return all
 }
 
 func (b backend) domainStates(host *vps.Host, guest string, s reconcile.Snapshot) []api.GuestDomain {

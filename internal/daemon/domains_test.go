@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"net/netip"
 	"slices"
 	"strings"
@@ -133,7 +134,9 @@ func TestDomainWarnings(t *testing.T) {
 
 type openPorts []edge.Port
 
-func (o openPorts) Ports() ([]edge.Port, map[edge.Port]string) { return o, nil }
+func (o openPorts) Ports() ([]edge.Port, map[edge.Port]string)     { return o, nil }
+func (o openPorts) Certificates(context.Context) []vps.Certificate { return nil }
+func (o openPorts) RetryCertificates()                             {}
 
 // TestEdgesOwnPorts: what the edge listens on is nobody else's program.
 func TestEdgesOwnPorts(t *testing.T) {

@@ -1,6 +1,7 @@
 package vps
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -17,6 +18,29 @@ func TestCertificateTrouble(t *testing.T) {
 	} {
 		if got := c.Trouble(); got != want {
 			t.Errorf("%+v: %q, want %q", c, got, want)
+		}
+	}
+}
+
+// TestListens: an authority asks on the ports of web, whatever the domain's is.
+func TestListens(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		d    Domain
+		want []uint16
+	}{
+		{Domain{Name: "a.example"}, []uint16{443, 80}},
+		{Domain{Name: "a.example", Terminate: true}, []uint16{443, 80}},
+		{Domain{Name: "a.example", Listen: 993}, []uint16{993}},
+		{Domain{Name: "a.example", Listen: 993, Terminate: true}, []uint16{993, 443, 80}},
+		{Domain{Name: "a.example", Listen: 443, Terminate: true}, []uint16{443, 80}},
+		{Domain{Name: "*.example", Listen: 993, Terminate: true}, []uint16{993}},
+	} {
+		if got := slices.Collect(tt.d.Listens()); !slices.Equal(got, tt.want) {
+			t.Errorf("%+v: %v", tt.d, got)
+		}
+		for range tt.d.Listens() {
+			break
 		}
 	}
 }

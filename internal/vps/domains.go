@@ -32,6 +32,22 @@ func (d *Domain) Ports() iter.Seq[uint16] {
 	}
 }
 
+// Listens yields the host's TCP ports that the edge needs for the domain: Ports, and
+// those of web where an authority asks for a name that it is to get a certificate
+// for.
+func (d *Domain) Listens() iter.Seq[uint16] {
+	return func(yield func(uint16) bool) {
+		for p := range d.Ports() {
+			if !yield(p) {
+				return
+			}
+		}
+		if _, suffix := d.Suffix(); d.Terminate && !d.Web() && !suffix {
+			_ = (d.Listen == HTTPSPort || yield(HTTPSPort)) && yield(HTTPPort)
+		}
+	}
+}
+
 // TCP tells whether the forward is one for TCP.
 func (f Forward) TCP() bool { return f.Protocol == ProtoTCP || f.Protocol == ProtoBoth }
 
@@ -56,7 +72,7 @@ func (h *Host) EdgePorts() []uint16 {
 			continue
 		}
 		for j := range h.Guests[i].Spec.Domains {
-			for p := range h.Guests[i].Spec.Domains[j].Ports() {
+			for p := range h.Guests[i].Spec.Domains[j].Listens() {
 				if !slices.Contains(ports, p) {
 					ports = append(ports, p)
 				}
