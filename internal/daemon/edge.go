@@ -77,8 +77,12 @@ type edgeKeeper struct {
 	// wakes are guests, by ID, that somebody calls.
 	wakes chan string
 
-	mu   sync.Mutex
-	last *edge.Config // as it was last told
+	// retry holds one when certificates are to be tried again.
+	retry chan struct{}
+
+	mu    sync.Mutex
+	last  *edge.Config // as it was last told
+	again time.Time    // edge.Config.Retry
 }
 
 // maxWakes bounds the guests that wait for being started.
@@ -98,7 +102,7 @@ func (p *parts) newEdge() (*edgeKeeper, error) {
 	k := &edgeKeeper{
 		host: restrained{p.state, p.quotas}.Host, edits: p.watchState,
 		seen: func() (reconcile.Snapshot, <-chan struct{}) { return p.loop.Snapshot() }, proofs: p.proofs, log: p.log,
-		wakes: make(chan string, maxWakes),
+		wakes: make(chan string, maxWakes), retry: make(chan struct{}, 1),
 		start: func(ctx context.Context, guest string) error {
 			_, err := backend{p}.Order(ctx, guest, api.OrderStart, 0, false)
 			return err
@@ -180,6 +184,7 @@ func (k *edgeKeeper) feed(ctx context.Context) error {
 		case <-observed:
 		case <-proved:
 		case <-again:
+		case <-k.retry:
 		}
 	}
 }
@@ -199,6 +204,7 @@ func (k *edgeKeeper) tell(ctx context.Context, seen *reconcile.Snapshot) error {
 		c.ACME = terminate.Load(host.Settings.Edge.ACME)
 	}
 	k.mu.Lock()
+	c.Retry = k.again
 	k.last = &c
 	k.mu.Unlock()
 	return k.set(control.Wish{Config: c, UID: host.Settings.EdgeUID()})
@@ -215,6 +221,26 @@ func (k *edgeKeeper) config() *edge.Config {
 func (k *edgeKeeper) Ports() (open []edge.Port, closed map[edge.Port]string) {
 	s := k.State()
 	return s.Ports, s.Closed
+}
+
+// Certificates implements edgeView.
+func (k *edgeKeeper) Certificates(ctx context.Context) []vps.Certificate {
+	return k.Stats(ctx).Certificates
+}
+
+// retryAfter is how long a certificate has to have failed before somebody's wish
+// has it tried again: authorities count failures.
+const retryAfter = time.Minute
+
+// RetryCertificates implements edgeView.
+func (k *edgeKeeper) RetryCertificates() {
+	k.mu.Lock()
+	k.again = time.Now().Add(-retryAfter).UTC().Round(0)
+	k.mu.Unlock()
+	select {
+	case k.retry <- struct{}{}:
+	default:
+	}
 }
 
 // call is for a guest, by ID, that somebody calls. The edge may be in strangers'

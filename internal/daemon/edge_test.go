@@ -48,7 +48,7 @@ func newEdgeStand(t *testing.T) *edgeStand {
 	}
 	p := &parts{db: db}
 	s.edgeKeeper = &edgeKeeper{
-		host: s.state.Host, edits: p.watchState, proofs: s, log: slog.New(slog.NewTextHandler(t.Output(), nil)), wakes: make(chan string, maxWakes),
+		host: s.state.Host, edits: p.watchState, proofs: s, log: slog.New(slog.NewTextHandler(t.Output(), nil)), wakes: make(chan string, maxWakes), retry: make(chan struct{}, 1),
 		set: func(w control.Wish) error { s.told <- w; return nil },
 		seen: func() (reconcile.Snapshot, <-chan struct{}) {
 			s.mu.Lock()
@@ -191,6 +191,10 @@ func TestEdgeIsFed(t *testing.T) {
 	s.proved = make(chan struct{})
 	s.mu.Unlock()
 	s.until("what was proved", func(c *edge.Config) bool { return has(c, "bob.example.org", false) })
+
+	before := time.Now().Add(-retryAfter)
+	s.RetryCertificates()
+	s.until("that certificates are to be tried again", func(c *edge.Config) bool { return !c.Retry.Before(before) })
 
 	cancel()
 	if err := <-done; err != nil {

@@ -65,13 +65,14 @@ func edgePorts(host *vps.Host, guests []edge.Guest) []edge.Port {
 	for i := range guests {
 		for j := range guests[i].Domains {
 			d := &guests[i].Domains[j]
-			if !d.Web() {
-				needed[edge.Port{Number: d.Listen, Kind: edge.KindTLS}] = true
-				continue
+			for port := range d.Listens() {
+				kind := edge.KindTLS
+				if port == vps.HTTPPort {
+					kind = edge.KindHTTP
+				}
+				needed[edge.Port{Number: port, Kind: kind}] = true
 			}
-			needed[edge.Port{Number: vps.HTTPPort, Kind: edge.KindHTTP}] = true
-			needed[edge.Port{Number: vps.HTTPSPort, Kind: edge.KindTLS}] = true
-			if host.Settings.Edge.QUIC {
+			if d.Web() && host.Settings.Edge.QUIC {
 				// Also where all domains end TLS here: callers are told at once, then.
 				needed[edge.Port{Number: vps.HTTPSPort, Kind: edge.KindQUIC}] = true
 			}

@@ -50,10 +50,15 @@ func TestEdgeConfig(t *testing.T) {
 		ports  []edge.Port
 		guests map[string]string // what is told of a guest, by name
 	}{
-		"no domains":            {func(*vps.Host) {}, nil, nil},
-		"web":                   {func(h *vps.Host) { h.Guests[0].Spec.Domains = []vps.Domain{blog} }, web, map[string]string{"alice": "runs: blog.example.org"}},
-		"web without QUIC":      {func(h *vps.Host) { h.Guests[0].Spec.Domains, h.Settings.Edge.QUIC = []vps.Domain{blog}, false }, []edge.Port{web[0], web[2]}, map[string]string{"alice": "runs: blog.example.org"}},
-		"another port":          {func(h *vps.Host) { h.Guests[0].Spec.Domains = []vps.Domain{imap} }, []edge.Port{{Number: 993, Kind: edge.KindTLS}}, map[string]string{"alice": "runs: imap.example.org:993"}},
+		"no domains":       {func(*vps.Host) {}, nil, nil},
+		"web":              {func(h *vps.Host) { h.Guests[0].Spec.Domains = []vps.Domain{blog} }, web, map[string]string{"alice": "runs: blog.example.org"}},
+		"web without QUIC": {func(h *vps.Host) { h.Guests[0].Spec.Domains, h.Settings.Edge.QUIC = []vps.Domain{blog}, false }, []edge.Port{web[0], web[2]}, map[string]string{"alice": "runs: blog.example.org"}},
+		"another port":     {func(h *vps.Host) { h.Guests[0].Spec.Domains = []vps.Domain{imap} }, []edge.Port{{Number: 993, Kind: edge.KindTLS}}, map[string]string{"alice": "runs: imap.example.org:993"}},
+		"another port, certified": {func(h *vps.Host) {
+			d := imap
+			d.Terminate = true
+			h.Guests[0].Spec.Domains = []vps.Domain{d}
+		}, []edge.Port{web[0], web[2], {Number: 993, Kind: edge.KindTLS}}, map[string]string{"alice": "runs: imap.example.org:993"}},
 		"both":                  {func(h *vps.Host) { h.Guests[0].Spec.Domains = []vps.Domain{blog, imap} }, append(slices.Clone(web), edge.Port{Number: 993, Kind: edge.KindTLS}), map[string]string{"alice": "runs: blog.example.org imap.example.org:993"}},
 		"one that does not run": {func(h *vps.Host) { h.Guests[1].Spec.Domains = []vps.Domain{woken} }, web, map[string]string{"bob": "stopped: woken.example.org (woken)"}},
 		"all ports handed over": {func(h *vps.Host) {
