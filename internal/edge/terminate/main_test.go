@@ -14,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sublet/internal/edge"
 	"sublet/internal/edge/terminate"
+	"sublet/internal/keeper/jail"
 	"sublet/internal/vps"
 )
 
@@ -112,6 +115,13 @@ type order struct {
 func runEdge(text string) error {
 	var o edgeOptions
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
+		return err
+	}
+	// With the system calls that the edge's own process has.
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	if err := jail.FilterServer(); err != nil {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
