@@ -33,8 +33,18 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	os.Exit(m.Run())
+	var err error
+	if shared, err = os.MkdirTemp("", "terminate"); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	_ = os.RemoveAll(shared)
+	os.Exit(code)
 }
+
+// shared is a folder for all tests.
+var shared string
 
 // edgeOptions are those of a process of the edge.
 type edgeOptions struct {

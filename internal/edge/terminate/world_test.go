@@ -218,11 +218,7 @@ func (w *world) await(what string, ok func() bool) {
 // pebbleProgram builds Pebble, once for all tests. Its module is one of the
 // tools, which the program itself does not depend on.
 var pebbleProgram = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "pebble") //nolint:usetesting // it is for all tests
-	if err != nil {
-		return "", err
-	}
-	path := filepath.Join(dir, "pebble")
+	path := filepath.Join(shared, "pebble")
 	cmd := exec.Command("go", "build", "-trimpath", "-modfile=../../../tools/go.mod", "-o", path, "github.com/letsencrypt/pebble/v2/cmd/pebble")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("pebble: %w: %s", err, out)
