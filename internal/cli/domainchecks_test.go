@@ -11,8 +11,10 @@ import (
 )
 
 func (f *fake) VerifyDomain(_ context.Context, name string) (api.DomainProof, error) {
-	p := api.DomainProof{Proof: vps.Proof{Name: name, Tenant: "bob", Since: now, Checked: now, Message: "there is no TXT record _sublet." + name}, Guest: "alice", State: vps.DomainPending, Needed: true,
-		Steps: &vps.ProofSteps{Record: "_sublet." + name, Value: "sublet=abc", URL: "http://" + name + "/.well-known/sublet-abc", Content: "abc"}}
+	p := api.DomainProof{
+		Proof: vps.Proof{Name: name, Tenant: "bob", Since: now, Checked: now, Message: "there is no TXT record _sublet." + name}, Guest: "alice", State: vps.DomainPending, Needed: true,
+		Steps: &vps.ProofSteps{Record: "_sublet." + name, Value: "sublet=abc", URL: "http://" + name + "/.well-known/sublet-abc", Content: "abc"},
+	}
 	switch name {
 	case "none.example.org":
 		return api.DomainProof{}, vps.Errorf(vps.CodeNotFound, "no guest has the domain %s", name)

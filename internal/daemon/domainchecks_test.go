@@ -20,10 +20,20 @@ func TestDomainFor(t *testing.T) {
 		listen uint16
 		want   string // guest and domain
 	}{
-		{"blog.example.org", 0, "bob blog.example.org"}, {"other.example.org", 0, "alice *.example.org"}, {"a.b.example.org", 0, "alice *.example.org"},
-		{"a.x.example.org", 0, "bob *.x.example.org"}, {"x.example.org", 0, "alice *.example.org"}, {"example.org", 0, ""}, {"example.net", 0, ""},
-		{"*.example.org", 0, "alice *.example.org"}, {"*.y.example.org", 0, "alice *.example.org"}, {"*", 0, ""},
-		{"mail.example.org", 993, "alice mail.example.org:993"}, {"other.example.org", 993, "bob *:993"}, {"*", 993, "bob *:993"}, {"nas", 993, "bob *:993"},
+		{"blog.example.org", 0, "bob blog.example.org"},
+		{"other.example.org", 0, "alice *.example.org"},
+		{"a.b.example.org", 0, "alice *.example.org"},
+		{"a.x.example.org", 0, "bob *.x.example.org"},
+		{"x.example.org", 0, "alice *.example.org"},
+		{"example.org", 0, ""},
+		{"example.net", 0, ""},
+		{"*.example.org", 0, "alice *.example.org"},
+		{"*.y.example.org", 0, "alice *.example.org"},
+		{"*", 0, ""},
+		{"mail.example.org", 993, "alice mail.example.org:993"},
+		{"other.example.org", 993, "bob *:993"},
+		{"*", 993, "bob *:993"},
+		{"nas", 993, "bob *:993"},
 	} {
 		got := ""
 		if g, d := domainFor(&host, c.name, c.listen); d != nil {

@@ -51,8 +51,10 @@ func (s edgeServer) Drain(ctx context.Context) error {
 // edgeDir is the edge's folder in a run folder.
 func edgeDir(c *Config) string { return filepath.Join(c.RunDir, "edge") }
 
-// Folders that the edge may write to.
-func (p *parts) edgeLogs() string  { return p.config.statePath(filepath.Join("edge", "logs")) }
+// edgeLogs is where the edge writes who called.
+func (p *parts) edgeLogs() string { return p.config.statePath(filepath.Join("edge", "logs")) }
+
+// edgeCerts is where the edge keeps certificates and their keys.
 func (p *parts) edgeCerts() string { return p.config.statePath(filepath.Join("edge", "certificates")) }
 
 // edgeKeeper has the edge do what is desired.

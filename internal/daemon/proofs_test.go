@@ -145,8 +145,10 @@ func TestProofsOfDomains(t *testing.T) {
 		d      vps.Domain
 		want   bool
 	}{
-		{"bob", vps.Domain{Name: name}, false}, {"owner", vps.Domain{Name: name}, true},
-		{"bob", vps.Domain{Name: "*.sure.example.org", Vouched: true}, true}, {"bob", vps.Domain{Name: "*"}, true},
+		{"bob", vps.Domain{Name: name}, false},
+		{"owner", vps.Domain{Name: name}, true},
+		{"bob", vps.Domain{Name: "*.sure.example.org", Vouched: true}, true},
+		{"bob", vps.Domain{Name: "*"}, true},
 	} {
 		if got := w.Live(&w.host, c.tenant, &c.d); got != c.want {
 			t.Errorf("%s of %s: live %t", c.d.Name, c.tenant, got)

@@ -86,8 +86,10 @@ func TestDecode(t *testing.T) {
 					Resolvers: &[]netip.AddrPort{netip.MustParseAddrPort("9.9.9.9:53"), netip.MustParseAddrPort("[::1]:5353")},
 				}},
 				Guests: []Guest{{Name: "a", Domains: &[]vps.Domain{
-					{Name: "blog.example.org"}, {Name: "*.example.org", Listen: 993, Port: 5, Caller: vps.CallerHidden, Terminate: true, Wake: true, Vouched: true},
-					{Name: "*"}, {Name: "b.example", HTTPPort: 8080},
+					{Name: "blog.example.org"},
+					{Name: "*.example.org", Listen: 993, Port: 5, Caller: vps.CallerHidden, Terminate: true, Wake: true, Vouched: true},
+					{Name: "*"},
+					{Name: "b.example", HTTPPort: 8080},
 				}}, {Name: "b", Domains: &[]vps.Domain{}}},
 			},
 		},

@@ -33,8 +33,12 @@ func TestTokens(t *testing.T) {
 	}
 	made := time.Date(2026, 11, 30, 12, 0, 0, 1, time.UTC)
 	claims := []Claim{
-		{"blog.example.org", "bob", made}, {"*.blog.example.org", "bob", made}, {"blog.example.org", "alice", made},
-		{"blog.example.org", "bob", made.Add(1)}, {"blo", "bob", made}, {"g.example.org", "bobblo", made},
+		{"blog.example.org", "bob", made},
+		{"*.blog.example.org", "bob", made},
+		{"blog.example.org", "alice", made},
+		{"blog.example.org", "bob", made.Add(1)},
+		{"blo", "bob", made},
+		{"g.example.org", "bobblo", made},
 	}
 	seen := map[string]Claim{}
 	for _, c := range claims {

@@ -64,7 +64,9 @@ func TestDomainRefuses(t *testing.T) {
 		}
 	}
 	for _, d := range []Domain{
-		{Name: "a.example", Listen: 443, Port: 8443}, {Name: "*", Listen: 993, Wake: true}, {Name: "*.example.org", Terminate: true, HTTPPort: 8080},
+		{Name: "a.example", Listen: 443, Port: 8443},
+		{Name: "*", Listen: 993, Wake: true},
+		{Name: "*.example.org", Terminate: true, HTTPPort: 8080},
 		{Name: "a.example", Listen: 993, Port: 143, Terminate: true},
 	} {
 		if err := d.Validate("domains[0]"); err != nil {

@@ -26,9 +26,11 @@ func TestNeedsProof(t *testing.T) {
 		tenant string
 		want   bool
 	}{
-		{Domain{Name: "a.example.org"}, "bob", true}, {Domain{Name: "*.example.org"}, "bob", true},
+		{Domain{Name: "a.example.org"}, "bob", true},
+		{Domain{Name: "*.example.org"}, "bob", true},
 		{Domain{Name: "a.example.org", Vouched: true}, "bob", false},
-		{Domain{Name: "*"}, "bob", false}, {Domain{Name: "a.example.org"}, DefaultTenant, false},
+		{Domain{Name: "*"}, "bob", false},
+		{Domain{Name: "a.example.org"}, DefaultTenant, false},
 	} {
 		if got := c.d.NeedsProof(c.tenant); got != c.want {
 			t.Errorf("%v of %s: %t", c.d, c.tenant, got)

@@ -217,7 +217,8 @@ type versus struct {
 
 func newVersus(name, unit, metric string, atLeast, atMost float64) *versus {
 	return &versus{
-		figure{name: name, unit: unit, metric: metric + "-edge"}, figure{metric: metric + "-haproxy"},
+		figure{name: name, unit: unit, metric: metric + "-edge"},
+		figure{metric: metric + "-haproxy"},
 		figure{metric: metric + "-ratio-%", atLeast: atLeast, atMost: atMost},
 	}
 }

@@ -124,30 +124,42 @@ func TestRouters(t *testing.T) {
 		{name: "final dot of a guest, who takes none", do: func(w *world) string { return w.raw(caller4, 443, helloFor("alice.example.")) }, want: "alert 50"},
 		{name: "a name with a space", do: func(w *world) string { return w.raw(caller4, 443, helloFor("x y.alice.example")) }, want: "alert 112"},
 		// Further ports.
-		{name: "port 993, exact", do: secure(993, "imap.dave.example"), want: "dave:993" + told + ":993 by v2",
-			differs: map[string]string{"nginx": "dave:993" + told + ":993 by v1"}, because: "nginx has no version 2"},
+		{
+			name: "port 993, exact", do: secure(993, "imap.dave.example"), want: "dave:993" + told + ":993 by v2",
+			differs: map[string]string{"nginx": "dave:993" + told + ":993 by v1"}, because: "nginx has no version 2",
+		},
 		{name: "port 993, default guest", do: secure(993, "nobody.example"), want: "alice:993 sees the host"},
 		{name: "port 993, no name", do: secure(993, ""), want: "alice:993 sees the host"},
 		{name: "port 993, a name with a space", do: func(w *world) string { return w.raw(caller4, 993, helloFor("x y")) }, want: "alert 112"},
-		{name: "port 993, garbage", do: func(w *world) string { return w.raw(caller4, 993, "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c") }, want: "closed",
-			differs: map[string]string{"nginx": "400"}, because: "nginx takes it for HTTP"},
+		{
+			name: "port 993, garbage", do: func(w *world) string { return w.raw(caller4, 993, "\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0a\x0b\x0c") }, want: "closed",
+			differs: map[string]string{"nginx": "400"}, because: "nginx takes it for HTTP",
+		},
 		// Callers.
 		{name: "PROXY v1", do: secure(443, "bob.example"), want: "bob:443" + told + ":443 by v1"},
-		{name: "PROXY v2", do: secure(443, "dave.example"), want: "dave:443" + told + ":443 by v2",
-			differs: map[string]string{"nginx": "dave:443" + told + ":443 by v1"}, because: "nginx has no version 2"},
+		{
+			name: "PROXY v2", do: secure(443, "dave.example"), want: "dave:443" + told + ":443 by v2",
+			differs: map[string]string{"nginx": "dave:443" + told + ":443 by v1"}, because: "nginx has no version 2",
+		},
 		{name: "PROXY v1, IPv6", do: func(w *world) string { return w.tls(caller6, 443, "bob.example", "") }, want: "bob:443 sees the caller to [" + host6 + "]:443 by v1"},
 		{name: "the guest takes IPv6 alone", do: secure(443, "carol.example"), want: "carol:443 sees the host"},
 		{name: "a header that nobody asked for", do: func(w *world) string { return w.tls(caller4, 443, "alice.example", proxyV1(443)) }, want: "closed"},
 		// Hellos in pieces.
 		{name: "hello byte by byte", do: func(w *world) string { return w.slow("alice.example") }, want: "alice:443 sees the host"},
 		{name: "hello of almost 16 KiB", do: func(w *world) string { return w.large("alice.example", 16<<10-5) }, want: "handshake"},
-		{name: "hello in two records", do: func(w *world) string { return w.records("alice.example") }, want: "handshake",
-			differs: map[string]string{"haproxy": "alert"}, because: "HAProxy reads one record"},
+		{
+			name: "hello in two records", do: func(w *world) string { return w.records("alice.example") }, want: "handshake",
+			differs: map[string]string{"haproxy": "alert"}, because: "HAProxy reads one record",
+		},
 		// Guests that do not answer.
-		{name: "a stopped guest", do: secure(443, "erin.example"), want: "alert 80",
-			differs: map[string]string{"haproxy": "closed", "nginx": "closed"}, because: "no router has an alert for it"},
-		{name: "a guest that refuses", do: secure(443, "frank.example"), want: "alert 80",
-			differs: map[string]string{"haproxy": "closed", "nginx": "closed"}, because: "no router has an alert for it"},
+		{
+			name: "a stopped guest", do: secure(443, "erin.example"), want: "alert 80",
+			differs: map[string]string{"haproxy": "closed", "nginx": "closed"}, because: "no router has an alert for it",
+		},
+		{
+			name: "a guest that refuses", do: secure(443, "frank.example"), want: "alert 80",
+			differs: map[string]string{"haproxy": "closed", "nginx": "closed"}, because: "no router has an alert for it",
+		},
 		{name: "HTTP, a stopped guest", do: web("erin.example"), want: "503, retry"},
 		{name: "HTTP, a guest that refuses", do: web("frank.example"), want: "503, retry"},
 		{name: "HTTP, a guest that hangs up", do: func(w *world) string { return w.http(caller4, 80, get("/broken", "alice.example")) }, want: "502, retry"},
@@ -193,8 +205,10 @@ func TestRouters(t *testing.T) {
 		}, want: asked("/1") + "; bob:80 GET bob.example/2" + told + ":80 by v1; bob:8080 GET plain.bob.example:80/3 sees the host for the caller's address; " + asked("/4")},
 		{name: "HTTP, PROXY v1", do: web("bob.example"), want: "bob:80 GET bob.example/" + told + ":80 by v1"},
 		{name: "HTTP, PROXY v1, IPv6", do: func(w *world) string { return w.http(caller6, 80, get("/", "bob.example")) }, want: "bob:80 GET bob.example/ sees the caller to [" + host6 + "]:80 by v1"},
-		{name: "HTTP, PROXY v2", do: web("dave.example"), want: "dave:80 GET dave.example/" + told + ":80 by v2",
-			differs: map[string]string{"nginx": "dave:80 GET dave.example/" + told + ":80 by v1"}, because: "nginx has no version 2"},
+		{
+			name: "HTTP, PROXY v2", do: web("dave.example"), want: "dave:80 GET dave.example/" + told + ":80 by v2",
+			differs: map[string]string{"nginx": "dave:80 GET dave.example/" + told + ":80 by v1"}, because: "nginx has no version 2",
+		},
 		{name: "HTTP, PROXY v1, HEAD and GET", do: func(w *world) string {
 			return w.http(caller4, 80, "HEAD / HTTP/1.1\r\nHost: bob.example\r\n\r\n", get("/", "bob.example"))
 		}, want: "; bob:80 GET bob.example/" + told + ":80 by v1"},
@@ -207,10 +221,14 @@ func TestRouters(t *testing.T) {
 		{name: "HTTP, the guest takes IPv6 alone", do: web("carol.example"), want: "carol:80 GET carol.example/ sees the host for the caller's address"},
 		{name: "WebSocket", do: func(w *world) string { return w.websocket("alice.example") }, want: "ping pong"},
 		{name: "WebSocket, PROXY v1", do: func(w *world) string { return w.websocket("bob.example") }, want: "ping pong"},
-		{name: "HTTP/2 without TLS", do: func(w *world) string { return w.h2c("alice.example") }, want: asked("/"),
-			differs: map[string]string{"nginx": "closed"}, because: "nginx 1.22 takes HTTP/2 or HTTP/1.1 on a port, not both"},
-		{name: "HTTP on a port for TLS", do: func(w *world) string { return w.raw(caller4, 443, get("/", "alice.example")) }, want: "400",
-			differs: map[string]string{"haproxy": "closed"}, because: "HAProxy hangs up"},
+		{
+			name: "HTTP/2 without TLS", do: func(w *world) string { return w.h2c("alice.example") }, want: asked("/"),
+			differs: map[string]string{"nginx": "closed"}, because: "nginx 1.22 takes HTTP/2 or HTTP/1.1 on a port, not both",
+		},
+		{
+			name: "HTTP on a port for TLS", do: func(w *world) string { return w.raw(caller4, 443, get("/", "alice.example")) }, want: "400",
+			differs: map[string]string{"haproxy": "closed"}, because: "HAProxy hangs up",
+		},
 	}
 	table(t, mainConfig, mainGuests, cases)
 }
@@ -248,14 +266,18 @@ func TestTrustedProxies(t *testing.T) {
 		{name: "no proxy with a header", do: func(w *world) string { return w.tls(caller4, 443, "alice.example", proxyV1(443)) }, want: "closed"},
 		{name: "HTTP, no proxy", do: from(caller4, ""), want: "alice:80 GET alice.example/ sees the host for the caller's address"},
 		{name: "HTTP, default guest", do: web("nobody.example"), want: "frank:80 GET nobody.example/ sees the host for the caller's address"},
-		{name: "HTTP/1.0 without Host", do: func(w *world) string { return w.http(caller4, 80, "GET / HTTP/1.0\r\n\r\n") }, want: "frank:80 GET 10.9.0.7:80/ sees the host for the caller's address",
+		{
+			name: "HTTP/1.0 without Host", do: func(w *world) string { return w.http(caller4, 80, "GET / HTTP/1.0\r\n\r\n") }, want: "frank:80 GET 10.9.0.7:80/ sees the host for the caller's address",
 			differs: map[string]string{"haproxy": "frank:80 GET / sees the host for the caller's address", "nginx": "frank:80 GET localhost/ sees the host for the caller's address"},
-			because: "a Host that was not said is made up, or is not"},
+			because: "a Host that was not said is made up, or is not",
+		},
 		{name: "HTTP, proxy, v1", do: from(proxy4, proxyV1(80)), want: "alice:80 GET alice.example/ sees the host for 203.0.113.99"},
 		{name: "HTTP, proxy, v2", do: from(proxy4, proxyV2()), want: "alice:80 GET alice.example/ sees the host for 203.0.113.99"},
 		{name: "HTTP, proxy, IPv6", do: from(proxy6, "PROXY TCP6 2001:db8:88::9 2001:db8::1 1234 80\r\n"), want: "alice:80 GET alice.example/ sees the host for 2001:db8:88::9"},
-		{name: "HTTP, proxy, unknown", do: from(proxy4, "PROXY UNKNOWN\r\n"), want: "alice:80 GET alice.example/ sees the host for the caller's address",
-			differs: map[string]string{"nginx": "alice:80 GET alice.example/ sees the host for unknown"}, because: "nginx has lost the proxy's own address by then"},
+		{
+			name: "HTTP, proxy, unknown", do: from(proxy4, "PROXY UNKNOWN\r\n"), want: "alice:80 GET alice.example/ sees the host for the caller's address",
+			differs: map[string]string{"nginx": "alice:80 GET alice.example/ sees the host for unknown"}, because: "nginx has lost the proxy's own address by then",
+		},
 		{name: "HTTP, proxy without a header", do: from(proxy4, ""), want: "closed"},
 		{name: "HTTP, no proxy with a header", do: from(caller4, proxyV1(80)), want: "400"},
 	}

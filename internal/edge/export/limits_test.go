@@ -101,8 +101,10 @@ func TestSlowCallers(t *testing.T) {
 	table(t, config, limitedGuests, []testCase{
 		{name: "TLS, nothing", do: func(w *world) string { return w.raw(caller4, 443) }, want: "closed"},
 		{name: "TLS, half a hello", do: func(w *world) string { return w.raw(caller4, 443, helloFor("alice.example")[:40]) }, want: "closed"},
-		{name: "HTTP, half a head", do: func(w *world) string { return w.raw(caller4, 80, "GET / HTTP/1.1\r\nHost: al") }, want: "closed",
-			differs: map[string]string{"haproxy": "408"}, because: "HAProxy says why"},
+		{
+			name: "HTTP, half a head", do: func(w *world) string { return w.raw(caller4, 80, "GET / HTTP/1.1\r\nHost: al") }, want: "closed",
+			differs: map[string]string{"haproxy": "408"}, because: "HAProxy says why",
+		},
 	})
 }
 

@@ -388,9 +388,13 @@ func (w *nginx) webServer(p *port) {
 	w.add("            limit_req zone=sublet_rate burst=%d nodelay;", w.plan.settings.CallerRate)
 	w.add("            proxy_method $sublet_method;")
 	for _, h := range [][2]string{
-		{"Host", "$sublet_host"}, {"Upgrade", "$sublet_upgrade"}, {"Connection", "$sublet_connection"},
-		{"Forwarded", "$sublet_forwarded"}, {"X-Forwarded-For", "$sublet_forwarded_for"},
-		{"X-Forwarded-Host", "$sublet_forwarded_host"}, {"X-Forwarded-Proto", "$sublet_forwarded_proto"},
+		{"Host", "$sublet_host"},
+		{"Upgrade", "$sublet_upgrade"},
+		{"Connection", "$sublet_connection"},
+		{"Forwarded", "$sublet_forwarded"},
+		{"X-Forwarded-For", "$sublet_forwarded_for"},
+		{"X-Forwarded-Host", "$sublet_forwarded_host"},
+		{"X-Forwarded-Proto", "$sublet_forwarded_proto"},
 	} {
 		w.add("            proxy_set_header %s %s;", h[0], h[1])
 	}

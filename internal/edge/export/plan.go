@@ -68,8 +68,10 @@ func newPlan(c *edge.Config) (*plan, error) {
 		field string
 		value int64
 	}{
-		{"caller_connections", int64(p.settings.CallerConnections)}, {"caller_rate", int64(p.settings.CallerRate)},
-		{"handshake_timeout", milliseconds(p.settings.HandshakeTimeout)}, {"idle_timeout", milliseconds(p.settings.IdleTimeout)},
+		{"caller_connections", int64(p.settings.CallerConnections)},
+		{"caller_rate", int64(p.settings.CallerRate)},
+		{"handshake_timeout", milliseconds(p.settings.HandshakeTimeout)},
+		{"idle_timeout", milliseconds(p.settings.IdleTimeout)},
 	} {
 		if n.value <= 0 {
 			return nil, vps.Invalid("settings.edge."+n.field, "%d is too little; it is more than nothing", n.value)

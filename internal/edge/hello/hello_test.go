@@ -236,8 +236,16 @@ func TestRefused(t *testing.T) {
 func TestRefusedEarly(t *testing.T) {
 	t.Parallel()
 	for _, b := range [][]byte{
-		{0}, {'X'}, []byte("GET "), {22, 0x10}, {22, 3, 1, 0x40, 1}, {22, 3, 1, 0x40, 0, 2}, {22, 3, 1, 0x40, 0, 1, 1, 0, 0},
-		{22, 3, 1, 0, 0}, {23, 3, 3, 0x40, 0}, {21, 3, 1, 0, 3},
+		{0},
+		{'X'},
+		[]byte("GET "),
+		{22, 0x10},
+		{22, 3, 1, 0x40, 1},
+		{22, 3, 1, 0x40, 0, 2},
+		{22, 3, 1, 0x40, 0, 1, 1, 0, 0},
+		{22, 3, 1, 0, 0},
+		{23, 3, 3, 0x40, 0},
+		{21, 3, 1, 0, 3},
 	} {
 		if h, err := readIn(b, 1); err == nil || errors.Is(err, hello.ErrMore) {
 			t.Errorf("% x is read as %+v, %v", b, h, err)

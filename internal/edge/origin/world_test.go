@@ -130,9 +130,13 @@ func (w *world) plug(g vps.NetworkGuest) {
 	own6 := vps.Address6(g.Prefix6)
 	gatewayMAC := strings.TrimSpace(w.host.Exec("cat", "/sys/class/net/"+g.Link+"/address"))
 	for _, c := range [][]string{
-		{"addr", "add", g.Address.String() + "/32"}, {"addr", "add", own6.String() + "/128", "nodad"}, {"addr", "add", vps.LinkLocal6(g.MAC).String() + "/64", "nodad"},
-		{"route", "add", "default", "via", w.network.Gateway.String(), "onlink"}, {"-6", "route", "add", "default", "via", vps.Gateway6.String(), "src", own6.String()},
-		{"neigh", "replace", w.network.Gateway.String(), "lladdr", gatewayMAC, "nud", "permanent"}, {"neigh", "replace", vps.Gateway6.String(), "lladdr", gatewayMAC, "nud", "permanent"},
+		{"addr", "add", g.Address.String() + "/32"},
+		{"addr", "add", own6.String() + "/128", "nodad"},
+		{"addr", "add", vps.LinkLocal6(g.MAC).String() + "/64", "nodad"},
+		{"route", "add", "default", "via", w.network.Gateway.String(), "onlink"},
+		{"-6", "route", "add", "default", "via", vps.Gateway6.String(), "src", own6.String()},
+		{"neigh", "replace", w.network.Gateway.String(), "lladdr", gatewayMAC, "nud", "permanent"},
+		{"neigh", "replace", vps.Gateway6.String(), "lladdr", gatewayMAC, "nud", "permanent"},
 	} {
 		ns.Exec("ip", append(c, "dev", "eth0")...)
 	}

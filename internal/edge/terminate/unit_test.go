@@ -115,8 +115,17 @@ func FuzzHTTPChallenge(f *testing.F) {
 		f.Fatal(err)
 	}
 	for _, s := range [][3]string{
-		{"GET", "a.example.org", "token"}, {"GET", "A.Example.org.:80", "token"}, {"POST", "a.example.org", "token"}, {"GET", "a.example.org", "token/"}, {"GET", "a.example.org", ""},
-		{"GET", "b.example.org", "token"}, {"GET", "*.example.org", "token"}, {"GET", "../../secret", "x"}, {"GET", "[::1]:80", "token"}, {"GET", "", "token"}, {"HEAD", "a.example.org", "token"},
+		{"GET", "a.example.org", "token"},
+		{"GET", "A.Example.org.:80", "token"},
+		{"POST", "a.example.org", "token"},
+		{"GET", "a.example.org", "token/"},
+		{"GET", "a.example.org", ""},
+		{"GET", "b.example.org", "token"},
+		{"GET", "*.example.org", "token"},
+		{"GET", "../../secret", "x"},
+		{"GET", "[::1]:80", "token"},
+		{"GET", "", "token"},
+		{"HEAD", "a.example.org", "token"},
 	} {
 		f.Add(s[0], s[1], s[2])
 	}
