@@ -15,6 +15,23 @@ type Domains interface {
 	// Domains returns those of a guest, or of all for "", sorted by guest and then
 	// as vps.CompareDomains has them.
 	Domains(ctx context.Context, guest string) ([]GuestDomain, error)
+	// ExportDomains returns what the edge does as the configuration of another router,
+	// RouterHAProxy or RouterNginx. The first file is the one that the program is
+	// started with; it is the only one when dir, the folder that they will be in as an
+	// absolute path, is empty. It has vps.CodeConflict when the router cannot do it.
+	ExportDomains(ctx context.Context, router, dir string) ([]RouterFile, error)
+}
+
+// The routers that an export can be for.
+const (
+	RouterHAProxy = "haproxy"
+	RouterNginx   = "nginx"
+)
+
+// RouterFile is a part of another router's configuration.
+type RouterFile struct {
+	Name string `json:"name" doc:"Name of the file, without a folder."`
+	Text string `json:"text" doc:"What it holds."`
 }
 
 // GuestDomain is a domain with the guest that it leads to, and what came of it.
@@ -40,7 +57,19 @@ type domainsInput struct {
 	Guest string `query:"guest" doc:"Only this guest's."`
 }
 
+type exportDomainsInput struct {
+	Router string `query:"router" required:"true" enum:"haproxy,nginx" doc:"What the configuration is for."`
+	Dir    string `query:"dir" doc:"The folder that the files will be in, as an absolute path; left out for one file that can be anywhere." example:"/etc/haproxy"`
+}
+
 func (s *Server) registerDomains() {
+	register(s, operation("export-domains", http.MethodGet, "/v1/domains/export", "domains", "Export what the edge does to another router"),
+		func(ctx context.Context, in *exportDomainsInput) (*reply[list[RouterFile]], error) {
+			if s.backend.Domains == nil {
+				return nil, missing("domains")
+			}
+			return listOf(s.backend.Domains.ExportDomains(ctx, in.Router, in.Dir))
+		})
 	register(s, operation("list-domains", http.MethodGet, "/v1/domains", "domains", "List the domains of guests"),
 		func(ctx context.Context, in *domainsInput) (*reply[list[GuestDomain]], error) {
 			if s.backend.Domains == nil {
@@ -62,4 +91,14 @@ func (c *Client) Domains(ctx context.Context, guest string) ([]GuestDomain, erro
 		query = url.Values{"guest": {guest}}
 	}
 	return getList[GuestDomain](ctx, c, "/v1/domains", query)
+}
+
+// ExportDomains returns what the edge does as the configuration of another router: see
+// Domains.
+func (c *Client) ExportDomains(ctx context.Context, router, dir string) ([]RouterFile, error) {
+	query := url.Values{"router": {router}}
+	if dir != "" {
+		query.Set("dir", dir)
+	}
+	return getList[RouterFile](ctx, c, "/v1/domains/export", query)
 }

@@ -24,6 +24,25 @@ func (d fakeDomains) Domains(_ context.Context, guest string) ([]GuestDomain, er
 	return aliceDomains(), d.f.edit(func() error { return nil })
 }
 
+func (d fakeDomains) ExportDomains(_ context.Context, router, dir string) ([]RouterFile, error) {
+	if dir == "/no" {
+		return nil, vps.Errorf(vps.CodeConflict, "%s cannot do it", router)
+	}
+	return []RouterFile{{router + ".conf", "# in " + dir + "\n"}, {"names.map", ""}}, d.f.edit(func() error { return nil })
+}
+
+func TestDomainsExport(t *testing.T) {
+	t.Parallel()
+	s, ctx := start(t), t.Context()
+	for router, dir := range map[string]string{RouterHAProxy: "", RouterNginx: "/etc/x y"} {
+		same(t, must[[]RouterFile](t)(s.ExportDomains(ctx, router, dir)), []RouterFile{{router + ".conf", "# in " + dir + "\n"}, {"names.map", ""}})
+	}
+	_, err := s.ExportDomains(ctx, "apache", "")
+	wantCode(t, err, vps.CodeInvalid)
+	_, err = s.ExportDomains(ctx, RouterNginx, "/no")
+	wantCode(t, err, vps.CodeConflict)
+}
+
 func TestDomainsRoundTrip(t *testing.T) {
 	t.Parallel()
 	s, ctx := start(t), t.Context()

@@ -191,6 +191,7 @@ type DomainChecks interface {
 // for all guests.
 type Domains interface {
 	Domains(ctx context.Context, guest string) ([]api.GuestDomain, error)
+	ExportDomains(ctx context.Context, router, dir string) ([]api.RouterFile, error)
 }
 
 // Notices tells people what happens, and is told where; a tenant is the owner

@@ -15,7 +15,8 @@ import (
 )
 
 func (a *app) domainCmd() *cobra.Command {
-	return noun("domain", "Lead callers of host names to guests", a.domainAddCmd(), a.domainRemoveCmd(), a.domainListCmd(), a.domainVerifyCmd(), a.domainTestCmd(), a.domainLogCmd())
+	return noun("domain", "Lead callers of host names to guests", a.domainAddCmd(), a.domainRemoveCmd(), a.domainListCmd(), a.domainVerifyCmd(), a.domainTestCmd(),
+		a.domainLogCmd(), a.domainExportCmd())
 }
 
 // domainFlags are the options of a domain.

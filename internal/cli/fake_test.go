@@ -447,6 +447,15 @@ func (f *fake) Domains(ctx context.Context, guest string) ([]api.GuestDomain, er
 	return all, nil
 }
 
+// ExportDomains gives HAProxy several files in a folder.
+func (f *fake) ExportDomains(_ context.Context, router, dir string) ([]api.RouterFile, error) {
+	files := []api.RouterFile{{Name: router + ".conf", Text: "# of " + router + " in " + dir + "\n"}}
+	if dir != "" && router == api.RouterHAProxy {
+		files = append(files, api.RouterFile{Name: "../names.map", Text: "a.example alice\n"})
+	}
+	return files, f.failure
+}
+
 func (f *fake) Doctor(context.Context) ([]api.Finding, error) { return f.finds, f.failure }
 
 func (f *fake) Version(context.Context) (api.VersionInfo, error) {
