@@ -8,6 +8,7 @@ import (
 
 // UpdateEdge changes vps.EdgeSettings but for ACME. A nil field stays as it is.
 type UpdateEdge struct {
+	Disabled          *bool                `json:"disabled,omitempty" doc:"Whether the edge leaves its ports to another router."`
 	Caller            *vps.CallerMode      `json:"caller,omitempty" enum:"transparent,proxy-v1,proxy-v2,hidden" doc:"How guests learn who calls, for domains that say nothing else."`
 	TrustedProxies    *[]netip.Prefix      `json:"trusted_proxies,omitempty" doc:"Whose connections begin with a header of the PROXY protocol, at most 64."`
 	CallerConnections *int                 `json:"caller_connections,omitempty" minimum:"1" doc:"Connections of one caller at a time."`
@@ -25,6 +26,7 @@ type UpdateEdge struct {
 
 // Apply puts what a request names over the settings as they are.
 func (u UpdateEdge) Apply(s vps.EdgeSettings) vps.EdgeSettings {
+	set(&s.Disabled, u.Disabled)
 	set(&s.Caller, u.Caller)
 	set(&s.CallerConnections, u.CallerConnections)
 	set(&s.CallerRate, u.CallerRate)

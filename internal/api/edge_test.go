@@ -15,7 +15,7 @@ import (
 func TestUpdateEdge(t *testing.T) {
 	t.Parallel()
 	want := vps.EdgeSettings{
-		Caller: vps.CallerProxyV1, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, CallerConnections: 1, CallerRate: 2,
+		Disabled: true, Caller: vps.CallerProxyV1, TrustedProxies: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}, CallerConnections: 1, CallerRate: 2,
 		HandshakeTimeout: vps.Duration(3 * time.Second), IdleTimeout: vps.Duration(4 * time.Minute), DrainTimeout: vps.Duration(5 * time.Minute), WakeTimeout: vps.Duration(6 * time.Minute),
 		AccessLog: vps.AccessJSON, MetricDomains: 7, Resolvers: []netip.AddrPort{netip.MustParseAddrPort("9.9.9.9:53")}, AllowPrivate: true,
 	}

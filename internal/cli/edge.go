@@ -18,13 +18,14 @@ type edgeFlags struct {
 	proxies, resolvers             []string
 	connections, rate, metrics     int
 	handshake, idle, drain, waking time.Duration
-	quic, allowPrivate             bool
+	disabled, quic, allowPrivate   bool
 }
 
 func (f *edgeFlags) add(cmd *cobra.Command) {
 	const million = 1_000_000
 	usual, flags := vps.DefaultEdgeSettings(), cmd.Flags()
 	f.connections, f.rate, f.metrics = usual.CallerConnections, usual.CallerRate, usual.MetricDomains
+	flags.BoolVar(&f.disabled, "edge-disabled", false, "leave the edge's ports to another router")
 	flags.StringVar(&f.caller, "edge-caller", "", "how guests learn who calls, for domains that say nothing else: transparent, proxy-v1, proxy-v2, hidden")
 	flags.StringSliceVar(&f.proxies, "edge-trusted-proxies", nil, "`prefixes` of proxies in front of the host, whose connections begin with a header of the PROXY protocol; \"\" for none")
 	numberFlag(flags, &f.connections, "edge-caller-connections", "", 1, million, "connections of one caller at a time")
@@ -51,7 +52,8 @@ func (f *edgeFlags) add(cmd *cobra.Command) {
 
 func (f *edgeFlags) update(cmd *cobra.Command) (api.UpdateEdge, error) {
 	u := api.UpdateEdge{
-		Caller: given(cmd, "edge-caller", vps.CallerMode(f.caller)), CallerConnections: given(cmd, "edge-caller-connections", f.connections), CallerRate: given(cmd, "edge-caller-rate", f.rate),
+		Disabled: given(cmd, "edge-disabled", f.disabled),
+		Caller:   given(cmd, "edge-caller", vps.CallerMode(f.caller)), CallerConnections: given(cmd, "edge-caller-connections", f.connections), CallerRate: given(cmd, "edge-caller-rate", f.rate),
 		HandshakeTimeout: given(cmd, "edge-handshake-timeout", vps.Duration(f.handshake)), IdleTimeout: given(cmd, "edge-idle-timeout", vps.Duration(f.idle)),
 		DrainTimeout: given(cmd, "edge-drain-timeout", vps.Duration(f.drain)), WakeTimeout: given(cmd, "edge-wake-timeout", vps.Duration(f.waking)),
 		AccessLog: given(cmd, "edge-access-log", vps.AccessLogFormat(f.accessLog)), MetricDomains: given(cmd, "edge-metric-domains", f.metrics),
@@ -131,8 +133,12 @@ func edgeSettings(s *vps.EdgeSettings) []field {
 	if s.QUIC {
 		quic = "led by server name"
 	}
+	state := ""
+	if s.Disabled {
+		state = "disabled, its ports are another router's; "
+	}
 	return []field{
-		{"edge", fmt.Sprintf("%s callers; each has at most %d connections, and %d new ones per second", s.Caller, s.CallerConnections, s.CallerRate)},
+		{"edge", state + fmt.Sprintf("%s callers; each has at most %d connections, and %d new ones per second", s.Caller, s.CallerConnections, s.CallerRate)},
 		{"proxies", proxies},
 		{"timeouts", fmt.Sprintf("handshake %s, idle %s, drain %s, wake %s", s.HandshakeTimeout, s.IdleTimeout, s.DrainTimeout, s.WakeTimeout)},
 		{"access log", log},

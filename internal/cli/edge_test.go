@@ -28,14 +28,14 @@ func TestHostSetEdge(t *testing.T) {
 	w.options.Dial = func(string) Client { return asked }
 	w.mustRun(t, strings.Fields("host set --edge-caller proxy-v2 --edge-trusted-proxies 192.0.2.7,2001:db8::/48 --edge-trusted-proxies 198.51.100.0/24 "+
 		"--edge-caller-connections 5 --edge-caller-rate 6 --edge-handshake-timeout 7s --edge-idle-timeout 2d --edge-drain-timeout 0s --edge-wake-timeout 9s "+
-		"--edge-access-log json --edge-metric-domains 0 --edge-quic=false --edge-resolvers 9.9.9.9,[2620:fe::fe]:5353 --edge-allow-private")...)
+		"--edge-access-log json --edge-metric-domains 0 --edge-quic=false --edge-disabled --edge-resolvers 9.9.9.9,[2620:fe::fe]:5353 --edge-allow-private")...)
 	e := asked.settings.Edge
 	var got []string
 	for _, f := range edgeSettings(&e) {
 		got = append(got, f.name+": "+f.value)
 	}
 	want := []string{
-		"edge: proxy-v2 callers; each has at most 5 connections, and 6 new ones per second", "proxies: 192.0.2.7/32, 2001:db8::/48, 198.51.100.0/24",
+		"edge: disabled, its ports are another router's; proxy-v2 callers; each has at most 5 connections, and 6 new ones per second", "proxies: 192.0.2.7/32, 2001:db8::/48, 198.51.100.0/24",
 		"timeouts: handshake 7s, idle 48h0m0s, drain 0s, wake 9s", "access log: as json", "quic: closed",
 	}
 	if strings.Join(got, "\n") != strings.Join(want, "\n") {

@@ -15,6 +15,7 @@ func (b backend) ExportDomains(ctx context.Context, router, dir string) ([]api.R
 	if err != nil {
 		return nil, err
 	}
+	host.Settings.Edge.Disabled = false // as it is when the other router has taken over
 	c := edgeConfig(&host, edgeWorld{running: func(string) bool { return true }, live: b.proofs.Live})
 	_, err = os.Stat("/proc/net/if_inet6") // it is there while the kernel speaks IPv6
 	files, err := export.Write(export.Router(router), &c, export.Options{Dir: dir, IPv4Only: os.IsNotExist(err)})

@@ -149,10 +149,14 @@ func (v *domainView) state(g *vps.Guest, d *vps.Domain) (vps.DomainState, string
 			faults = append(faults, why)
 		}
 	}
+	none, wakes := len(faults) == ports, d.Wake && !v.host.Settings.Edge.Disabled
+	if v.host.Settings.Edge.Disabled {
+		faults = append(faults, "the edge is disabled, so that calls are another router's; `sublet host set --edge-disabled=false` ends that")
+	}
 	switch {
-	case len(faults) == ports:
+	case none:
 		return fault, strings.Join(faults, "; ")
-	case !v.running[g.ID] && d.Wake:
+	case !v.running[g.ID] && wakes:
 		return vps.DomainStopped, joinWords("its guest does not run; a call starts it", faults)
 	case !v.running[g.ID]:
 		return vps.DomainStopped, joinWords(fmt.Sprintf("its guest does not run; `sublet start %s` starts it", g.Spec.Name), faults)

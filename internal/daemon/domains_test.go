@@ -91,6 +91,27 @@ func TestDomainStates(t *testing.T) {
 	}
 }
 
+// TestDomainStatesOfOthers: where another router has the edge's ports it is told.
+func TestDomainStatesOfOthers(t *testing.T) {
+	t.Parallel()
+	h := webHost(t, map[string][]string{"alice": {"a.example.org wake"}})
+	h.Settings.Edge.Disabled = true
+	hand(&h, "carl", "443:443/tcp")
+	g := h.Guest("alice")
+	v := domainView{host: &h, running: map[string]bool{g.ID: true}}
+	if state, message := v.state(g, &g.Spec.Domains[0]); state != vps.DomainLive || !strings.Contains(message, "the edge is disabled") || !strings.Contains(message, "port 443 leads to carl") {
+		t.Errorf("%s: %q", state, message)
+	}
+	v.running = nil
+	if state, message := v.state(g, &g.Spec.Domains[0]); state != vps.DomainStopped || !strings.Contains(message, "`sublet start alice`") {
+		t.Errorf("%s: %q", state, message)
+	}
+	hand(&h, "carl", "80:80/tcp")
+	if state, _ := v.state(g, &g.Spec.Domains[0]); state != vps.DomainHanded {
+		t.Errorf("%s", state)
+	}
+}
+
 func TestDomainWarnings(t *testing.T) {
 	t.Parallel()
 	there := map[string][]string{

@@ -35,7 +35,9 @@ func edgeConfig(host *vps.Host, w edgeWorld) edge.Config {
 		}
 	}
 	slices.SortFunc(c.Guests, func(a, b edge.Guest) int { return cmp.Compare(a.ID, b.ID) })
-	c.Ports = edgePorts(host, c.Guests)
+	if !s.Edge.Disabled {
+		c.Ports = edgePorts(host, c.Guests)
+	}
 	return c
 }
 

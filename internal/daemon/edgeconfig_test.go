@@ -59,6 +59,7 @@ func TestEdgeConfig(t *testing.T) {
 			d.Terminate = true
 			h.Guests[0].Spec.Domains = []vps.Domain{d}
 		}, []edge.Port{web[0], web[2], {Number: 993, Kind: edge.KindTLS}}, map[string]string{"alice": "runs: imap.example.org:993"}},
+		"disabled":              {func(h *vps.Host) { h.Guests[0].Spec.Domains, h.Settings.Edge.Disabled = []vps.Domain{blog, imap}, true }, nil, map[string]string{"alice": "runs: blog.example.org imap.example.org:993"}},
 		"both":                  {func(h *vps.Host) { h.Guests[0].Spec.Domains = []vps.Domain{blog, imap} }, append(slices.Clone(web), edge.Port{Number: 993, Kind: edge.KindTLS}), map[string]string{"alice": "runs: blog.example.org imap.example.org:993"}},
 		"one that does not run": {func(h *vps.Host) { h.Guests[1].Spec.Domains = []vps.Domain{woken} }, web, map[string]string{"bob": "stopped: woken.example.org (woken)"}},
 		"all ports handed over": {func(h *vps.Host) {

@@ -117,6 +117,7 @@ func (e *encoder) settings(s *vps.Settings) {
 func (e *encoder) edge(s *vps.EdgeSettings) {
 	e.print("  edge:\n")
 	e.line(4, "caller", plain(string(s.Caller)))
+	e.line(4, "disabled", strconv.FormatBool(s.Disabled))
 	proxies := make([]string, len(s.TrustedProxies))
 	for i, p := range s.TrustedProxies {
 		proxies[i] = strconv.Quote(p.String())

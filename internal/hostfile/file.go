@@ -85,7 +85,7 @@ type Edge struct {
 	CallerConnections, CallerRate, MetricDomains             *int
 	HandshakeTimeout, IdleTimeout, DrainTimeout, WakeTimeout *vps.Duration
 	AccessLog                                                *vps.AccessLogFormat
-	QUIC, AllowPrivate                                       *bool
+	Disabled, QUIC, AllowPrivate                             *bool
 	Resolvers                                                *[]netip.AddrPort
 	ACME                                                     ACME
 }
@@ -203,6 +203,7 @@ func (n Notices) merge(old vps.NoticeSettings) vps.NoticeSettings {
 }
 
 func (e Edge) merge(old vps.EdgeSettings) vps.EdgeSettings {
+	set(&old.Disabled, e.Disabled)
 	set(&old.Caller, e.Caller)
 	setList(&old.TrustedProxies, e.TrustedProxies)
 	set(&old.CallerConnections, e.CallerConnections)

@@ -77,12 +77,12 @@ func TestDecode(t *testing.T) {
 			}},
 		},
 		{
-			"domains", "settings: {edge: {caller: proxy-v2, trusted_proxies: [192.0.2.7, \"2001:db8::/48\"], idle_timeout: 2d, access_log: off, quic: false, resolvers: [9.9.9.9, \"[::1]:5353\"], allow_private: true}}\n" +
+			"domains", "settings: {edge: {caller: proxy-v2, trusted_proxies: [192.0.2.7, \"2001:db8::/48\"], idle_timeout: 2d, access_log: off, quic: false, disabled: true, resolvers: [9.9.9.9, \"[::1]:5353\"], allow_private: true}}\n" +
 				"guests:\n- name: a\n  domains: [blog.example.org, \"*.example.org:993 wake port=5 vouched caller=hidden terminate\", \"*\", b.example http_port=8080]\n- {name: b, domains: []}\n",
 			File{
 				Settings: Settings{Edge: Edge{
 					Caller: new(vps.CallerProxyV2), TrustedProxies: &[]netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::/48")},
-					IdleTimeout: new(vps.Duration(48 * time.Hour)), AccessLog: new(vps.AccessOff), QUIC: new(false), AllowPrivate: new(true),
+					IdleTimeout: new(vps.Duration(48 * time.Hour)), AccessLog: new(vps.AccessOff), QUIC: new(false), Disabled: new(true), AllowPrivate: new(true),
 					Resolvers: &[]netip.AddrPort{netip.MustParseAddrPort("9.9.9.9:53"), netip.MustParseAddrPort("[::1]:5353")},
 				}},
 				Guests: []Guest{{Name: "a", Domains: &[]vps.Domain{

@@ -90,6 +90,7 @@ func (d decoder) priceKeys(p *Price) map[string]field {
 
 func (d decoder) edgeKeys(e *Edge) map[string]field {
 	return map[string]field{
+		"disabled":           d.boolean(&e.Disabled),
 		"caller":             scalar(d, &e.Caller, "a way to learn who calls", oneOf(vps.CallerModes()...)),
 		"trusted_proxies":    scalars(d, &e.TrustedProxies, "a prefix", parseProxy),
 		"caller_connections": scalar(d, &e.CallerConnections, "a number", parseCount),

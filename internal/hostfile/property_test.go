@@ -280,6 +280,7 @@ func drawEdge(t *rapid.T) vps.EdgeSettings {
 		WakeTimeout:       duration(time.Second, 10*time.Minute, "wake"),
 		AccessLog:         rapid.SampledFrom([]vps.AccessLogFormat{vps.AccessCombined, vps.AccessJSON, vps.AccessOff}).Draw(t, "log"),
 		MetricDomains:     rapid.IntRange(0, vps.MaxDomains).Draw(t, "metrics"),
+		Disabled:          rapid.Bool().Draw(t, "disabled"),
 		QUIC:              rapid.Bool().Draw(t, "quic"),
 		Resolvers:         rapid.SampledFrom([][]netip.AddrPort{nil, {netip.MustParseAddrPort("9.9.9.9:53"), netip.MustParseAddrPort("[2620:fe::fe]:5353")}}).Draw(t, "resolvers"),
 		AllowPrivate:      rapid.Bool().Draw(t, "private"),

@@ -108,6 +108,8 @@ const (
 
 // EdgeSettings are the owner's for the edge.
 type EdgeSettings struct {
+	// Disabled leaves the edge's ports to another router: see internal/edge/export.
+	Disabled bool `json:"disabled,omitempty"`
 	// Caller is how guests learn who calls, for domains that say nothing else.
 	Caller CallerMode `json:"caller"`
 	// TrustedProxies are whose connections begin with a header of the PROXY
