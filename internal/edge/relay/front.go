@@ -338,10 +338,13 @@ func (r *Relay) hand(take func(*net.TCPConn, []byte), said []byte) {
 	fd := r.caller.fd
 	go func() {
 		f := os.NewFile(uintptr(fd), "")
-		defer func() { _ = f.Close() }()
 		conn, err := net.FileConn(f)
-		if tcp, ok := conn.(*net.TCPConn); ok && err == nil {
-			take(tcp, said)
+		_ = f.Close() // conn has a duplicate
+		tcp, ok := conn.(*net.TCPConn)
+		if err != nil || !ok { // no room for one more descriptor
+			r.session.Ended(Closed)
+			return
 		}
+		take(tcp, said)
 	}()
 }

@@ -378,3 +378,14 @@ func echo(address netip.AddrPort) error {
 	}
 	return err
 }
+
+// TestTakenInVain: a caller who cannot be given to a goroutine, as there is no
+// descriptor left, has ended.
+func TestTakenInVain(t *testing.T) {
+	t.Parallel()
+	f := &front{ended: make(chan relay.Reason, 1)}
+	if err := relay.HandPipe(f, func(*net.TCPConn, []byte) { t.Error("a pipe is no connection") }); err != nil {
+		t.Fatal(err)
+	}
+	f.expect(t, relay.Closed)
+}
