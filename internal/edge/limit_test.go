@@ -2,6 +2,7 @@ package edge
 
 import (
 	"encoding/binary"
+	"math"
 	"net/netip"
 	"testing"
 	"time"
@@ -95,5 +96,20 @@ func BenchmarkAdmit(b *testing.B) {
 		key := netip.AddrFrom4(a)
 		c.admit(key, now, 1024, 1000)
 		c.leave(key, now)
+	}
+}
+
+func TestRoom(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		files        uint64
+		memory, want int64
+	}{
+		{1 << 20, math.MaxInt64, 1<<20 - 2048}, {1024, math.MaxInt64, 768}, {math.MaxUint64, math.MaxInt64, 1<<30 - 2048},
+		{1 << 20, 256 << 20, 32 << 10}, {1024, 256 << 20, 768},
+	} {
+		if got := roomFor(tt.files, tt.memory); got != tt.want {
+			t.Errorf("%d files and %d bytes: %d, want %d", tt.files, tt.memory, got, tt.want)
+		}
 	}
 }

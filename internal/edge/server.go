@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -47,7 +48,8 @@ type Options struct {
 	// Certificates ends TLS here; without it, domains that ask for it are refused.
 	Certificates Certificates
 	// MostSockets bounds the connections with callers and guests together. 0 is
-	// what the process may have of file descriptors, less what else it needs.
+	// what the process may have of file descriptors, less what else it needs, and
+	// what fits into its memory, if that is bounded (GOMEMLIMIT).
 	MostSockets int
 }
 
@@ -88,16 +90,20 @@ func New(o Options) *Server {
 	return s
 }
 
-// mostSockets is how many of the process's file descriptors are for connections:
-// those beside them are for relay's pipes, logs, listeners and what else there is.
+// mostSockets is how many connections there may be, with callers and guests together.
 func mostSockets() int64 {
-	const others = 2048
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return 1024 - 1024/4
-	}
-	n := int64(min(limit.Cur, 1<<30))
-	return n - min(others, n/4)
+	files := unix.Rlimit{Cur: 1024}
+	_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &files)
+	return roomFor(files.Cur, debug.SetMemoryLimit(-1))
+}
+
+// roomFor is how many sockets there is room for in so many file descriptors, of which
+// some are for relay's pipes, logs, listeners and what else there is, and in a heap of
+// so many bytes: 8 KiB for each is what idle ones of HTTP take.
+func roomFor(files uint64, memory int64) int64 {
+	const others, size = 2048, 8 << 10
+	n := int64(min(files, 1<<30))
+	return min(n-min(others, n/4), memory/size)
 }
 
 // Set makes the edge do what c says. Connections that are open go on as they are.
