@@ -76,7 +76,7 @@ func (s *Server) logHTTP(x *exchange, r *http.Request) {
 	if x.client.call.port.Kind == KindTLS {
 		a.Kind = "https"
 	}
-	a.Method, a.Target, a.Protocol, a.Status = r.Method, clip(r.RequestURI), r.Proto, x.answer.status
+	a.Method, a.Target, a.Protocol, a.Status = clip(r.Method), clip(r.RequestURI), r.Proto, x.answer.status
 	a.Referer, a.Agent = clip(r.Referer()), clip(r.UserAgent())
 	a.Out, a.Refused = uint64(x.answer.bytes), x.why
 	if x.body != nil {

@@ -50,6 +50,9 @@ func newWebConn(call *session, conn net.Conn, t *table) *webConn {
 func (c *webConn) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.watch == nil { // it was closed just now
+		return
+	}
 	if now := c.moved.Load(); now != c.seen {
 		c.seen, c.quiet = now, 0
 	} else if c.quiet += c.idle / 4; c.quiet >= c.idle {
@@ -87,6 +90,7 @@ func (c *webConn) Close() error {
 	c.once.Do(func() {
 		c.mu.Lock()
 		c.watch.Stop()
+		c.watch = nil
 		c.mu.Unlock()
 		c.client.close()
 		c.call.end()
@@ -137,6 +141,11 @@ const maxHeader = 64 << 10
 // maxStreams is how many requests one connection of HTTP/2 makes at a time.
 const maxStreams = 100
 
+// maxAheadOfGuest is how much of a request by HTTP/2 is taken of its caller before the
+// guest takes it, in bytes. It is a part of what a connection may have ahead, so that
+// a guest that does not read holds up no requests for others.
+const maxAheadOfGuest = 256 << 10
+
 func (f *fronts) init(s *Server) {
 	f.server, f.all = s, make(map[*front]struct{})
 	f.use(s.table.Load().settings)
@@ -166,7 +175,7 @@ func (f *fronts) use(settings vps.EdgeSettings) {
 		IdleTimeout:       idle,
 		MaxHeaderBytes:    maxHeader,
 		Protocols:         new(http.Protocols),
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: maxAheadOfGuest},
 		ErrorLog:          slog.NewLogLogger(f.server.log.Handler(), slog.LevelDebug),
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			w := webConnOf(c)

@@ -12,6 +12,7 @@ import (
 	"net/http/httputil"
 	"net/netip"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -70,7 +71,7 @@ func (s *Server) refuseRequest(x *exchange, r *http.Request, name string) bool {
 	switch {
 	case r.Method == http.MethodConnect:
 		code = http.StatusMethodNotAllowed
-	case name == "" && (r.Host != "" || r.ProtoAtLeast(1, 1)):
+	case name == "" && (r.Host != "" || r.ProtoAtLeast(1, 1)), strings.Contains(r.RequestURI, " "): // which HTTP/2 can say
 		code = http.StatusBadRequest
 	case s.challenged(x, r):
 		return true
@@ -145,8 +146,6 @@ func (s *Server) pass(x *exchange, r *http.Request) {
 		x.body = &countedBody{ReadCloser: r.Body}
 		r.Body = x.body
 	}
-	// What the guest does not say about its content is not guessed here.
-	x.answer.Header()["Content-Type"] = nil
 	reverse.ServeHTTP(x.answer, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, x)))
 }
 
@@ -249,8 +248,11 @@ func rewrite(p *httputil.ProxyRequest) {
 	}
 	// A guest that takes the word of these headers can: what the caller wrote in
 	// them is gone.
-	for _, h := range forwarded {
-		p.Out.Header.Del(h)
+	for h := range p.Out.Header {
+		// Gateways of applications take X_Forwarded_For for the same (RFC 3875, 4.1.18).
+		if slices.Contains(forwarded, http.CanonicalHeaderKey(strings.ReplaceAll(h, "_", "-"))) {
+			delete(p.Out.Header, h)
+		}
 	}
 	p.SetXForwarded()
 	if x.client.call.port.Kind == KindTLS {
@@ -329,6 +331,9 @@ func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 func (a *answer) WriteHeader(code int) {
 	if code >= 200 {
 		a.status = code
+		if h := a.Header(); h["Content-Type"] == nil {
+			h["Content-Type"] = nil // what the guest does not say is not guessed here
+		}
 		if n, err := strconv.ParseInt(a.Header().Get("Content-Length"), 10, 64); err == nil {
 			a.length = n
 		}

@@ -113,7 +113,7 @@ func (s *sessions) drain() {
 	}
 	s.mu.Unlock()
 	for _, c := range clients {
-		c.drain()
+		go c.drain() // one may take a second to hear it
 	}
 }
 

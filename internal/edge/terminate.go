@@ -49,7 +49,7 @@ func (s *Server) passPlain(ctx context.Context, call *session, t *table, r *rout
 		return
 	}
 	up := &upstream{server: s, route: l.route}
-	guest := up.add(l)
+	guest := &guestConn{Conn: l.TCPConn, link: l, up: up}
 	defer guest.Close()
 	if len(l.header) > 0 {
 		if _, err := l.Write(l.header); err != nil {

@@ -36,9 +36,9 @@ type upstream struct {
 	transport *http.Transport
 	as        bool       // the guest sees the caller's own address
 	ready     *guestConn // the one that the transport gets next
-	live      int        // connections
-	route     *route     // of the newest request
-	visit     visit      // likewise
+	conns     map[*guestConn]struct{}
+	route     *route // of the newest request
+	visit     visit  // likewise
 	closed    bool
 }
 
@@ -47,6 +47,15 @@ const answerTimeout = time.Minute
 
 // maxAnswerHeader bounds the headers of an answer, in bytes.
 const maxAnswerHeader = 256 << 10
+
+// maxAhead is how much of an answer by HTTP/2 is taken of a guest before the caller
+// takes it, in bytes: it lies in memory here. A guest is on the same host, so that
+// more makes nothing faster. With maxAheadOfAll, the most that there is, an answer
+// that its caller does not read holds up none of his others.
+const (
+	maxAhead      = 64 << 10
+	maxAheadOfAll = 4<<20 - 1
+)
 
 // prepare sees to it that there is a connection, so that what keeps the request
 // from the guest is known before anything of it is sent.
@@ -73,7 +82,6 @@ func (u *upstream) prepare(ctx context.Context, x *exchange, v visit) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.closed {
-		go conn.Close() // which takes the lock
 		return &refusal{ReasonGuestLost, net.ErrClosed}
 	}
 	u.ready, u.as = conn, conn.link.as
@@ -88,7 +96,7 @@ func (u *upstream) connected(x *exchange, v visit) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.route, u.visit = x.route, v
-	return u.live > 0 && u.transport != nil
+	return len(u.conns) > 0 && u.transport != nil
 }
 
 func (u *upstream) newTransport(h2 bool) *http.Transport {
@@ -100,6 +108,7 @@ func (u *upstream) newTransport(h2 bool) *http.Transport {
 		ExpectContinueTimeout:  time.Second, // many servers do not know of it
 		MaxResponseHeaderBytes: maxAnswerHeader,
 		Protocols:              new(http.Protocols),
+		HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerStream: maxAhead, MaxReceiveBufferPerConnection: maxAheadOfAll},
 	}
 	t.Protocols.SetHTTP1(!h2)
 	t.Protocols.SetUnencryptedHTTP2(h2)
@@ -141,15 +150,23 @@ func (u *upstream) connect(ctx context.Context, t *table, r *route, v visit) (*g
 			return nil, &refusal{ReasonGuestLost, err}
 		}
 	}
-	return u.add(l), nil
+	return u.add(l)
 }
 
 // add makes a link one of the upstream's connections.
-func (u *upstream) add(l *link) *guestConn {
+func (u *upstream) add(l *link) (*guestConn, error) {
+	c := &guestConn{Conn: l.TCPConn, link: l, up: u}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.live++
-	return &guestConn{Conn: l.TCPConn, link: l, up: u}
+	if u.closed {
+		_ = l.Close()
+		return nil, &refusal{ReasonGuestLost, net.ErrClosed}
+	}
+	if u.conns == nil {
+		u.conns = make(map[*guestConn]struct{})
+	}
+	u.conns[c] = struct{}{}
+	return c, nil
 }
 
 // imitates tells whether the guest sees the caller's own address.
@@ -167,17 +184,15 @@ func (u *upstream) roundTrip(r *http.Request) (*http.Response, error) {
 	return t.RoundTrip(r)
 }
 
-// close ends connections that no request is on; those of others end with them.
+// close ends all connections, and lets none begin any more: there is nobody for whom
+// requests could be on them.
 func (u *upstream) close() {
 	u.mu.Lock()
-	conn, t := u.ready, u.transport
-	u.ready, u.closed = nil, true
+	conns := u.conns
+	u.conns, u.ready, u.closed = nil, nil, true
 	u.mu.Unlock()
-	if conn != nil {
-		_ = conn.Close()
-	}
-	if t != nil {
-		t.CloseIdleConnections()
+	for c := range conns {
+		_ = c.Close()
 	}
 }
 
@@ -234,7 +249,7 @@ func (c *guestConn) Close() error {
 		_ = c.link.Close()
 		c.up.mu.Lock()
 		defer c.up.mu.Unlock()
-		c.up.live--
+		delete(c.up.conns, c)
 		if c.up.ready == c {
 			c.up.ready = nil
 		}
