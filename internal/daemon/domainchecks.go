@@ -122,6 +122,7 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 	f.State = vps.StateStopped
 	if s := b.seen(ctx); s.Status[g.ID].State != "" {
 		f.State = s.Status[g.ID].State
+		f.Restraint = s.Status[g.ID].Restraint
 	}
 	b.portFacts(ctx, &f, host, g, uplinks)
 	if b.edgeView != nil {
@@ -148,13 +149,14 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 // portFacts finds what keeps callers off the ports of a domain of a guest, and which
 // of them are the guest's alone.
 func (b backend) portFacts(ctx context.Context, f *hops.Facts, host *vps.Host, g *vps.Guest, uplinks []string) {
-	f.Blocked, f.Direct = map[uint16]hops.Fault{}, map[uint16]bool{}
+	f.Blocked, f.Handed, f.Direct = map[uint16]hops.Fault{}, map[uint16]bool{}, map[uint16]bool{}
 	for port := range f.Domain.Ports() {
 		switch to := host.HandedTo(port); {
 		case to == nil:
 		case to.ID == g.ID:
 			f.Direct[port] = true
 		default:
+			f.Handed[port] = true
 			f.Blocked[port] = hops.Fault{
 				Problem: fmt.Sprintf("TCP port %d of the host leads to the guest %s alone, past the edge", port, to.Spec.Name),
 				Remedy:  fmt.Sprintf("end that with `sublet port remove %s %d/tcp`", to.Spec.Name, port),

@@ -78,7 +78,7 @@ func (p *parts) certificates(ctx context.Context) map[string]vps.Certificate {
 }
 
 func (b backend) domainStates(host *vps.Host, guest string, s reconcile.Snapshot) []api.GuestDomain {
-	v := domainView{host: host, running: map[string]bool{}, proof: func(tenant, name string) (vps.Proof, vps.ProofSteps) {
+	v := domainView{host: host, running: map[string]bool{}, restraint: map[string]*vps.Restraint{}, proof: func(tenant, name string) (vps.Proof, vps.ProofSteps) {
 		p := b.proofs.Proof(host, tenant, name)
 		return p, b.proofs.Steps(&p)
 	}}
@@ -86,7 +86,7 @@ func (b backend) domainStates(host *vps.Host, guest string, s reconcile.Snapshot
 		_, v.closed = b.edgeView.Ports()
 	}
 	for id, st := range s.Status {
-		v.running[id] = st.State == vps.StateRunning
+		v.running[id], v.restraint[id] = st.State == vps.StateRunning, st.Restraint
 	}
 	all := []api.GuestDomain{}
 	for i := range host.Guests {
@@ -112,6 +112,8 @@ type domainView struct {
 	host *vps.Host
 	// running are the guests that run, by ID.
 	running map[string]bool
+	// restraint is what quotas have in force for guests, by ID.
+	restraint map[string]*vps.Restraint
 	// closed are the ports that the edge cannot have, and why.
 	closed map[edge.Port]string
 	proof  func(tenant, name string) (vps.Proof, vps.ProofSteps)
@@ -156,12 +158,19 @@ func (v *domainView) state(g *vps.Guest, d *vps.Domain) (vps.DomainState, string
 	switch {
 	case none:
 		return fault, strings.Join(faults, "; ")
+	case v.restraint[g.ID].Suspends():
+		return vps.DomainStopped, joinWords(quotaWords(v.restraint[g.ID]), faults)
 	case !v.running[g.ID] && wakes:
 		return vps.DomainStopped, joinWords("its guest does not run; a call starts it", faults)
 	case !v.running[g.ID]:
 		return vps.DomainStopped, joinWords(fmt.Sprintf("its guest does not run; `sublet start %s` starts it", g.Spec.Name), faults)
 	}
 	return good, joinWords(said, faults)
+}
+
+// quotaWords say that a quota keeps callers from a guest, and what to do about it.
+func quotaWords(r *vps.Restraint) string {
+	return fmt.Sprintf("the quota %s is used up, and keeps all from its guest until %s; `sublet quota lift` lifts it", r.Quota, r.Until.Format("2006-01-02 15:04 MST"))
 }
 
 func joinWords(first string, more []string) string {

@@ -55,22 +55,26 @@ func TestDomainStates(t *testing.T) {
 		stopped             bool
 		state               vps.DomainState
 		says                string
+		quota               vps.QuotaAction // in force for the guest
 	}{
-		{"the owner's", "alice", "a.example.org", nil, vps.Proof{}, nil, false, vps.DomainLive, ""},
-		{"not proved", "bob", "b.example.org", nil, vps.Proof{}, nil, false, vps.DomainPending, `it waits for a proof that it is friends's; what proves it is the TXT record _sublet.b.example.org with "sublet=token"`},
-		{"proved", "bob", "b.example.org", nil, vps.Proof{Proved: now}, nil, false, vps.DomainLive, ""},
-		{"vouched for", "bob", "b.example.org vouched", nil, vps.Proof{}, nil, false, vps.DomainLive, ""},
-		{"failing", "bob", "b.example.org", nil, vps.Proof{Proved: now, Failing: now, Message: "no record"}, nil, false, vps.DomainFailing, "is gone: no record; what proves"},
-		{"failing and stopped", "bob", "b.example.org", nil, vps.Proof{Proved: now, Failing: now, Message: "no record"}, nil, true, vps.DomainStopped, "its guest does not run"},
-		{"lost", "bob", "b.example.org", nil, vps.Proof{Failing: now, Message: "no record"}, nil, false, vps.DomainLost, "is gone: no record; what proves"},
-		{"one port of two handed over", "alice", "a.example.org", []string{"443:443/tcp"}, vps.Proof{}, nil, false, vps.DomainLive, "port 443 leads to carl alone; `sublet port remove carl 443/tcp` ends that"},
-		{"both handed over", "alice", "a.example.org", []string{"443:443/tcp", "80:80"}, vps.Proof{}, nil, false, vps.DomainHanded, "port 443 leads to carl alone; `sublet port remove carl 443/tcp` ends that; port 80"},
-		{"for TLS alone, handed over", "alice", "a.example.org:443", []string{"443:8443/tcp"}, vps.Proof{}, nil, false, vps.DomainHanded, "port 443 leads to carl alone"},
-		{"UDP handed over", "alice", "a.example.org", []string{"443:443/udp"}, vps.Proof{}, nil, false, vps.DomainLive, ""},
-		{"to itself", "carl", "c.example.org vouched", []string{"443:443/tcp", "80:80"}, vps.Proof{}, nil, false, vps.DomainLive, ""},
-		{"a port that the edge cannot have", "alice", "a.example.org:993", nil, vps.Proof{}, map[edge.Port]string{{Number: 993, Kind: edge.KindTLS}: "dovecot has 993"}, false, vps.DomainBlocked, "dovecot has 993"},
-		{"one of two that it cannot have", "alice", "a.example.org", nil, vps.Proof{}, map[edge.Port]string{{Number: 80, Kind: edge.KindHTTP}: "apache has 80"}, true, vps.DomainStopped, "`sublet start alice` starts it; apache has 80"},
-		{"stopped, to be woken", "alice", "a.example.org wake", nil, vps.Proof{}, nil, true, vps.DomainStopped, "a call starts it"},
+		{"the owner's", "alice", "a.example.org", nil, vps.Proof{}, nil, false, vps.DomainLive, "", ""},
+		{"not proved", "bob", "b.example.org", nil, vps.Proof{}, nil, false, vps.DomainPending, `it waits for a proof that it is friends's; what proves it is the TXT record _sublet.b.example.org with "sublet=token"`, ""},
+		{"proved", "bob", "b.example.org", nil, vps.Proof{Proved: now}, nil, false, vps.DomainLive, "", ""},
+		{"vouched for", "bob", "b.example.org vouched", nil, vps.Proof{}, nil, false, vps.DomainLive, "", ""},
+		{"failing", "bob", "b.example.org", nil, vps.Proof{Proved: now, Failing: now, Message: "no record"}, nil, false, vps.DomainFailing, "is gone: no record; what proves", ""},
+		{"failing and stopped", "bob", "b.example.org", nil, vps.Proof{Proved: now, Failing: now, Message: "no record"}, nil, true, vps.DomainStopped, "its guest does not run", ""},
+		{"lost", "bob", "b.example.org", nil, vps.Proof{Failing: now, Message: "no record"}, nil, false, vps.DomainLost, "is gone: no record; what proves", ""},
+		{"one port of two handed over", "alice", "a.example.org", []string{"443:443/tcp"}, vps.Proof{}, nil, false, vps.DomainLive, "port 443 leads to carl alone; `sublet port remove carl 443/tcp` ends that", ""},
+		{"both handed over", "alice", "a.example.org", []string{"443:443/tcp", "80:80"}, vps.Proof{}, nil, false, vps.DomainHanded, "port 443 leads to carl alone; `sublet port remove carl 443/tcp` ends that; port 80", ""},
+		{"for TLS alone, handed over", "alice", "a.example.org:443", []string{"443:8443/tcp"}, vps.Proof{}, nil, false, vps.DomainHanded, "port 443 leads to carl alone", ""},
+		{"UDP handed over", "alice", "a.example.org", []string{"443:443/udp"}, vps.Proof{}, nil, false, vps.DomainLive, "", ""},
+		{"to itself", "carl", "c.example.org vouched", []string{"443:443/tcp", "80:80"}, vps.Proof{}, nil, false, vps.DomainLive, "", ""},
+		{"a port that the edge cannot have", "alice", "a.example.org:993", nil, vps.Proof{}, map[edge.Port]string{{Number: 993, Kind: edge.KindTLS}: "dovecot has 993"}, false, vps.DomainBlocked, "dovecot has 993", ""},
+		{"one of two that it cannot have", "alice", "a.example.org", nil, vps.Proof{}, map[edge.Port]string{{Number: 80, Kind: edge.KindHTTP}: "apache has 80"}, true, vps.DomainStopped, "`sublet start alice` starts it; apache has 80", ""},
+		{"stopped, to be woken", "alice", "a.example.org wake", nil, vps.Proof{}, nil, true, vps.DomainStopped, "a call starts it", ""},
+		{"stopped by a quota", "alice", "a.example.org wake", nil, vps.Proof{}, nil, true, vps.DomainStopped, "the quota guest/alice is used up", vps.ActionStop},
+		{"suspended by a quota", "alice", "a.example.org", nil, vps.Proof{}, nil, false, vps.DomainStopped, "until 2026-12-01 00:00 UTC; `sublet quota lift` lifts it", vps.ActionSuspend},
+		{"throttled by a quota", "alice", "a.example.org", nil, vps.Proof{}, nil, false, vps.DomainLive, "", vps.ActionThrottle},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -83,6 +87,10 @@ func TestDomainStates(t *testing.T) {
 				}
 				return tt.proof, vps.ProofSteps{Record: "_sublet." + name, Value: "sublet=token"}
 			}}
+			if tt.quota != "" {
+				until := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+				v.restraint = map[string]*vps.Restraint{g.ID: {Quota: "guest/alice", Action: tt.quota, Until: until}}
+			}
 			state, message := v.state(g, &g.Spec.Domains[0])
 			if state != tt.state || !strings.Contains(message, tt.says) || tt.says == "" && message != "" {
 				t.Errorf("%s: %q; want %s: %q", state, message, tt.state, tt.says)

@@ -40,6 +40,8 @@ type Facts struct {
 	Prefix6 netip.Prefix
 	// Blocked are the ports' faults: what keeps callers off them, with a remedy.
 	Blocked map[uint16]Fault
+	// Handed are those of Blocked that lead to another guest alone.
+	Handed map[uint16]bool
 
 	// EdgeFault says what is wrong with the edge as a whole, empty for nothing.
 	EdgeFault string
@@ -60,6 +62,8 @@ type Facts struct {
 	// State is the guest's, and Address where it is.
 	State   vps.State
 	Address netip.Addr
+	// Restraint is what quotas have in force for the guest, nil for nothing.
+	Restraint *vps.Restraint
 }
 
 // Fault is something that is wrong, and what to do about it.
@@ -144,11 +148,23 @@ func (t *tester) spec() {
 		t.add(vps.HopSpec, vps.HopFailed, cmp.Or(f.Remedy, "add it with `sublet domain add GUEST "+f.Name+"`"), "no guest has the domain %s, nor one that covers it", f.Name)
 	case f.NotLive != "":
 		t.add(vps.HopSpec, vps.HopFailed, f.Remedy, "%s", f.NotLive)
+	case t.handed():
+		t.add(vps.HopSpec, vps.HopFailed, "give the ports back to the edge, as the hop firewall tells", "%s is the guest %s's, and its ports lead to others alone", f.Domain, f.Guest)
 	case f.Domain.Name == f.Name:
 		t.add(vps.HopSpec, vps.HopOK, "", "%s leads to the guest %s, and is live", f.Domain, f.Guest)
 	default:
 		t.add(vps.HopSpec, vps.HopOK, "", "%s is led to the guest %s by its domain %s, which is live", t.called(), f.Guest, f.Domain)
 	}
+}
+
+// handed tells whether all ports of the domain lead to other guests alone.
+func (t *tester) handed() bool {
+	for port := range t.f.Domain.Ports() {
+		if !t.f.Handed[port] {
+			return false
+		}
+	}
+	return true
 }
 
 // dns looks where the name leads.
@@ -238,6 +254,10 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 	}
 	var good []string
 	for port := range f.Domain.Ports() {
+		if f.Handed[port] {
+			t.add(vps.HopEdge, vps.HopUnknown, "", "not looked at, as port %d leads to another guest alone", port)
+			continue
+		}
 		if f.Ports != nil && !f.Direct[port] && !slices.Contains(f.Ports, port) {
 			said := fmt.Sprintf("the edge does not listen on port %d", port)
 			if why := f.Closed[port]; why != "" {
@@ -272,6 +292,10 @@ func (t *tester) guest(ctx context.Context) map[uint16]bool {
 	serves := map[uint16]bool{}
 	running := f.State == vps.StateRunning
 	switch {
+	case f.Restraint.Suspends():
+		t.add(vps.HopGuest, vps.HopFailed, "add to the quota with `sublet quota topup`, or lift it with `sublet quota lift`",
+			"nobody reaches the guest %s, because the quota %s is used up until %s", f.Guest, f.Restraint.Quota, f.Restraint.Until.Format("2006-01-02 15:04 MST"))
+		return serves
 	case !running && f.State == vps.StateStopped && f.Domain.Wake:
 		t.add(vps.HopGuest, vps.HopUnknown, "", "the guest %s is stopped, and a call starts it; test again when it runs", f.Guest)
 		return serves

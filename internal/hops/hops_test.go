@@ -233,6 +233,27 @@ func TestWay(t *testing.T) {
 		"a port that was handed to it": {func(f *Facts) { f.Ports, f.Direct = []uint16{80}, map[uint16]bool{443: true} }, []string{
 			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: calls at 192.0.2.1:443 go to the guest past the edge", "edge ok: the edge takes calls at 192.0.2.1:80", "guest ok: ", "certificate ok: ", "http ok: ",
 		}},
+		"a port that was handed to another": {func(f *Facts) {
+			f.Ports, f.Handed, f.Blocked = []uint16{80}, map[uint16]bool{443: true}, map[uint16]Fault{443: {"port 443 leads to bob alone", "sublet port remove"}}
+		}, []string{
+			"spec ok: is live", "dns ok: ", "firewall failed: leads to bob alone | sublet port remove", "firewall ok: TCP port 80;", "edge unknown: as port 443 leads to another guest", "edge ok: at 192.0.2.1:80", "guest ok: ", "certificate unknown: ", "http ok: ",
+		}},
+		"all ports handed to another": {func(f *Facts) {
+			fault := Fault{"it leads to bob alone", "sublet port remove"}
+			f.Ports, f.Handed, f.Blocked = []uint16{}, map[uint16]bool{443: true, 80: true}, map[uint16]Fault{443: fault, 80: fault}
+		}, []string{
+			"spec failed: its ports lead to others alone | give", "dns ok: ", "firewall failed: ", "firewall failed: ", "edge unknown: port 443", "edge unknown: port 80", "guest ok: ", "certificate unknown: ", "http unknown: ",
+		}},
+		"suspended by a quota": {func(f *Facts) {
+			f.Restraint = &vps.Restraint{Quota: "guest/alice", Action: vps.ActionSuspend, Until: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}
+		}, []string{
+			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: ", "guest failed: the quota guest/alice is used up until 2026-12-01 00:00 UTC | add to the quota with `sublet quota topup`", "certificate unknown: ", "http unknown: ",
+		}},
+		"stopped by a quota, which a call does not mend": {func(f *Facts) {
+			f.State, f.Domain.Wake, f.Restraint = vps.StateStopped, true, &vps.Restraint{Quota: "host", Action: vps.ActionStop}
+		}, []string{
+			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: ", "guest failed: because the quota host is used up", "certificate unknown: ", "http unknown: ",
+		}},
 		"stopped": {func(f *Facts) { f.State = vps.StateStopped }, []string{
 			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: ", "guest failed: it is stopped | start it with `sublet start alice`", "certificate unknown: the guest does not run", "http unknown: the guest does not run",
 		}},
