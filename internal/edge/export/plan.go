@@ -91,7 +91,7 @@ func newPlan(c *edge.Config) (*plan, error) {
 	}
 	if len(b.terminated) > 0 {
 		return nil, vps.Errorf(vps.CodeConflict,
-			"TLS of %s ends at the edge, which gets and renews their certificates itself, and no other router does that for it; let their guests have certificates (`sublet domain add` without --terminate) or keep the edge",
+			"TLS of %s ends at the edge, which gets and renews their certificates itself, and no other router does that for it; let their guests have certificates (`sublet domain add` with --terminate=false) or keep the edge",
 			some(b.terminated))
 	}
 	for _, e := range c.Ports {
