@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -217,5 +218,40 @@ func TestLongMethod(t *testing.T) {
 		if line := s.logs.wait(t, 1)[0]; len(line) > 5000 || !strings.Contains(line, "MMM") {
 			t.Errorf("a line of %d bytes", len(line))
 		}
+	}
+}
+
+// TestSpareConnections: of the many connections to a guest that one of HTTP/2 makes,
+// none is left a little later, when it makes no requests.
+func TestSpareConnections(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	var asked sync.WaitGroup
+	const streams = 50
+	asked.Add(streams)
+	s.guest("alice", vps.Domain{Name: "a.example.org", HTTPPort: serve(t, func(_ http.ResponseWriter, r *http.Request) {
+		if r.Method != "PRI" {
+			asked.Done()
+			asked.Wait()
+		}
+	}, false)})
+	s.set()
+	c := newH2Caller(t, s)
+	for i := range streams {
+		c.get(t, uint32(2*i+1), "/")
+	}
+	for range streams {
+		if status := c.status(t); status != "200" {
+			t.Fatal(status)
+		}
+	}
+	if n := s.server.Stats().Guests["alice"].Connections; n < streams {
+		t.Errorf("%d connections", n)
+	}
+	eventually(t, "the guest has none", func() bool { return s.server.Stats().Guests["alice"].Open == 0 })
+	asked.Add(1)
+	c.get(t, 2*streams+1, "/")
+	if status := c.status(t); status != "200" {
+		t.Error(status)
 	}
 }

@@ -153,7 +153,7 @@ func (c *client) add(key upstreamKey) *upstream {
 			u.close()
 		}
 	}
-	u := &upstream{key: key, server: c.server}
+	u := &upstream{key: key, server: c.server, many: c.newest == 2}
 	c.upstreams[key] = u
 	return u
 }

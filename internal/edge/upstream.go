@@ -26,7 +26,8 @@ type upstreamKey struct {
 type upstream struct {
 	key    upstreamKey
 	server *Server
-	users  int // requests; guarded by client.mu
+	many   bool // the caller makes several requests at a time
+	users  int  // requests; guarded by client.mu
 	// in and out are bytes to the guest and back.
 	in, out atomic.Uint64
 
@@ -56,6 +57,11 @@ const (
 	maxAhead      = 64 << 10
 	maxAheadOfAll = 4<<20 - 1
 )
+
+// spareTimeout is how long connections wait for a next request that were made for
+// requests of HTTP/2 at the same time: a caller has up to maxStreams of them for one
+// of his own, and all callers share what a guest may have.
+const spareTimeout = 5 * time.Second
 
 // prepare sees to it that there is a connection, so that what keeps the request
 // from the guest is known before anything of it is sent.
@@ -109,6 +115,9 @@ func (u *upstream) newTransport(h2 bool) *http.Transport {
 		MaxResponseHeaderBytes: maxAnswerHeader,
 		Protocols:              new(http.Protocols),
 		HTTP2:                  &http.HTTP2Config{MaxReceiveBufferPerStream: maxAhead, MaxReceiveBufferPerConnection: maxAheadOfAll},
+	}
+	if u.many && !h2 {
+		t.IdleConnTimeout = spareTimeout
 	}
 	t.Protocols.SetHTTP1(!h2)
 	t.Protocols.SetUnencryptedHTTP2(h2)

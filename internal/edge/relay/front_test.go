@@ -84,14 +84,20 @@ func (f *front) expect(t *testing.T, want relay.Reason) {
 // door serves a front. It returns where, and how to stop.
 func door(t *testing.T, f *front, handshake time.Duration) (address netip.AddrPort, stop func()) {
 	t.Helper()
+	return doorOf(t, f, f, handshake)
+}
+
+// doorOf serves another one, which has f in it.
+func doorOf(t *testing.T, f *front, served relay.Front, handshake time.Duration) (address netip.AddrPort, stop func()) {
+	t.Helper()
 	f.ended = make(chan relay.Reason, 10_000)
 	listener, address := listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- relay.Serve(ctx, listener, func() time.Duration { return handshake }, f) }()
+	ended := make(chan error, 1)
+	go func() { ended <- relay.Serve(ctx, listener, func() time.Duration { return handshake }, served) }()
 	stop = sync.OnceFunc(func() {
 		cancel()
-		if err := <-served; err != nil {
+		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
