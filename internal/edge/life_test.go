@@ -75,6 +75,72 @@ func TestWake(t *testing.T) {
 	eventually(t, "it is asked once more", func() bool { return asked.Load() == 2 })
 }
 
+// TestWakeTrial: a server that opens its sockets, ends, and is then started in earnest,
+// as nginx does on Debian, is waited for; so is one that opens one socket after another.
+func TestWakeTrial(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	asked := make(chan struct{}, 1)
+	s.wake = func(string) { asked <- struct{}{} }
+	trial, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = trial.Close() })
+	go func() {
+		if c, err := trial.Accept(); err == nil {
+			_ = c.(*net.TCPConn).SetLinger(0)
+			_ = c.Close()
+		}
+	}()
+	four, six := serveTLS(t, "four"), serveTLS(t, "six")
+	s.guest("alice", vps.Domain{Name: "a.example.org", Wake: true})
+	s.config.Guests[0].Running, s.config.Guests[0].Address6 = false, netip.MustParseAddr("2001:db8:213::7")
+	var calls atomic.Int32
+	s.origin.dial = func(ctx context.Context, _, to netip.AddrPort) (*net.TCPConn, error) {
+		// It tries, and ends; then it opens its socket of IPv6 first.
+		at := trial.Addr().String()
+		switch n := calls.Add(1); {
+		case to.Addr().Is6():
+			at = fmt.Sprint("127.0.0.1:", six)
+		case n == 2:
+			return nil, unix.ECONNREFUSED
+		case n > 2:
+			at = fmt.Sprint("127.0.0.1:", four)
+		}
+		c, err := new(net.Dialer).DialContext(ctx, "tcp", at)
+		if err != nil {
+			return nil, err
+		}
+		return c.(*net.TCPConn), nil
+	}
+	s.set()
+	answer := make(chan string)
+	go func() {
+		c, err := handshake(s.dial(webTLS), "a.example.org")
+		if err != nil {
+			answer <- err.Error()
+			return
+		}
+		answer <- ask(t, c, "x")
+	}()
+	<-asked
+	s.config.Guests[0].Running = true
+	s.set()
+	if got := <-answer; got != "four: x" {
+		t.Errorf("the first caller hears %q", got)
+	}
+	if got := calls.Load(); got != 4 {
+		t.Errorf("the guest was called %d times", got)
+	}
+	// From then on callers do not wait for more.
+	if c, err := handshake(s.dial(webTLS), "a.example.org"); err != nil {
+		t.Error(err)
+	} else if got := ask(t, c, "y"); got != "four: y" || calls.Load() != 5 {
+		t.Errorf("the next caller hears %q, and the guest was called %d times", got, calls.Load())
+	}
+}
+
 // TestWakeInVain: who waits for a guest that does not come is told so, and the next
 // one has it started again.
 func TestWakeInVain(t *testing.T) {

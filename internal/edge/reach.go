@@ -55,6 +55,8 @@ type link struct {
 	header []byte
 	// as is set if the guest sees it come from the caller's own address.
 	as bool
+	// other is set if it took the guest's address of the second choice.
+	other bool
 
 	server *Server
 	closed atomic.Bool
@@ -92,12 +94,10 @@ func (s *Server) connect(ctx context.Context, t *table, r *route, port uint16, v
 	var l *link
 	var err error
 	switch {
-	case r.guest.Running:
-		if l, err = s.dial(ctx, t, r, port, v.caller); err != nil && r.domain.Wake && r.guest.state.waker.woken(time.Now(), t) {
-			l, err = s.awaken(ctx, t, r, v)
-		}
-	case r.domain.Wake && s.options.Wake != nil:
+	case r.wakes(t, port, s.options.Wake != nil):
 		l, err = s.awaken(ctx, t, r, v)
+	case r.guest.Running:
+		l, err = s.dial(ctx, t, r, port, v.caller)
 	default:
 		err = &refusal{reason: ReasonStopped}
 	}
@@ -112,6 +112,12 @@ func (s *Server) connect(ctx context.Context, t *table, r *route, port uint16, v
 		s.leave(held)
 	}
 	return l, nil
+}
+
+// wakes tells whether a call of one of the guest's ports starts it, if anybody can, or
+// waits for it to have started.
+func (r *route) wakes(t *table, port uint16, can bool) bool {
+	return r.domain.Wake && can && (!r.guest.Running || r.guest.state.waker.woken(time.Now(), t, port))
 }
 
 // enter takes a slot of a guest, and a socket, or says why there is none.
@@ -155,14 +161,15 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, c ca
 		as = c.from
 	}
 	conn, err := s.options.Origin.Dial(ctx, as, netip.AddrPortFrom(first, port))
-	if err != nil && second.IsValid() && ctx.Err() == nil {
+	other := err != nil && second.IsValid() && ctx.Err() == nil
+	if other {
 		conn, err = s.options.Origin.Dial(ctx, netip.AddrPort{}, netip.AddrPortFrom(second, port))
 	}
 	if err != nil {
 		return nil, &refusal{dialReason(err), err}
 	}
 	seen := as.IsValid() && addrPort(conn.LocalAddr()).Addr() == as.Addr()
-	return &link{TCPConn: conn, route: r, meter: r.meter(), header: header, as: seen, server: s}, nil
+	return &link{TCPConn: conn, route: r, meter: r.meter(), header: header, as: seen, other: other, server: s}, nil
 }
 
 // imitable tells whether a connection may come from this address. A proxy may have

@@ -134,7 +134,7 @@ func (p *passing) Heard(said []byte) relay.Answer {
 		s.refused.add(ReasonName)
 		return relay.Answer{Say: hello.Alert(hello.AlertUnrecognizedName)}
 	}
-	if !r.guest.Running {
+	if !r.guest.Running || r.wakes(t, r.domain.TLSPort(), s.options.Wake != nil) {
 		return p.leave() // it may be woken
 	}
 	return p.lead(t, r)

@@ -2,8 +2,12 @@ package edge
 
 import (
 	"context"
+	"errors"
+	"os"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // maxWaiting is how many callers wait for one guest to start.
@@ -15,6 +19,8 @@ type waker struct {
 	waiting int
 	asked   time.Time // when it was to be started, the last time
 	ran     bool      // it did since
+	// open are its ports that took calls since then, for good.
+	open map[uint16]struct{}
 }
 
 // join adds one who waits, unless there are enough. ask is set if the guest, which
@@ -27,7 +33,7 @@ func (w *waker) join(now time.Time, running bool, timeout time.Duration) (ask bo
 	}
 	w.waiting++
 	if !running && (w.ran || now.Sub(w.asked) >= timeout) {
-		w.asked, w.ran = now, false
+		w.asked, w.ran, w.open = now, false, nil
 		return true, timeout, true
 	}
 	return false, timeout - now.Sub(w.asked), true
@@ -46,16 +52,27 @@ func (w *waker) runs() {
 	w.ran = true
 }
 
-// woken tells whether the guest was started because of a call, not long ago: it may
-// not take calls yet on all of its ports.
-func (w *waker) woken(now time.Time, t *table) bool {
+// takes says that a port takes calls.
+func (w *waker) takes(port uint16) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return now.Sub(w.asked) < time.Duration(t.settings.WakeTimeout)
+	if w.open == nil {
+		w.open = make(map[uint16]struct{})
+	}
+	w.open[port] = struct{}{}
 }
 
-// awaken has the guest started, and connects to it when it takes calls. It gives up
-// when EdgeSettings.WakeTimeout is over.
+// woken tells whether the guest was started because of a call, not long ago: it may
+// not take calls yet on this port.
+func (w *waker) woken(now time.Time, t *table, port uint16) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, open := w.open[port]
+	return !open && now.Sub(w.asked) < time.Duration(t.settings.WakeTimeout)
+}
+
+// awaken has the guest started, and connects to it when it takes calls for good. It
+// gives up when EdgeSettings.WakeTimeout is over.
 func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link, error) {
 	w := &r.guest.state.waker
 	ask, left, ok := w.join(time.Now(), r.guest.Running, time.Duration(t.settings.WakeTimeout))
@@ -83,6 +100,10 @@ func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link
 			w.runs()
 			l, err := s.dial(ctx, t, r, port, v.caller)
 			if err == nil {
+				l, err = s.tried(ctx, t, l, port, v.caller)
+			}
+			if err == nil {
+				w.takes(port)
 				return l, nil
 			}
 			why = err
@@ -102,4 +123,44 @@ func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link
 			return nil, &refusal{ReasonWake, why}
 		}
 	}
+}
+
+// tried is a connection to a guest that is being started which is there for good, when
+// l is: it may be another one, as l may have come while a server was opening its
+// sockets one by one, and by the second choice of addresses only for that.
+func (s *Server) tried(ctx context.Context, t *table, l *link, port uint16, c caller) (*link, error) {
+	stays := l.stays(ctx)
+	if stays && !l.other {
+		return l, nil
+	}
+	_ = l.TCPConn.Close()
+	if !stays {
+		return nil, &refusal{reason: ReasonGuestLost}
+	}
+	return s.dial(ctx, t, l.route, port, c)
+}
+
+// stays tells whether a guest that is being started keeps a connection that it took.
+// Some servers open their sockets to see whether they can, and end, before they are
+// started in earnest: those of `nginx -t`, which systemd starts nginx with on Debian.
+func (l *link) stays(ctx context.Context) bool {
+	const trial = time.Second
+	until := time.Now().Add(trial)
+	if end, ok := ctx.Deadline(); ok && end.Before(until) {
+		until = end
+	}
+	raw, err := l.SyscallConn()
+	if err != nil {
+		return false
+	}
+	_ = l.SetReadDeadline(until)
+	n := -1
+	err = raw.Read(func(fd uintptr) bool {
+		var b [1]byte
+		var err error
+		n, _, err = unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		return !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EINTR)
+	})
+	_ = l.SetReadDeadline(time.Time{})
+	return n > 0 || errors.Is(err, os.ErrDeadlineExceeded)
 }
