@@ -234,7 +234,9 @@ func TestWhoIsImitated(t *testing.T) {
 		{"transparent6", "::1", []string{own6 + " " + host, own4 + " " + host}},
 		{"only6", "203.0.113.9", []string{"[2001:db8:213::8]:443 " + host}},
 		{"hidden", "203.0.113.9", []string{own4 + " " + host}},
+		{"hidden6", "2001:db8::9", []string{own4 + " " + host, own6 + " " + host}},
 		{"v1", "203.0.113.9", []string{own4 + " " + host}},
+		{"v16", "2001:db8::9", []string{own4 + " " + host, own6 + " " + host}},
 	} {
 		var got []string
 		s.origin.mu.Lock()

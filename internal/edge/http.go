@@ -262,7 +262,7 @@ func rewrite(p *httputil.ProxyRequest) {
 
 // address is the guest's.
 func (x *exchange) address() netip.AddrPort {
-	first, _ := x.route.guest.addresses(x.client.call.caller.from.Addr())
+	first, _ := x.route.addresses(x.client.call.caller.from.Addr())
 	return netip.AddrPortFrom(first, x.upstream.key.port)
 }
 

@@ -146,7 +146,7 @@ func (s *Server) lookupQUIC(from netip.AddrPort, name string) (quic.Target, stri
 	if why != "" {
 		return quic.Target{}, string(why)
 	}
-	first, _ := r.guest.addresses(from.Addr())
+	first, _ := r.addresses(from.Addr())
 	return quic.Target{Guest: r.guest.ID, Address: netip.AddrPortFrom(first, r.domain.TLSPort())}, ""
 }
 

@@ -145,7 +145,7 @@ func (s *Server) leave(g *guest) {
 // kernel takes connections at once or not at all.
 const dialTimeout = 5 * time.Second
 
-// dial connects to a guest as the domain says. Over the caller's own family it is
+// dial connects to a guest as the domain says. Over the caller's own family it may be
 // the caller who connects; a guest that takes nothing there, as it has no IPv6 or
 // its server does not listen to it, is called by the host over the other.
 func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, c caller) (*link, error) {
@@ -155,7 +155,7 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, c ca
 	if err != nil {
 		return nil, &refusal{ReasonServer, err}
 	}
-	first, second := r.guest.addresses(c.from.Addr())
+	first, second := r.addresses(c.from.Addr())
 	as := netip.AddrPort{}
 	if r.caller == vps.CallerTransparent && t.imitable(c.from) && first.Is4() == c.from.Addr().Is4() {
 		as = c.from

@@ -33,21 +33,24 @@ type guest struct {
 	state *guestState
 }
 
-// addresses are where a guest is called for a caller: over his own family first, if
-// the guest has it. The second may be the zero value.
-func (g *guest) addresses(caller netip.Addr) (first, second netip.Addr) {
-	if !g.Address.IsValid() || g.Address6.IsValid() && caller.Is6() {
-		return g.Address6, g.Address
-	}
-	return g.Address, g.Address6
-}
-
 // route is a domain in a table.
 type route struct {
 	domain vps.Domain
 	guest  *guest
 	caller vps.CallerMode
 	series *series
+}
+
+// addresses are where the guest is called for a caller. Over his own family first, if
+// the guest has it, where it may be he who calls it; else over IPv4, where the host has
+// the one address that guests know it by, and not one that its provider may change. The
+// second may be the zero value.
+func (r *route) addresses(caller netip.Addr) (first, second netip.Addr) {
+	g := r.guest
+	if !g.Address.IsValid() || g.Address6.IsValid() && caller.Is6() && r.caller == vps.CallerTransparent {
+		return g.Address6, g.Address
+	}
+	return g.Address, g.Address6
 }
 
 // names are the domains of one port.

@@ -154,7 +154,7 @@ func (p *passing) lead(t *table, r *route) relay.Answer {
 		return p.fail(r, why)
 	}
 	p.route = r
-	first, second := r.guest.addresses(from.Addr())
+	first, second := r.addresses(from.Addr())
 	a := relay.Answer{
 		To: netip.AddrPortFrom(first, r.domain.TLSPort()), Patience: dialTimeout,
 		Options: relay.Options{Preface: header, Idle: time.Duration(t.settings.IdleTimeout)},
