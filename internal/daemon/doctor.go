@@ -24,7 +24,7 @@ func (b backend) Doctor(ctx context.Context) ([]api.Finding, error) {
 	e.Kernel = b.hostKernel
 	e.Firewalls = b.foreignFirewalls
 	all := findings(doctor.Run(ctx, e))
-	all = append(all, b.edgeFindings()...)
+	all = append(all, b.edgeFindings(host.Settings.Edge.Disabled)...)
 	s := b.seen(ctx)
 	for _, orphan := range s.Orphans {
 		all = append(all, api.Finding{

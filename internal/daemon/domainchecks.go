@@ -119,7 +119,7 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 		}
 		f.Remedy = toDo(b.proofs.Steps(&p)) + "; then run `sublet domain verify " + shellName(d.Name) + "`"
 	}
-	f.State = vps.StateStopped
+	f.State, f.Disabled = vps.StateStopped, host.Settings.Edge.Disabled
 	if s := b.seen(ctx); s.Status[g.ID].State != "" {
 		f.State = s.Status[g.ID].State
 		f.Restraint = s.Status[g.ID].Restraint

@@ -12,8 +12,8 @@ import (
 	"sublet/internal/vps"
 )
 
-// edgeFindings say how the edge is.
-func (p *parts) edgeFindings() []api.Finding {
+// edgeFindings say how the edge is, which settings may have disabled.
+func (p *parts) edgeFindings(disabled bool) []api.Finding {
 	s := p.edge.State()
 	finding := func(level doctor.Level, message, remedy string) api.Finding {
 		return api.Finding{Check: "edge", Level: string(level), Message: message, Remedy: remedy}
@@ -27,6 +27,8 @@ func (p *parts) edgeFindings() []api.Finding {
 		found = append(found, finding(doctor.Error, s.Fault, "`sublet events` says since when; it is tried again and again"))
 	case s.Wanted && s.PID == 0:
 		found = append(found, finding(doctor.Warning, s.Summary(), "it is being started; run the doctor again"))
+	case disabled && !s.Wanted && len(found) == 0:
+		found = append(found, finding(doctor.OK, "the edge is disabled, so that calls of domains are another router's", ""))
 	case len(found) == 0:
 		found = append(found, finding(doctor.OK, s.Summary(), ""))
 	}

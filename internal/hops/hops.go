@@ -43,6 +43,8 @@ type Facts struct {
 	// Handed are those of Blocked that lead to another guest alone.
 	Handed map[uint16]bool
 
+	// Disabled tells that calls are another router's, and not the edge's.
+	Disabled bool
 	// EdgeFault says what is wrong with the edge as a whole, empty for nothing.
 	EdgeFault string
 	// Ports are the ports that the edge listens on, nil for not known, and Closed says
@@ -258,7 +260,7 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 			t.add(vps.HopEdge, vps.HopUnknown, "", "not looked at, as port %d leads to another guest alone", port)
 			continue
 		}
-		if f.Ports != nil && !f.Direct[port] && !slices.Contains(f.Ports, port) {
+		if f.Ports != nil && !f.Disabled && !f.Direct[port] && !slices.Contains(f.Ports, port) {
 			said := fmt.Sprintf("the edge does not listen on port %d", port)
 			if why := f.Closed[port]; why != "" {
 				said += ": " + why
@@ -268,7 +270,11 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 		}
 		at := netip.AddrPortFrom(f.Target, port)
 		conn, err := t.dial(ctx, at)
-		if err != nil {
+		if err != nil && f.Disabled {
+			t.add(vps.HopEdge, vps.HopFailed, "start the router that is to have its place, or enable it with `sublet host set --edge-disabled=false`",
+				"the edge is disabled, and at %s nobody else takes calls: %s", at, why(err))
+			continue
+		} else if err != nil {
 			t.add(vps.HopEdge, vps.HopFailed, "see what `sublet doctor` and the daemon's log say", "at %s nobody takes calls: %s", at, why(err))
 			continue
 		}
@@ -280,8 +286,11 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 		}
 		good = append(good, at.String())
 	}
-	if len(good) > 0 {
-		t.add(vps.HopEdge, vps.HopOK, "", "the edge takes calls at %s", strings.Join(good, " and "))
+	if who := "the edge"; len(good) > 0 {
+		if f.Disabled {
+			who = "the edge is disabled, and another router"
+		}
+		t.add(vps.HopEdge, vps.HopOK, "", "%s takes calls at %s", who, strings.Join(good, " and "))
 	}
 	return reached
 }

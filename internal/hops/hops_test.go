@@ -254,6 +254,14 @@ func TestWay(t *testing.T) {
 		}, []string{
 			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: ", "guest failed: because the quota host is used up", "certificate unknown: ", "http unknown: ",
 		}},
+		"another router has its place": {func(f *Facts) { f.Disabled, f.Ports = true, []uint16{} }, []string{
+			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: the edge is disabled, and another router takes calls at 192.0.2.1:443 and 192.0.2.1:80", "guest ok: ", "certificate ok: ", "http ok: ",
+		}},
+		"another router is to have its place": {func(f *Facts) {
+			f.Disabled, f.Ports, f.Domain.Listen, f.Domain.Port = true, []uint16{}, 993, 443
+		}, []string{
+			"spec ok: ", "dns ok: ", "firewall ok: ", "edge failed: the edge is disabled, and at 192.0.2.1:993 nobody else takes calls: connections are refused | start the router", "guest ok: ", "certificate unknown: port 993", "http unknown: ",
+		}},
 		"stopped": {func(f *Facts) { f.State = vps.StateStopped }, []string{
 			"spec ok: ", "dns ok: ", "firewall ok: ", "edge ok: ", "guest failed: it is stopped | start it with `sublet start alice`", "certificate unknown: the guest does not run", "http unknown: the guest does not run",
 		}},
