@@ -181,6 +181,7 @@ func (s *State) edit(ctx context.Context, dryRun bool, change func(c *contents) 
 		if err := change(&updated); err != nil {
 			return before, after, err
 		}
+		s.noteMoves(&old.host, &updated.host)
 		sortHost(&updated.host)
 		if err := validate(old.host, updated.host); err != nil {
 			return before, after, err
@@ -195,6 +196,20 @@ func (s *State) edit(ctx context.Context, dryRun bool, change func(c *contents) 
 		return old.host, updated.host, err
 	}
 	return before, after, vps.Errorf(vps.CodeConflict, "too many changes are being made at the same time; try again")
+}
+
+// noteMoves keeps since when guests are their tenants' that were others' before.
+func (s *State) noteMoves(before, after *vps.Host) {
+	was := make(map[string]string, len(before.Guests))
+	for i := range before.Guests {
+		was[before.Guests[i].ID] = before.Guests[i].Spec.Tenant
+	}
+	for i := range after.Guests {
+		g := &after.Guests[i]
+		if tenant, there := was[g.ID]; there && tenant != g.Spec.Tenant {
+			g.TenantSince = s.now().UTC()
+		}
+	}
 }
 
 // validate checks the host after an edit. Guests that the edit made or changed

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"sublet/internal/desired"
 	"sublet/internal/vps"
@@ -271,5 +272,48 @@ func BenchmarkEditManyDomains(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestTenantSince: it is kept since when a guest is its tenant's, and only where it
+// was another's before.
+func TestTenantSince(t *testing.T) {
+	t.Parallel()
+	s, _ := open(t)
+	clock := time.Date(2026, 11, 30, 12, 0, 0, 5, time.UTC)
+	s = s.WithClock(func() time.Time { return clock })
+	for _, name := range []string{"bob", "carol"} {
+		if _, err := s.PutTenant(t.Context(), name, func(t vps.Tenant) vps.Tenant { return t }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	create(t, s, "alice", func(spec *vps.GuestSpec) { spec.Tenant = "bob" })
+	since := func() time.Time { return host(t, s).Guest("alice").TenantSince }
+	edit := func(shape func(*vps.GuestSpec)) {
+		t.Helper()
+		clock = clock.Add(time.Hour)
+		if _, err := s.Update(t.Context(), "alice", func(spec vps.GuestSpec) (vps.GuestSpec, error) {
+			shape(&spec)
+			return spec, nil
+		}, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	edit(func(spec *vps.GuestSpec) { spec.Domains = domains(t, "a.example.org") })
+	if !since().IsZero() {
+		t.Errorf("it was bob's from the beginning, and came to him at %s", since())
+	}
+	edit(func(spec *vps.GuestSpec) { spec.GiveTo("carol") })
+	moved := clock
+	edit(func(spec *vps.GuestSpec) { spec.Domains = nil })
+	if !since().Equal(moved) {
+		t.Errorf("it came to carol at %s, want %s", since(), moved)
+	}
+	clock = clock.Add(time.Hour)
+	if _, err := s.Apply(t.Context(), strings.NewReader("version: 1\nguests: [{name: alice, tenant: bob}]\n"), false, false); err != nil {
+		t.Fatal(err)
+	}
+	if !since().Equal(clock) {
+		t.Errorf("it came back to bob at %s, want %s", since(), clock)
 	}
 }

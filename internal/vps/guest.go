@@ -172,6 +172,9 @@ type Guest struct {
 	// Deleting marks a guest whose parts are being removed.
 	Deleting bool      `json:"deleting,omitempty"`
 	Created  time.Time `json:"created"`
+	// TenantSince is when the guest came to its tenant from another one. The zero
+	// time is for one that was always its tenant's.
+	TenantSince time.Time `json:"tenant_since,omitzero"`
 	// Restraint is what quotas have in force for the guest, nil for nothing. It
 	// follows from what was counted, and is never stored.
 	Restraint *Restraint `json:"-"`
