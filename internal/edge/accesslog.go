@@ -1,12 +1,16 @@
 package edge
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"sublet/internal/vps"
 )
@@ -99,12 +103,15 @@ func (s *Server) write(r *route, a *Access) {
 	if s.table.Load().settings.AccessLog == vps.AccessJSON {
 		line, err := json.Marshal(a)
 		if err == nil {
-			s.options.Logs.Write(r.guest.ID, append(line, '\n'))
+			s.options.Logs.Write(r.guest.ID, append(asciiJSON(line), '\n'))
 		}
 		return
 	}
 	s.options.Logs.Write(r.guest.ID, a.combined())
 }
+
+// combinedTime is the layout of times in the Combined Log Format.
+const combinedTime = "02/Jan/2006:15:04:05 -0700"
 
 // combined is the line in the Combined Log Format of Apache's HTTP server
 // (httpd.apache.org/docs/2.4/logs.html): address, two fields that are never known
@@ -121,7 +128,7 @@ func (a *Access) combined() []byte {
 	b := make([]byte, 0, 256)
 	b = append(b, a.Caller...)
 	b = append(b, " - - ["...)
-	b = a.Time.AppendFormat(b, "02/Jan/2006:15:04:05 -0700")
+	b = a.Time.AppendFormat(b, combinedTime)
 	b = append(b, `] "`...)
 	b = appendEscaped(b, method)
 	b = append(b, ' ')
@@ -145,6 +152,51 @@ func (a *Access) combined() []byte {
 		b = append(b, '"')
 	}
 	return append(b, '\n')
+}
+
+// asciiJSON escapes what is left in a JSON text that is not printable ASCII (RFC
+// 8259, section 7): a terminal may take some of it for orders.
+func asciiJSON(text []byte) []byte {
+	other := func(r rune) bool { return r >= 0x7f }
+	if !bytes.ContainsFunc(text, other) {
+		return text
+	}
+	b := make([]byte, 0, 2*len(text))
+	for _, r := range string(text) {
+		if !other(r) {
+			b = append(b, byte(r))
+			continue
+		}
+		if high, low := utf16.EncodeRune(r); high != utf8.RuneError {
+			b = fmt.Appendf(b, `\u%04x\u%04x`, high, low)
+		} else {
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
+}
+
+// LineTime is when the call of a line of an access log began, in whichever format
+// it is; false for what is no such line. Those of combined have whole seconds, so
+// the call may have begun a little later.
+func LineTime(line []byte) (time.Time, bool) {
+	layout, ends := time.RFC3339Nano, `",`
+	text, found := bytes.CutPrefix(line, []byte(`{"time":"`))
+	if !found {
+		var caller []byte
+		if caller, text, found = bytes.Cut(line, []byte(" - - [")); !found {
+			return time.Time{}, false
+		}
+		if _, err := netip.ParseAddr(string(caller)); err != nil {
+			return time.Time{}, false
+		}
+		layout, ends = combinedTime, `] "`
+	}
+	if text, _, found = bytes.Cut(text, []byte(ends)); !found {
+		return time.Time{}, false
+	}
+	t, err := time.Parse(layout, string(text))
+	return t, err == nil
 }
 
 // clip bounds how much of one field a line has.

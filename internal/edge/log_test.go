@@ -40,6 +40,10 @@ func TestCombinedLog(t *testing.T) {
 		if got := s.logs.wait(t, lines)[lines-1]; !regexp.MustCompile(c.want).MatchString(got) {
 			t.Errorf("%q\n got %q\nwant %s", c.send, got, c.want)
 		}
+		_, line, _ := strings.Cut(s.logs.wait(t, lines)[lines-1], " ")
+		if at, ok := edge.LineTime([]byte(line)); !ok || time.Since(at) > time.Hour || time.Since(at) < 0 {
+			t.Errorf("%q began at %s, %t", line, at, ok)
+		}
 	}
 	conn, err := handshake(s.dial(webTLS), "a.example.org")
 	if err != nil {
@@ -72,7 +76,7 @@ func TestJSONLog(t *testing.T) {
 	s.config.Settings.AccessLog = vps.AccessJSON
 	s.guest("alice", vps.Domain{Name: "*.example.org", Port: serveTLS(t, "alice"), HTTPPort: serve(t, func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) }, false)})
 	s.set()
-	s.raw(web, "POST /x HTTP/1.1\r\nHost: A.example.org\r\nContent-Length: 5\r\nConnection: close\r\nUser-Agent: \"\x80\r\n\r\nhello")
+	s.raw(web, "POST /x HTTP/1.1\r\nHost: A.example.org\r\nContent-Length: 5\r\nConnection: close\r\nUser-Agent: \"\x80\u009b\u202e\U0001f600\r\n\r\nhello")
 	conn, err := handshake(s.dial(webTLS), "t.example.org")
 	if err != nil {
 		t.Fatal(err)
@@ -87,17 +91,40 @@ func TestJSONLog(t *testing.T) {
 		if err := d.Decode(&a); err != nil || strings.Count(text, "\n") != 1 {
 			t.Fatalf("%q: %v", text, err)
 		}
+		if strings.ContainsFunc(text, func(r rune) bool { return r != '\n' && (r < ' ' || r > '~') }) {
+			t.Errorf("there is more than printable ASCII in %q", text)
+		}
+		if at, ok := edge.LineTime([]byte(text)); !ok || !at.Equal(a.Time) {
+			t.Errorf("%q began at %s, %t", text, at, ok)
+		}
 		if time.Since(a.Time) > time.Hour || a.Microseconds <= 0 || a.Port == 0 {
 			t.Errorf("%q", text)
 		}
 		a.Time, a.Microseconds, a.Port = time.Time{}, 0, 0
 		got = append(got, a)
 	}
-	if a := got[0]; a != (edge.Access{Caller: "127.0.0.1", Kind: "http", Host: "A.example.org", Domain: "*.example.org", Method: "POST", Target: "/x", Protocol: "HTTP/1.1", Status: 200, Agent: "\"\ufffd", In: 5, Out: 5}) {
+	if a := got[0]; a != (edge.Access{Caller: "127.0.0.1", Kind: "http", Host: "A.example.org", Domain: "*.example.org", Method: "POST", Target: "/x", Protocol: "HTTP/1.1", Status: 200, Agent: "\"\ufffd\u009b\u202e\U0001f600", In: 5, Out: 5}) {
 		t.Errorf("%+v", a)
 	}
 	if a := got[1]; a.Kind != "tls" || a.Host != "t.example.org" || a.Out < 100 || a.In < 100 || a.End == "" {
 		t.Errorf("%+v", a)
+	}
+}
+
+func TestLineTime(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 30, 14, 5, 6, 0, time.UTC)
+	for line, want := range map[string]time.Time{
+		`203.0.113.9 - - [30/Nov/2026:14:05:06 +0000] "GET / HTTP/1.1" 200 - "-" "-"`:      at,
+		`2001:db8::1 - - [30/Nov/2026:16:05:06 +0200] "CONNECT a TLS" 200 - "-" "- - [x"`:  at,
+		`{"time":"2026-11-30T14:05:06.25Z","caller":"203.0.113.9","agent":"\"time\":\"1"}`: at.Add(time.Second / 4),
+		``: {}, `{"time":"`: {}, `{"time":"2026-11-30T14:05:06Z"`: {}, `{"time":"today","caller":""}`: {}, ` - - [30/Nov/2026:14:05:06 +0000] "`: {},
+		`203.0.113.9 - - [30/Nov/2026:14:05:06 +0000]`: {}, `x 203.0.113.9 - - [30/Nov/2026:14:05:06 +0000] "`: {}, `203.0.113.9 - - [99/Nov/2026:14:05:06 +0000] "`: {},
+		`" 203.0.113.9 - - [30/Nov/2026:14:05:06 +0000] "`: {}, `{"caller":"203.0.113.9","time":"2026-11-30T14:05:06Z","x":1}`: {},
+	} {
+		if got, ok := edge.LineTime([]byte(line)); !got.Equal(want) || ok == want.IsZero() {
+			t.Errorf("%s: %s, %t", line, got, ok)
+		}
 	}
 }
 
