@@ -113,7 +113,7 @@ func BenchmarkPages(b *testing.B) {
 	back.quotas.states = meter.EvaluateQuotas(host.Quotas, accounts, nil, time.Now())
 	history := &unchanged{db: back.db}
 	served := web.New(pages{
-		DB: back.db, history: history, host: back.quotas.host, uses: usesOf(back), status: func() map[string]vps.GuestStatus { return nil },
+		backend: back, DB: back.db, history: history, host: back.quotas.host, uses: usesOf(back), status: func() map[string]vps.GuestStatus { return nil },
 	}, web.Options{})
 	for name, c := range map[string]api.CreatePageLink{"4 guests": {Tenant: "bob"}, "996 guests": {Tenant: "many"}, "owner": {All: true}} {
 		link, err := back.CreatePageLink(b.Context(), c)

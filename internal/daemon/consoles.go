@@ -42,8 +42,12 @@ func (b backend) AccessLog(ctx context.Context, name string, lines int, follow b
 	if err != nil {
 		return err
 	}
-	files := logFiles{dir: b.edgeLogs(), name: filepath.Join(g.ID, edge.AccessLogName), old: edge.AccessLogs - 1}
-	return b.copyLog(ctx, name, files, lines, follow, w)
+	return b.copyLog(ctx, name, b.accessLog(g.ID), lines, follow, w)
+}
+
+// accessLog is the access log of the guest with an ID.
+func (p *parts) accessLog(id string) logFiles {
+	return logFiles{dir: p.edgeLogs(), name: filepath.Join(id, edge.AccessLogName), old: edge.AccessLogs - 1}
 }
 
 // logPoll is how often a followed log is looked at.
@@ -52,7 +56,7 @@ const logPoll = 250 * time.Millisecond
 // copyLog copies the last lines of a log of a guest, 0 for all, and goes on with
 // follow until ctx ends or the guest is deleted.
 func (b backend) copyLog(ctx context.Context, guest string, files logFiles, lines int, follow bool, w io.Writer) error {
-	tail, err := files.last(lines, w)
+	tail, err := files.last(lines, 0, w)
 	if err != nil || !follow {
 		return err
 	}

@@ -140,7 +140,7 @@ func TestLogTail(t *testing.T) {
 	last := func(lines int) (string, logTail) {
 		t.Helper()
 		var out bytes.Buffer
-		tail, err := files.last(lines, &out)
+		tail, err := files.last(lines, 0, &out)
 		if err != nil {
 			t.Errorf("the last %d lines: %v", lines, err)
 		}
@@ -176,6 +176,18 @@ func TestLogTail(t *testing.T) {
 	out.Reset()
 	if _, err = files.more(tail, &out); err != nil || out.String() != " old\nnew\n" {
 		t.Errorf("across a rotation: %q, %v", out.String(), err)
+	}
+	// Only so many bytes, in whole lines: "four more old", "new".
+	for most, want := range map[int64]string{
+		1: "", 3: "", 4: "new\n", 5: "new\n", 17: "new\n", 18: "four more old\nnew\n", 23: "four more old\nnew\n", 24: "three\nfour more old\nnew\n",
+		28: "three\nfour more old\nnew\n", 29: "zero\nthree\nfour more old\nnew\n", 99: "zero\nthree\nfour more old\nnew\n",
+	} {
+		for lines, wanted := range map[int]string{0: want, 9: want, 1: want[strings.LastIndexByte(strings.TrimSuffix(want, "\n"), '\n')+1:]} {
+			out.Reset()
+			if _, err := files.last(lines, most, &out); err != nil || out.String() != wanted {
+				t.Errorf("%d lines of the last %d bytes: %q, want %q (%v)", lines, most, out.String(), wanted, err)
+			}
+		}
 	}
 	// Lines that are longer than what is read at a time.
 	long := strings.Repeat("x", 200<<10)
@@ -214,7 +226,7 @@ func TestLogOfStrangers(t *testing.T) {
 			t.Fatal(err)
 		}
 		var out bytes.Buffer
-		if _, err := files.last(0, &out); err == nil || out.Len() > 0 {
+		if _, err := files.last(0, 0, &out); err == nil || out.Len() > 0 {
 			t.Errorf("%s is read: %q, %v", name, out.String(), err)
 		}
 	}

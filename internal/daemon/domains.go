@@ -9,7 +9,6 @@ import (
 	"sublet/internal/api"
 	"sublet/internal/desired"
 	"sublet/internal/edge"
-	"sublet/internal/reconcile"
 	"sublet/internal/vps"
 )
 
@@ -43,7 +42,7 @@ func (b backend) Domains(ctx context.Context, guest string) ([]api.GuestDomain, 
 	if guest != "" && host.Guest(guest) == nil {
 		return nil, desired.NoGuest(guest)
 	}
-	all := b.domainStates(&host, guest, b.seen(ctx))
+	all := b.domainStates(&host, guest, b.seen(ctx).Status)
 	b.addCertificates(ctx, all)
 	return all, nil
 }
@@ -77,17 +76,23 @@ func (p *parts) certificates(ctx context.Context) map[string]vps.Certificate {
 	return all
 }
 
-func (b backend) domainStates(host *vps.Host, guest string, s reconcile.Snapshot) []api.GuestDomain {
-	v := domainView{host: host, running: map[string]bool{}, restraint: map[string]*vps.Restraint{}, proof: func(tenant, name string) (vps.Proof, vps.ProofSteps) {
+// viewDomains looks at domains when guests have these states, by ID.
+func (b backend) viewDomains(host *vps.Host, status map[string]vps.GuestStatus) *domainView {
+	v := &domainView{host: host, running: map[string]bool{}, restraint: map[string]*vps.Restraint{}, proof: func(tenant, name string) (vps.Proof, vps.ProofSteps) {
 		p := b.proofs.Proof(host, tenant, name)
 		return p, b.proofs.Steps(&p)
 	}}
 	if b.edgeView != nil {
 		_, v.closed = b.edgeView.Ports()
 	}
-	for id, st := range s.Status {
+	for id, st := range status {
 		v.running[id], v.restraint[id] = st.State == vps.StateRunning, st.Restraint
 	}
+	return v
+}
+
+func (b backend) domainStates(host *vps.Host, guest string, status map[string]vps.GuestStatus) []api.GuestDomain {
+	v := b.viewDomains(host, status)
 	all := []api.GuestDomain{}
 	for i := range host.Guests {
 		g := &host.Guests[i]

@@ -61,8 +61,9 @@ func (l logFiles) open(number int) (*os.File, os.FileInfo, error) {
 	return f, info, nil
 }
 
-// last copies the last lines; 0 means all.
-func (l logFiles) last(lines int, w io.Writer) (t logTail, err error) {
+// last copies the last lines; 0 means all. Of more than most bytes, if that is not
+// 0, it copies the last whole lines that are not more.
+func (l logFiles) last(lines int, most int64, w io.Writer) (t logTail, err error) {
 	// All are opened first: what is rotated meanwhile is read once and whole.
 	var files []*os.File
 	defer func() {
@@ -86,13 +87,19 @@ func (l logFiles) last(lines int, w io.Writer) (t logTail, err error) {
 	}
 	from := make([]int64, len(files)) // where each is read from
 	oldest := len(files) - 1
-	for i, left := 0, lines; lines > 0 && i < len(files); i++ {
-		if from[i], left, err = backwards(files[i], sizes[i], left); err != nil {
+	for i, left := 0, lines; (lines > 0 || most > 0) && i < len(files); i++ {
+		floor := int64(0)
+		if most > 0 {
+			floor = max(sizes[i]-most, 0)
+		}
+		if from[i], left, err = backwards(files[i], sizes[i], floor, left); err != nil {
 			return t, err
 		}
-		if left == 0 {
+		if read := sizes[i] - from[i]; left == 0 && lines > 0 || floor > 0 || read == most && most > 0 {
 			oldest = i
 			break
+		} else if most > 0 {
+			most -= read
 		}
 	}
 	for i := oldest; i >= 0; i-- {
@@ -103,13 +110,14 @@ func (l logFiles) last(lines int, w io.Writer) (t logTail, err error) {
 	return t, nil
 }
 
-// backwards returns where the last lines of a file begin, and how many more are
-// wanted of the file before it.
-func backwards(f io.ReaderAt, size int64, lines int) (from int64, left int, err error) {
+// backwards returns where the last lines of a file begin, none of them before floor,
+// and how many more are wanted of the file before it. 0 lines are all from floor on.
+func backwards(f io.ReaderAt, size, floor int64, lines int) (from int64, left int, err error) {
 	const block = 64 << 10
 	buf := make([]byte, block)
-	for end := size; end > 0; {
-		n := min(end, block)
+	first, low := size, max(floor-1, 0) // where a line feed may be before the first one
+	for end := size; end > low; {
+		n := min(end-low, block)
 		if _, err := f.ReadAt(buf[:n], end-n); err != nil && !errors.Is(err, io.EOF) {
 			return 0, 0, err
 		}
@@ -122,11 +130,15 @@ func backwards(f io.ReaderAt, size int64, lines int) (from int64, left int, err 
 			if begin == size { // the end of the last line, and the beginning of none
 				continue
 			}
+			first = begin
 			if lines--; lines == 0 {
 				return begin, 0, nil
 			}
 		}
 		end -= n
+	}
+	if floor > 0 {
+		return first, lines, nil
 	}
 	if size > 0 {
 		lines-- // the first line has no line feed before it

@@ -82,7 +82,7 @@ func (p *parts) servePages(ctx context.Context) error {
 	guesses := door.NewGuesses()
 	week := &recent{db: p.db}
 	subjects := pages{
-		DB: p.db, host: p.quotas.host, history: &unchanged{db: p.db},
+		backend: backend{p}, DB: p.db, host: p.quotas.host, history: &unchanged{db: p.db},
 		uses:   func(ctx context.Context) ([]vps.QuotaUse, error) { return backend{p}.quotaUses(ctx, week.traffic) },
 		status: func() map[string]vps.GuestStatus { s, _ := p.loop.Snapshot(); return s.Status },
 	}
@@ -92,6 +92,7 @@ func (p *parts) servePages(ctx context.Context) error {
 
 // pages is what pages are about: links and the ledger, and what the loop knows.
 type pages struct {
+	backend backend
 	*sqlite.DB
 	host    func(context.Context) (vps.Host, error)
 	history *unchanged
@@ -113,19 +114,46 @@ func (p pages) Page(ctx context.Context, key string) (web.Subject, error) {
 		return web.Subject{}, vps.Errorf(vps.CodeNotFound, "the tenant of the link is gone")
 	}
 	status := p.status()
-	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: hostZone(&host)}
+	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: hostZone(&host), Logged: host.Settings.Edge.AccessLog != vps.AccessOff}
 	if link.Tenant == "" {
 		if s.Host, err = os.Hostname(); err != nil {
 			return web.Subject{}, vps.Wrap(vps.CodeInternal, err, "the host's name cannot be read")
 		}
 	}
+	domains := p.backend.viewDomains(&host, status)
 	for i := range host.Guests {
 		g := &host.Guests[i]
-		if link.Tenant == "" || g.Spec.Tenant == link.Tenant {
-			s.Guests = append(s.Guests, web.Guest{ID: g.ID, Name: g.Spec.Name, Tenant: g.Spec.Tenant, State: status[g.ID].State})
+		if link.Tenant != "" && g.Spec.Tenant != link.Tenant {
+			continue
 		}
+		shown := web.Guest{ID: g.ID, Name: g.Spec.Name, Tenant: g.Spec.Tenant, State: status[g.ID].State, Domains: pageDomains(domains, g)}
+		if link.Tenant != "" {
+			shown.Since = g.TenantSince
+		}
+		s.Guests = append(s.Guests, shown)
 	}
 	return s, nil
+}
+
+// pageDomains are those of a guest, as its tenant may see them: what the owner is
+// told of their state names others' guests.
+func pageDomains(v *domainView, g *vps.Guest) []web.Domain {
+	if g.Deleting {
+		return nil
+	}
+	list := make([]web.Domain, 0, len(g.Spec.Domains))
+	for i := range g.Spec.Domains {
+		d := &g.Spec.Domains[i]
+		shown := web.Domain{Name: d.String()}
+		shown.State, _ = v.state(g, d)
+		if d.NeedsProof(g.Spec.Tenant) {
+			if proof, steps := v.proof(g.Spec.Tenant, d.Name); proof.State() != vps.DomainLive {
+				shown.Steps, shown.Checked, shown.Found = &steps, proof.Checked, proof.Message
+			}
+		}
+		list = append(list, shown)
+	}
+	return list
 }
 
 // Traffic implements web.Backend.

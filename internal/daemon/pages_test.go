@@ -57,7 +57,7 @@ func pagesWorld(tb testing.TB) (backend, *web.Server) {
 		tb.Fatal(err)
 	}
 	return backend{p}, web.New(pages{
-		DB: db, host: p.quotas.host, history: &unchanged{db: db}, uses: usesOf(backend{p}), status: func() map[string]vps.GuestStatus { return nil },
+		backend: backend{p}, DB: db, host: p.quotas.host, history: &unchanged{db: db}, uses: usesOf(backend{p}), status: func() map[string]vps.GuestStatus { return nil },
 	}, web.Options{})
 }
 

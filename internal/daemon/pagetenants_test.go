@@ -41,7 +41,7 @@ func TestPagesOfGuestsThatMove(t *testing.T) {
 	w.loop = reconcile.New(reconcile.Options{})
 	w.config.Pages.Listen = "127.0.0.1:8444"
 	server := web.New(pages{
-		DB: w.db, host: w.quotas.host, history: &unchanged{db: w.db}, uses: usesOf(w.backend), status: func() map[string]vps.GuestStatus { return nil },
+		backend: w.backend, DB: w.db, host: w.quotas.host, history: &unchanged{db: w.db}, uses: usesOf(w.backend), status: func() map[string]vps.GuestStatus { return nil },
 	}, web.Options{})
 	addresses := map[string]string{}
 	for _, tenant := range []string{"from", "to"} {

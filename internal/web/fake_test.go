@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +40,8 @@ type host struct {
 	uses   []vps.QuotaUse
 	asked  []vps.TrafficQuery
 	failed error
+	silent bool // calls are not written down
+	log    func(g Guest, lines int, w io.Writer) error
 }
 
 func newHost() *host {
@@ -46,7 +50,17 @@ func newHost() *host {
 		h.guests = append(h.guests, Guest{ID: "id-" + name, Name: name, Tenant: "bob", State: vps.StateRunning})
 	}
 	h.guests[2].State = vps.StateStopped
-	h.guests = append(h.guests, Guest{ID: "id-secret", Name: "secret", Tenant: "carol", State: vps.StateRunning})
+	h.guests[1].Domains = []Domain{
+		{Name: "*.blog.example.org", State: vps.DomainPending, Steps: proves("blog.example.org", false)},
+		{Name: "blog.example.org", State: vps.DomainLive},
+		{
+			Name: "xn--bcher-kva.example", State: vps.DomainPending, Steps: proves("xn--bcher-kva.example", true), Checked: now.Add(-7 * time.Minute),
+			Found: "there is no TXT record _sublet.xn--bcher-kva.example; the name leads to 203.0.113.5, which is this host: who answers here may be anybody, so a file here proves nothing yet; use the TXT record",
+		},
+	}
+	h.guests[2].Domains = []Domain{{Name: "imap.example.org:993", State: vps.DomainStopped}}
+	h.guests[2].Since = tenantMade.AddDate(1, 0, 0)
+	h.guests = append(h.guests, Guest{ID: "id-secret", Name: "secret", Tenant: "carol", State: vps.StateRunning, Domains: []Domain{{Name: "secret.example", State: vps.DomainLive}}})
 	quota := vps.NewQuota(vps.QuotaTenant, "bob", "Asia/Shanghai")
 	quota.Limit, quota.ResetDay = 500*vps.GiB, 31
 	h.uses = []vps.QuotaUse{
@@ -60,6 +74,16 @@ func newHost() *host {
 	reached := now.AddDate(0, 0, 5)
 	h.uses[1].ReachedAt = &reached
 	return h
+}
+
+// proves is what proves a name, as package proof would have it.
+func proves(name string, file bool) *vps.ProofSteps {
+	token := strings.Repeat("w4uj", 8)
+	s := &vps.ProofSteps{Record: "_sublet." + name, Value: "sublet=" + token}
+	if file {
+		s.URL, s.Content = "http://"+name+"/.well-known/sublet-"+token, token
+	}
+	return s
 }
 
 func (h *host) use(q vps.Quota, limit vps.Bytes, part float64) vps.QuotaUse {
@@ -79,7 +103,7 @@ func (h *host) Page(_ context.Context, key string) (Subject, error) {
 	if !ok {
 		return Subject{}, vps.Errorf(vps.CodeNotFound, "there is no such link")
 	}
-	s := Subject{Tenant: tenant, TenantMade: tenantMade, Zone: shanghai}
+	s := Subject{Tenant: tenant, TenantMade: tenantMade, Zone: shanghai, Logged: !h.silent}
 	if tenant == "" {
 		s.Host = "vps-1.example"
 	}
@@ -92,6 +116,13 @@ func (h *host) Page(_ context.Context, key string) (Subject, error) {
 }
 
 func (h *host) QuotaUses(context.Context) ([]vps.QuotaUse, error) { return slices.Clone(h.uses), nil }
+
+func (h *host) AccessLog(_ context.Context, g Guest, lines int, w io.Writer) error {
+	if h.log == nil {
+		return nil
+	}
+	return h.log(g, lines, w)
+}
 
 func (h *host) Traffic(_ context.Context, q vps.TrafficQuery) ([]vps.TrafficRow, error) {
 	h.mu.Lock()

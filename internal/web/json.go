@@ -66,6 +66,9 @@ type guestJSON struct {
 	OutBytes int64       `json:"out_bytes"`
 	Classes  []classJSON `json:"classes"`
 	Series   *seriesJSON `json:"series,omitempty"`
+	// Access is the query of the guest's access log.
+	Access  string       `json:"access_log,omitempty"`
+	Domains []domainJSON `json:"domains,omitempty"`
 }
 
 type seriesJSON struct {
@@ -114,6 +117,12 @@ func writeJSON(w io.Writer, v *view) error {
 		row := guestJSON{Name: g.Name, State: g.State, Gone: g.Gone, InBytes: g.Month.In, OutBytes: g.Month.Out, Classes: classesJSON(g.Classes), Series: seriesOf(g.Plots)}
 		if v.Tenant == "" {
 			row.Tenant = g.Tenant
+		}
+		for _, d := range g.Domains {
+			row.Domains = append(row.Domains, domainJSON(d))
+		}
+		if v.Logged && len(g.Domains) > 0 {
+			row.Access = accessQuery(g.Name)
 		}
 		d.Guests = append(d.Guests, row)
 	}

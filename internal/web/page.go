@@ -17,6 +17,10 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 		s.refuse(w, r, err)
 		return
 	}
+	if q := r.URL.Query(); q.Has("access") {
+		s.access(w, r, &subject, q.Get("access"), q.Get("lines"))
+		return
+	}
 	guest := r.URL.Query().Get("guest")
 	v, err := s.look(r.Context(), subject, guest)
 	if err != nil {

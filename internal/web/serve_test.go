@@ -48,8 +48,16 @@ func (p *pipes) dial() net.Conn {
 // served runs a server and calls do with how it is reached.
 func served(t *testing.T, log io.Writer, do func(t *testing.T, p *pipes)) {
 	t.Helper()
+	servedBy(t, func(*host) {}, log, do)
+}
+
+// servedBy is served, by a host that is shaped first.
+func servedBy(t *testing.T, shape func(h *host), log io.Writer, do func(t *testing.T, p *pipes)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		s := New(newHost(), Options{Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
+		h := newHost()
+		shape(h)
+		s := New(h, Options{Now: func() time.Time { return now }, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))})
 		p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)

@@ -63,6 +63,7 @@ func writeText(w io.Writer, v *view, colour bool) error {
 	}
 	p.classes(v)
 	p.guests(v)
+	p.domains(v)
 	_, err := io.WriteString(w, strings.TrimRight(p.out.String(), "\n")+"\n")
 	return err
 }

@@ -41,6 +41,8 @@ type view struct {
 	MonthStart time.Time
 	Classes    []classTotal
 	Guests     []guestView
+	// Logged tells that guests with domains have access logs.
+	Logged bool
 }
 
 // plot is one period with its series.
@@ -67,18 +69,21 @@ type guestView struct {
 	Plots []plot
 }
 
+// errNoGuest is for one that is not of the page.
+var errNoGuest = vps.Errorf(vps.CodeNotFound, "there is no such guest")
+
 // look gathers what a page shows. Narrowed down to a guest that is not of the
 // page it is vps.CodeNotFound.
 func (s *Server) look(ctx context.Context, about Subject, guest string) (*view, error) {
 	now := s.o.Now().In(about.Zone)
-	v := &view{Now: now, Tenant: about.Tenant, Host: about.Host, Guest: guest, MonthStart: vps.StepMonth.Begin(now, about.Zone)}
+	v := &view{Now: now, Tenant: about.Tenant, Host: about.Host, Guest: guest, Logged: about.Logged, MonthStart: vps.StepMonth.Begin(now, about.Zone)}
 	for _, g := range about.Guests {
 		if guest == "" || g.Name == guest {
 			v.Guests = append(v.Guests, guestView{Guest: g})
 		}
 	}
 	if guest != "" && len(v.Guests) == 0 {
-		return nil, vps.Errorf(vps.CodeNotFound, "there is no such guest")
+		return nil, errNoGuest
 	}
 	v.Uplink = about.Tenant == "" && guest == ""
 	if err := s.addMonth(ctx, &about, v); err != nil {

@@ -1,7 +1,7 @@
-// Package web serves pages about traffic: one for each tenant, and the owner's
-// over all, each behind a link that nobody can guess. The same address answers
-// with a page to browsers, with text to curl, and with JSON to programs that
-// ask for it.
+// Package web serves pages about traffic and domains: one for each tenant, and the
+// owner's over all, each behind a link that nobody can guess. The same address
+// answers with a page to browsers, with text to curl, and with JSON to programs
+// that ask for it.
 //
 // What a page shows is gathered once (view.go) and then written in one of the
 // three forms. Everything that a browser loads comes from here.
@@ -10,6 +10,7 @@ package web
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -29,6 +30,10 @@ type Backend interface {
 	// QuotaUses returns how much of each quota of the host is used, in the order
 	// of vps.CompareQuotas.
 	QuotaUses(ctx context.Context) ([]vps.QuotaUse, error)
+	// AccessLog writes who called the domains of a guest of a page, since Guest.Since:
+	// the last lines, 0 for as many as a page shows at most. They are printable ASCII.
+	// A guest without a log has no lines.
+	AccessLog(ctx context.Context, g Guest, lines int, w io.Writer) error
 }
 
 // Subject is what a page is about.
@@ -44,6 +49,18 @@ type Subject struct {
 	// Guests are all that the page may show, sorted by name. Those that are gone
 	// are not among them: the ledger knows them.
 	Guests []Guest
+	// Logged tells that calls of domains are written down.
+	Logged bool
+}
+
+// guest finds a guest by its name; nil for one that the page may not show.
+func (s *Subject) guest(name string) *Guest {
+	for i := range s.Guests {
+		if s.Guests[i].Name == name {
+			return &s.Guests[i]
+		}
+	}
+	return nil
 }
 
 // traffic limits a query to what the page may show.
@@ -63,6 +80,25 @@ type Guest struct {
 	// Gone tells that it was deleted, or is another tenant's by now. What it had
 	// until then counts.
 	Gone bool
+	// Since is from when on the page may tell who called the guest: it was another
+	// tenant's before. The zero time is from the beginning.
+	Since time.Time
+	// Domains are led to the guest, in its order.
+	Domains []Domain
+}
+
+// Domain is a domain of a guest on a page.
+type Domain struct {
+	// Name has the port behind it when it is not for web.
+	Name  string
+	State vps.DomainState
+	// Steps are what proves that the name is the tenant's: nil when it is proved, or
+	// need not be. Found is what was there instead when it was looked last, at
+	// Checked: a sentence in English, without its end, in which strangers' words are
+	// escaped. Both are empty when it was not looked yet.
+	Steps   *vps.ProofSteps
+	Checked time.Time
+	Found   string
 }
 
 // Options are what a server needs beside its backend.
