@@ -114,7 +114,9 @@ func (p pages) Page(ctx context.Context, key string) (web.Subject, error) {
 		return web.Subject{}, vps.Errorf(vps.CodeNotFound, "the tenant of the link is gone")
 	}
 	status := p.status()
-	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: hostZone(&host), Logged: host.Settings.Edge.AccessLog != vps.AccessOff}
+	s := web.Subject{Tenant: link.Tenant, TenantMade: link.TenantCreated, Zone: hostZone(&host)}
+	e := &host.Settings.Edge
+	s.Logged = e.AccessLog != vps.AccessOff && !e.Disabled
 	if link.Tenant == "" {
 		if s.Host, err = os.Hostname(); err != nil {
 			return web.Subject{}, vps.Wrap(vps.CodeInternal, err, "the host's name cannot be read")

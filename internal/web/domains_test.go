@@ -32,8 +32,8 @@ func TestDomains(t *testing.T) {
 		{curl, "?lang=en", []string{
 			"\n      _sublet.xn--bcher-kva.example\n      \"sublet=w4uj", "\n    http://xn--bcher-kva.example/.well-known/sublet-w4uj", "Access log: add ?access=blog to this address\n", "imap.example.org:993   ",
 		}, []string{"access=alice"}},
-		{curl, "?lang=zh", []string{"\n      _sublet.xn--bcher-kva.example\n", "服务器未运行\n", "?access=mail\n"}, []string{"A TXT record\n"}},
-		{browser, "?lang=en&guest=mail", []string{"imap.example.org:993", "the server does not run"}, []string{"blog.example.org", "proof"}},
+		{curl, "?lang=zh", []string{"\n      _sublet.xn--bcher-kva.example\n", "服务器或其网络已停用\n", "?access=mail\n"}, []string{"A TXT record\n"}},
+		{browser, "?lang=en&guest=mail", []string{"imap.example.org:993", "the server or its network is off"}, []string{"blog.example.org", "proof"}},
 		{curl, "?lang=en&guest=alice", nil, []string{"Domains", "access="}},
 	} {
 		body := get(t, s, "GET", "/t/bobs"+tt.query, tt.accept).body
