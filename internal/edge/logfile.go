@@ -11,6 +11,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"sublet/internal/flock"
 )
 
 // AccessLogName is the access log in a guest's folder. Older ones have ".1" behind
@@ -168,7 +172,7 @@ func (l *FileLogs) add(guest string, text []byte) error {
 	}
 	if f.size > 0 && f.size+int64(len(text)) > logSize {
 		l.shut(guest)
-		if err := rotate(l.path(guest)); err != nil {
+		if err := rotate(l.path(guest), logSize-int64(len(text))); err != nil {
 			return err
 		}
 		if f, err = l.open(guest); err != nil {
@@ -247,8 +251,20 @@ func (l *FileLogs) look() {
 	}
 }
 
-// rotate makes room for a new file.
-func rotate(path string) error {
+// rotate makes room for a new file, if the one that is there has more than so many
+// bytes: another process may have made room in the meantime, or be about to.
+func rotate(path string, most int64) (err error) {
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX); err != nil {
+		return errors.Join(os.NewSyscallError("flock", err), folder.Close())
+	}
+	defer func() { err = errors.Join(err, flock.Release(folder)) }()
+	if info, err := os.Stat(path); err != nil || info.Size() == 0 || info.Size() <= most {
+		return nil //nolint:nilerr // who opens it finds out what is wrong with it
+	}
 	for i := logFiles - 1; i > 0; i-- {
 		from := path
 		if i > 1 {
