@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"errors"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
@@ -107,7 +108,7 @@ type receiverError struct{ error }
 // copy passes one piece on, and keeps what is not taken.
 func (f *flow) copy(l *loop, from, to *end) error {
 	n, err := read(from.fd, l.buffer[:])
-	if err == unix.EAGAIN {
+	if errors.Is(err, unix.EAGAIN) {
 		from.readable = false
 		return nil
 	}
@@ -121,7 +122,7 @@ func (f *flow) copy(l *loop, from, to *end) error {
 	f.seen(from, n, bufferSize)
 	sent := 0
 	if to.writable {
-		if sent, err = send(to.fd, l.buffer[:n]); err == unix.EAGAIN {
+		if sent, err = send(to.fd, l.buffer[:n]); errors.Is(err, unix.EAGAIN) {
 			sent = 0
 			to.writable = false
 		} else if err != nil {
@@ -172,7 +173,7 @@ func (f *flow) splice(l *loop, from, to *end) error {
 		}
 	}
 	n, err := splice(from.fd, l.pipe.write)
-	if err == unix.EAGAIN {
+	if errors.Is(err, unix.EAGAIN) {
 		from.readable = false
 		return nil
 	}
@@ -206,7 +207,7 @@ func (f *flow) drain(l *loop, to *end) error {
 		} else {
 			n, err = splice(f.pipe.read, to.fd)
 		}
-		if err == unix.EAGAIN {
+		if errors.Is(err, unix.EAGAIN) {
 			to.writable = false
 			return nil
 		}

@@ -162,11 +162,11 @@ func (a *listener) resume(l *loop) {
 func (l *loop) accept(a *listener) {
 	for range callsAtOnce {
 		fd, from, err := accept(a.fd)
-		switch err {
-		case nil:
+		switch {
+		case err == nil:
 			l.call(a, fd, from)
-		case unix.EINTR, unix.ECONNABORTED:
-		case unix.EAGAIN:
+		case errors.Is(err, unix.EINTR), errors.Is(err, unix.ECONNABORTED):
+		case errors.Is(err, unix.EAGAIN):
 			return
 		default: // no room: those who wait go on waiting
 			a.stop(l)
@@ -195,7 +195,7 @@ func (r *Relay) hear() {
 	for r.state == hearing && r.caller.readable && r.end.Load() == 0 {
 		n, err := read(r.caller.fd, l.buffer[:])
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			r.caller.readable = false
 			return
 		case err != nil:
@@ -320,7 +320,7 @@ func (r *Relay) ignore() {
 		}
 		n, err := read(r.caller.fd, r.loop.buffer[:])
 		switch {
-		case err == unix.EAGAIN:
+		case errors.Is(err, unix.EAGAIN):
 			r.caller.readable = false
 		case err != nil || n == 0:
 			r.finish(Done)

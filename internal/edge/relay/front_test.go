@@ -28,7 +28,6 @@ type front struct {
 	mu    sync.Mutex
 	seen  []netip.AddrPort
 	heard int
-	ends  []relay.Reason
 	last  *relay.Relay
 	ended chan relay.Reason
 }

@@ -350,7 +350,7 @@ func (r *Relay) late() {
 	case connecting:
 		r.unreached(unix.ETIMEDOUT)
 		return
-	default:
+	case hearing, hungUp:
 		r.finish(Idle)
 		return
 	}

@@ -123,7 +123,7 @@ func hear(t *testing.T, c net.Conn, want string) {
 
 func hearEnd(t *testing.T, c net.Conn) {
 	t.Helper()
-	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		t.Fatalf("read %d bytes (%v), want the end", n, err)
 	}
 }
@@ -321,7 +321,7 @@ func receive(c *net.TCPConn, random *rand.Rand) ([]byte, error) {
 	for {
 		n, err := c.Read(buffer[:1+random.IntN(len(buffer))])
 		sum.Write(buffer[:n])
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return sum.Sum(nil), nil
 		}
 		if err != nil {
