@@ -121,7 +121,7 @@ func (p *passing) Heard(said []byte) relay.Answer {
 		return relay.Answer{}
 	}
 	p.began = time.Now()
-	if refusal, ok := errors.AsType[*hello.Refusal](err); ok {
+	if refusal, ok := errors.AsType[*hello.RefusalError](err); ok {
 		return p.refuse(refusal)
 	}
 	p.name = h.ServerName
@@ -182,7 +182,7 @@ func (p *passing) leave() relay.Answer {
 }
 
 // refuse is refuseHello.
-func (p *passing) refuse(why *hello.Refusal) relay.Answer {
+func (p *passing) refuse(why *hello.RefusalError) relay.Answer {
 	p.server.refused.add(helloReason(why.Reason))
 	switch {
 	case why.Reason == hello.ReasonHTTP:

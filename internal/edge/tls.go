@@ -18,7 +18,7 @@ import (
 const firstRead = 2048
 
 // readHello reads until the ClientHello is whole. It returns all that was read.
-// Errors are *hello.Refusal, or those of the connection.
+// Errors are *hello.RefusalError, or those of the connection.
 func (c *session) readHello(first []byte) (hello.Hello, []byte, error) {
 	buf := first
 	if cap(buf) < firstRead {
@@ -73,7 +73,7 @@ func (s *Server) serveTLS(ctx context.Context, call *session, first []byte) {
 		call.alert(hello.AlertInternalError)
 		return
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // the relay tells how it ended
 	_ = call.conn.SetDeadline(time.Time{})
 	run, err := relay.New(call.conn, l.TCPConn, relay.Options{
 		Preface: l.header, First: buf, Idle: time.Duration(t.settings.IdleTimeout),
@@ -108,7 +108,7 @@ func (s *Server) failTLS(r *route, call *session, name string, began time.Time, 
 
 // refuseHello answers who did not say in TLS whom he wants.
 func (s *Server) refuseHello(call *session, err error) {
-	refusal, ok := errors.AsType[*hello.Refusal](err)
+	refusal, ok := errors.AsType[*hello.RefusalError](err)
 	if !ok {
 		s.refused.add(ReasonHandshake) // too slow, or gone
 		return

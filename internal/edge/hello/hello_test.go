@@ -217,7 +217,7 @@ func TestRefused(t *testing.T) {
 			t.Parallel()
 			for _, n := range []int{1, 3, len(c.in)} {
 				h, err := readIn(c.in, n)
-				var refusal *hello.Refusal
+				var refusal *hello.RefusalError
 				if !errors.As(err, &refusal) {
 					t.Fatalf("in pieces of %d it is %+v, %v", n, h, err)
 				}
@@ -273,7 +273,7 @@ func TestParseMessage(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
-	var refusal *hello.Refusal
+	var refusal *hello.RefusalError
 	if _, err := hello.ParseMessage(message(sni("a\x00b"))); !errors.As(err, &refusal) || refusal.Reason != hello.ReasonName {
 		t.Error(err)
 	}

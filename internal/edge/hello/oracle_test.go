@@ -55,7 +55,7 @@ func agrees(t *testing.T, b []byte) {
 	if !ok {
 		return // ours leaves more to the server
 	}
-	var refusal *hello.Refusal
+	var refusal *hello.RefusalError
 	if errors.As(err, &refusal) && refusal.Reason == hello.ReasonTooLarge {
 		return // ours takes 16 KiB, theirs takes 64
 	}

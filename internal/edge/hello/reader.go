@@ -19,7 +19,7 @@ const (
 const maxAlerts = 16
 
 // Parse reads b, the bytes that came until now. It answers ErrMore while they do
-// not make a whole ClientHello, and a *Refusal as soon as they cannot become one.
+// not make a whole ClientHello, and a *RefusalError as soon as they cannot become one.
 // Those who call it again and again as bytes come use a Reader.
 func Parse(b []byte) (Hello, error) {
 	var r Reader

@@ -32,9 +32,9 @@ const (
 	ReasonName      Reason = "name"      // a server name that no host can have
 )
 
-// Refusal is the error for bytes that will not become a ClientHello, whatever
+// RefusalError is the error for bytes that will not become a ClientHello, whatever
 // follows.
-type Refusal struct {
+type RefusalError struct {
 	// Reason is one word.
 	Reason Reason
 	// Alert is what to answer, see the function Alert; 0 is nothing, for callers
@@ -45,7 +45,7 @@ type Refusal struct {
 }
 
 // Error tells people.
-func (r *Refusal) Error() string { return r.Text }
+func (r *RefusalError) Error() string { return r.Text }
 
 // Alert is a fatal alert as a record in plain text (RFC 8446, 5.1 and 6), which
 // is what a connection is refused with before there are keys.
@@ -55,19 +55,19 @@ func Alert(description uint8) []byte {
 }
 
 var (
-	errGarbage       = &Refusal{ReasonGarbage, 0, "what came is not TLS"}
-	errHTTP          = &Refusal{ReasonHTTP, 0, "what came is HTTP without TLS"}
-	errSSLv2         = &Refusal{ReasonSSLv2, AlertProtocolVersion, "the hello is in the format of SSLv2"}
-	errClosed        = &Refusal{ReasonClosed, 0, "the caller sent an alert that closes the connection"}
-	errAlert         = &Refusal{ReasonRecord, AlertUnexpectedMessage, "an alert came that is none"}
-	errAlerts        = &Refusal{ReasonRecord, AlertUnexpectedMessage, "too many alerts came before the ClientHello"}
-	errOtherRecord   = &Refusal{ReasonRecord, AlertUnexpectedMessage, "a record came that may not come before the ClientHello"}
-	errEmptyRecord   = &Refusal{ReasonRecord, AlertUnexpectedMessage, "a handshake record came with nothing in it"}
-	errRecordTooLong = &Refusal{ReasonRecord, AlertRecordOverflow, "a record came that is longer than 16 KiB"}
-	errOtherMessage  = &Refusal{ReasonMessage, AlertUnexpectedMessage, "the first message is no ClientHello"}
-	errTooLarge      = &Refusal{ReasonTooLarge, AlertIllegalParameter, "the ClientHello is longer than 16 KiB"}
-	errMalformed     = &Refusal{ReasonMalformed, AlertDecodeError, "the ClientHello has lengths that do not fit"}
-	errTwice         = &Refusal{ReasonMalformed, AlertIllegalParameter, "the ClientHello has an extension twice"}
-	errNames         = &Refusal{ReasonMalformed, AlertIllegalParameter, "the ClientHello has several server names"}
-	errName          = &Refusal{ReasonName, AlertUnrecognizedName, "the server name in the ClientHello is none that a host can have"}
+	errGarbage       = &RefusalError{ReasonGarbage, 0, "what came is not TLS"}
+	errHTTP          = &RefusalError{ReasonHTTP, 0, "what came is HTTP without TLS"}
+	errSSLv2         = &RefusalError{ReasonSSLv2, AlertProtocolVersion, "the hello is in the format of SSLv2"}
+	errClosed        = &RefusalError{ReasonClosed, 0, "the caller sent an alert that closes the connection"}
+	errAlert         = &RefusalError{ReasonRecord, AlertUnexpectedMessage, "an alert came that is none"}
+	errAlerts        = &RefusalError{ReasonRecord, AlertUnexpectedMessage, "too many alerts came before the ClientHello"}
+	errOtherRecord   = &RefusalError{ReasonRecord, AlertUnexpectedMessage, "a record came that may not come before the ClientHello"}
+	errEmptyRecord   = &RefusalError{ReasonRecord, AlertUnexpectedMessage, "a handshake record came with nothing in it"}
+	errRecordTooLong = &RefusalError{ReasonRecord, AlertRecordOverflow, "a record came that is longer than 16 KiB"}
+	errOtherMessage  = &RefusalError{ReasonMessage, AlertUnexpectedMessage, "the first message is no ClientHello"}
+	errTooLarge      = &RefusalError{ReasonTooLarge, AlertIllegalParameter, "the ClientHello is longer than 16 KiB"}
+	errMalformed     = &RefusalError{ReasonMalformed, AlertDecodeError, "the ClientHello has lengths that do not fit"}
+	errTwice         = &RefusalError{ReasonMalformed, AlertIllegalParameter, "the ClientHello has an extension twice"}
+	errNames         = &RefusalError{ReasonMalformed, AlertIllegalParameter, "the ClientHello has several server names"}
+	errName          = &RefusalError{ReasonName, AlertUnrecognizedName, "the server name in the ClientHello is none that a host can have"}
 )

@@ -93,8 +93,8 @@ func (k *keys) open(packet []byte, number int) ([]byte, bool) {
 	head := append(make([]byte, 0, number+size), packet[:number+size]...)
 	head[0] = first
 	var n uint64
-	for i := range size {
-		head[number+i] ^= mask[1+i]
+	for i, b := range mask[1 : 1+size] {
+		head[number+i] ^= b
 		n = n<<8 | uint64(head[number+i])
 	}
 	// The number is whole: nothing was acknowledged yet (RFC 9000, 17.1).

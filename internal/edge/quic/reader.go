@@ -15,7 +15,7 @@ var ErrIgnored = errors.New("the datagram is no part of the beginning of this co
 var ErrGone = errors.New("the client closed the connection")
 
 // errContradiction is for two frames that say different things about one byte.
-var errContradiction = &hello.Refusal{
+var errContradiction = &hello.RefusalError{
 	Reason: hello.ReasonMalformed, Alert: hello.AlertDecodeError,
 	Text: "the ClientHello has two contents at one place",
 }
@@ -37,7 +37,7 @@ type Reader struct {
 
 // Add reads a datagram of the client. It answers hello.ErrMore while the
 // ClientHello is not whole, ErrIgnored for what is to be taken for lost, and a
-// *hello.Refusal for what will never become a ClientHello. The datagram is not
+// *hello.RefusalError for what will never become a ClientHello. The datagram is not
 // kept.
 func (r *Reader) Add(datagram []byte) (hello.Hello, error) {
 	used := false
@@ -134,7 +134,7 @@ func (r *Reader) frames(b []byte) error {
 // skipACK is RFC 9000, 19.3.
 func skipACK(b []byte, at int, ecn bool) (int, bool) {
 	var fields [4]uint64 // largest, delay, ranges, the first range
-	ok := true
+	var ok bool
 	for i := range fields {
 		if fields[i], at, ok = varint(b, at); !ok {
 			return at, false

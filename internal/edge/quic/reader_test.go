@@ -246,7 +246,7 @@ func TestReaderRefuses(t *testing.T) {
 			for _, d := range x.datagrams {
 				_, err = r.Add(d)
 			}
-			var refusal *hello.Refusal
+			var refusal *hello.RefusalError
 			if errors.As(err, &refusal) != (x.err == nil) || refusal != nil && (refusal.Reason != x.reason || err.Error() == "") || x.err != nil && !errors.Is(err, x.err) {
 				t.Errorf("%v", err)
 			}

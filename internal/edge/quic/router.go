@@ -380,8 +380,7 @@ func (r *Router) forget(h *half) {
 
 // reason is the word for an error of a Reader.
 func reason(err error) string {
-	var refusal *hello.Refusal
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*hello.RefusalError](err); ok {
 		return string(refusal.Reason)
 	}
 	return ReasonHost
