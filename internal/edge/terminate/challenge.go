@@ -76,7 +76,7 @@ func (m *Manager) challengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certifi
 	if err != nil {
 		return nil, fmt.Errorf("challenge of %s: %w", hello.ServerName, err)
 	}
-	m.log.Debug("an authority was answered by TLS", "name", c.Identifier.Value)
+	m.log.DebugContext(hello.Context(), "an authority was answered by TLS", "name", c.Identifier.Value)
 	return cert, nil
 }
 
@@ -97,6 +97,6 @@ func (m *Manager) HTTPChallenge(w http.ResponseWriter, r *http.Request) bool {
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	_, _ = io.WriteString(w, c.KeyAuthorization)
-	m.log.Debug("an authority was answered by HTTP", "name", c.Identifier.Value)
+	m.log.DebugContext(r.Context(), "an authority was answered by HTTP", "name", c.Identifier.Value)
 	return true
 }

@@ -192,7 +192,7 @@ func (i *issuer) account(ctx context.Context, client *acme.Client) (acme.Account
 	if a, err = client.NewAccount(ctx, a); err != nil {
 		return a, err
 	}
-	i.log.Info("an account was made at the certificate authority", "authority", i.acme.Authority(), "account", a.Location)
+	i.log.InfoContext(ctx, "an account was made at the certificate authority", "authority", i.acme.Authority(), "account", a.Location)
 	return a, i.saveAccount(ctx, a)
 }
 

@@ -104,7 +104,7 @@ func (m *Manager) try(ctx context.Context, name string) error {
 		if cert, err = m.obtain(ctx, cfg, name, errors.Is(err, fs.ErrNotExist)); err != nil {
 			return err
 		}
-		m.log.Info("a certificate was got", "name", name, "issuer", cert.Leaf.Issuer.CommonName, "expires", cert.Leaf.NotAfter)
+		m.log.InfoContext(ctx, "a certificate was got", "name", name, "issuer", cert.Leaf.Issuer.CommonName, "expires", cert.Leaf.NotAfter)
 	}
 	// One of an authority that was asked before has served until now.
 	var old []string
@@ -156,7 +156,7 @@ func (m *Manager) obtain(ctx context.Context, cfg *certmagic.Config, name string
 
 // onEvent hears from certmagic what comes of renewals; what comes of the first
 // certificate, get knows.
-func (m *Manager) onEvent(_ context.Context, event string, data map[string]any) error {
+func (m *Manager) onEvent(ctx context.Context, event string, data map[string]any) error {
 	subject, _ := data["identifier"].(string)
 	n := (*m.names.Load())[subject]
 	renewal, _ := data["renewal"].(bool)
@@ -168,10 +168,10 @@ func (m *Manager) onEvent(_ context.Context, event string, data map[string]any) 
 		err, _ := data["error"].(error)
 		sentence := m.sentence(subject, err)
 		n.failed(sentence, time.Time{})
-		m.log.Warn("a certificate was not renewed", "name", subject, "why", sentence, "error", err)
+		m.log.WarnContext(ctx, "a certificate was not renewed", "name", subject, "why", sentence, "error", err)
 	case event == "cert_obtained":
 		n.fine()
-		m.log.Info("a certificate was renewed", "name", subject)
+		m.log.InfoContext(ctx, "a certificate was renewed", "name", subject)
 	}
 	return nil
 }

@@ -63,8 +63,8 @@ func problem(authority, name string, p *acme.Problem) string {
 	}
 	detail = tidy(detail)
 	ways := "lead it to this host by A and AAAA records, and let ports 80 and 443 through"
-	if strings.HasPrefix(name, "*.") {
-		ways = fmt.Sprintf("look at the DNS server that takes updates, and at _acme-challenge.%s", strings.TrimPrefix(name, "*."))
+	if zone, wildcard := strings.CutPrefix(name, "*."); wildcard {
+		ways = "look at the DNS server that takes updates, and at _acme-challenge." + zone
 	}
 	switch p.Type {
 	case acme.ProblemTypeRateLimited:

@@ -53,7 +53,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	w := &world{NS: nstest.New(t), t: t, dir: t.TempDir()}
-	for dir := w.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+	for dir := w.dir; dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) { //nolint:usetesting // it is what t.TempDir makes folders in
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
