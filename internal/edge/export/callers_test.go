@@ -55,7 +55,7 @@ func (r *recorder) Write(b []byte) (int, error) {
 func helloMessage(name string, size int) []byte {
 	alike := strings.Repeat("x", len(name))
 	r := &recorder{}
-	_ = tls.Client(r, &tls.Config{ServerName: alike, MinVersion: tls.VersionTLS12}).Handshake() //nolint:gosec // there is no server
+	_ = tls.Client(r, &tls.Config{ServerName: alike, MinVersion: tls.VersionTLS12}).Handshake()
 	message := []byte(strings.Replace(string(r.hello[5:]), alike, name, 1))
 	if size == 0 {
 		return message
@@ -148,6 +148,9 @@ func (w *world) websocketTo(from, host string) net.Conn {
 	answer, err := http.ReadResponse(bufio.NewReaderSize(c, 16), nil) // the guest says nothing by itself
 	if err != nil || answer.StatusCode != http.StatusSwitchingProtocols {
 		w.t.Errorf("no WebSocket: %v %v", answer, err)
+	}
+	if err == nil {
+		_ = answer.Body.Close() // there is none
 	}
 	return c
 }

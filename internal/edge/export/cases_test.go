@@ -253,7 +253,7 @@ func TestTrustedProxies(t *testing.T) {
 		w.serveTLS("frank", "10.9.0.7:443", false)
 		w.serveHTTP("frank", "10.9.0.7:80", false)
 	}
-	from := func(from, header string, rest ...string) func(w *world) string {
+	from := func(from, header string) func(w *world) string {
 		return func(w *world) string { return w.http(from, 80, header+get("/", "alice.example")) }
 	}
 	cases := []testCase{

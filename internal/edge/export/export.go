@@ -75,8 +75,8 @@ type text struct{ strings.Builder }
 
 // add adds lines.
 func (t *text) add(format string, args ...any) {
-	fmt.Fprintf(t, format, args...)
-	t.WriteByte('\n')
+	fmt.Fprintf(&t.Builder, format, args...)
+	t.Builder.WriteByte('\n')
 }
 
 // wrap adds a sentence as comments of lines that fit on a screen.

@@ -165,7 +165,7 @@ func (w *world) serveTLS(name, at string, told bool) {
 				return
 			}
 			go func() {
-				defer c.Close()
+				defer c.Close() //nolint:errcheck // the caller has gone
 				s := tls.Server(c, &tls.Config{Certificates: []tls.Certificate{w.cert}})
 				if s.Handshake() == nil {
 					_, _ = fmt.Fprintf(s, "%s:%s sees %s", name, port, seen(c))
@@ -218,7 +218,7 @@ func echo(rw http.ResponseWriter) {
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // the caller has gone
 	_, _ = io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
 	_, _ = io.Copy(c, buffered)
 }
@@ -268,7 +268,7 @@ func (fromHost) DialUDP(context.Context, netip.AddrPort, netip.AddrPort) (*net.U
 }
 
 func runEdge(file string) error {
-	b, err := os.ReadFile(file) //nolint:gosec // the test's own
+	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -285,7 +285,7 @@ func runEdge(file string) error {
 		if p.Kind == edge.KindQUIC {
 			continue
 		}
-		l, err := net.Listen("tcp", fmt.Sprintf(":%d", p.Number)) //nolint:noctx // it has none
+		l, err := net.Listen("tcp", fmt.Sprintf(":%d", p.Number))
 		if err != nil {
 			return err
 		}
@@ -309,7 +309,7 @@ func (w *world) startEdge(c *edge.Config) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	cmd := exec.Command(self) //nolint:noctx,gosec // run ends it
+	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), edgeConfig+"="+file)
 	w.run(cmd, c)
 }
@@ -345,7 +345,7 @@ func (w *world) startPeer(r export.Router, c *edge.Config, dir string) (stop fun
 	w.t.Helper()
 	check, run := commands(r, write(w.t, r, c, dir))
 	w.host.Exec(check[0], check[1:]...)
-	return w.run(exec.Command(run[0], run[1:]...), c) //nolint:noctx,gosec // run ends it
+	return w.run(exec.Command(run[0], run[1:]...), c)
 }
 
 // run starts a router at the host, and returns when it takes calls.
@@ -434,7 +434,7 @@ func (w *world) tls(from string, port int, name, header string) string {
 }
 
 func speakTLS(c net.Conn, name string) string {
-	s := tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true}) //nolint:gosec // guests' names do not matter
+	s := tls.Client(c, &tls.Config{ServerName: name, InsecureSkipVerify: true})
 	if err := s.Handshake(); err != nil {
 		return ending(err)
 	}
@@ -491,6 +491,7 @@ func (w *world) http(from string, port int, requests ...string) string {
 			return strings.Join(append(all, "closed"), "; ")
 		}
 		body, err := io.ReadAll(answer.Body)
+		_ = answer.Body.Close()
 		if err != nil {
 			return strings.Join(append(all, "half an answer"), "; ")
 		}
