@@ -308,7 +308,7 @@ func (s *scene) longCall() *longCall {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	answer, err := s.client().Do(r)
+	answer, err := s.client().Do(r) //nolint:bodyclose // end does
 	if err != nil {
 		s.t.Fatal(err)
 	}

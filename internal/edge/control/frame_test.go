@@ -19,30 +19,30 @@ import (
 )
 
 // pair are two ends of a connection.
-func pair(t testing.TB) (a, b *net.UnixConn) {
-	t.Helper()
+func pair(tb testing.TB) (a, b *net.UnixConn) {
+	tb.Helper()
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	var ends [2]*net.UnixConn
 	for i, fd := range fds {
 		f := os.NewFile(uintptr(fd), "pair")
 		c, err := net.FileConn(f)
 		if err := errors.Join(err, f.Close()); err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		ends[i] = c.(*net.UnixConn)
-		t.Cleanup(func() { _ = c.Close() })
+		tb.Cleanup(func() { _ = c.Close() })
 	}
 	return ends[0], ends[1]
 }
 
-func openFDs(t testing.TB) int {
-	t.Helper()
+func openFDs(tb testing.TB) int {
+	tb.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return len(all)
 }

@@ -454,12 +454,12 @@ func TestSignal(t *testing.T) {
 	if err := syscall.Kill(state.PID, syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	go func() {
 		var ws syscall.WaitStatus
 		for {
 			if err := syscall.Kill(state.PID, 0); err != nil {
-				ended <- nil
+				close(ended)
 				return
 			}
 			_, _ = syscall.Wait4(state.PID, &ws, syscall.WNOHANG, nil)

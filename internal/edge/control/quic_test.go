@@ -3,7 +3,6 @@
 package control
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -28,13 +27,13 @@ func TestFlowsAreHandedOver(t *testing.T) {
 	defer l.Close() //nolint:errcheck // it only listens
 	go func() {
 		for {
-			c, err := l.Accept(context.Background())
+			c, err := l.Accept(t.Context())
 			if err != nil {
 				return
 			}
 			go func() {
 				for {
-					stream, err := c.AcceptStream(context.Background())
+					stream, err := c.AcceptStream(t.Context())
 					if err != nil {
 						return
 					}
