@@ -124,7 +124,7 @@ func proxyHeader(mode vps.CallerMode, c caller) ([]byte, error) {
 		version = 1
 	case vps.CallerProxyV2:
 		version = 2
-	default:
+	case vps.CallerTransparent, vps.CallerHidden:
 		return nil, nil
 	}
 	h := proxyproto.HeaderProxyFromAddrs(version, net.TCPAddrFromAddrPort(c.from), net.TCPAddrFromAddrPort(c.to))

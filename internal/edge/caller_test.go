@@ -34,7 +34,7 @@ func proxied(t *testing.T) uint16 {
 				return
 			}
 			go func() {
-				defer c.Close()
+				defer c.Close() //nolint:errcheck // the caller has gone
 				r := bufio.NewReader(c)
 				h, err := proxyproto.Read(r)
 				if err != nil {
@@ -66,13 +66,9 @@ func TestProxyHeaders(t *testing.T) {
 		c := s.dial(web)
 		for range 2 { // the header comes once
 			_, _ = fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: %s\r\nX-Forwarded-For: passes\r\n\r\n", name)
-			resp, err := http.ReadResponse(bufio.NewReader(c), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			b, _ := io.ReadAll(resp.Body)
-			if want := fmt.Sprintf("v%d %s %s passes", version, c.LocalAddr(), c.RemoteAddr()); string(b) != want {
-				t.Errorf("%s: %q, want %q", mode, b, want)
+			_, _, got := readAnswer(t, bufio.NewReader(c))
+			if want := fmt.Sprintf("v%d %s %s passes", version, c.LocalAddr(), c.RemoteAddr()); got != want {
+				t.Errorf("%s: %q, want %q", mode, got, want)
 			}
 		}
 		// And before the bytes of TLS, which are the caller's.
@@ -86,15 +82,15 @@ func TestProxyHeaders(t *testing.T) {
 }
 
 // clientHello is what a client of TLS sends first.
-func clientHello(t testing.TB, name string) []byte {
-	t.Helper()
+func clientHello(tb testing.TB, name string) []byte {
+	tb.Helper()
 	ours, theirs := net.Pipe()
-	defer ours.Close()
+	defer ours.Close() //nolint:errcheck // in memory
 	go func() { _, _ = handshake(theirs, name) }()
 	b := make([]byte, 16<<10)
 	n, err := ours.Read(b)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b[:n]
 }

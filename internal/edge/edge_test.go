@@ -37,7 +37,6 @@ type stand struct {
 	logs   *logs
 	wake   func(id string)
 
-	mu      sync.Mutex
 	listens map[edge.Port]net.Listener
 	stop    context.CancelFunc
 	serving sync.WaitGroup
@@ -50,17 +49,17 @@ var (
 )
 
 // newStand makes an edge on ports 80, 443 and 993, which are others in fact.
-func newStand(t testing.TB, change ...func(*edge.Options)) *stand {
-	t.Helper()
-	s := &stand{t: t, origin: &origin{}, logs: &logs{}, listens: map[edge.Port]net.Listener{}}
+func newStand(tb testing.TB, change ...func(*edge.Options)) *stand {
+	tb.Helper()
+	s := &stand{t: tb, origin: &origin{}, logs: &logs{}, listens: map[edge.Port]net.Listener{}}
 	o := edge.Options{
-		Log: slog.New(slog.NewTextHandler(output{t}, &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
+		Log: slog.New(slog.NewTextHandler(output{tb}, &slog.HandlerOptions{Level: slog.LevelDebug})), Origin: s.origin, Logs: s.logs,
 		Wake: func(id string) { s.wake(id) },
 	}
 	for _, c := range change {
 		c(&o)
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	ctx, stop := context.WithCancel(context.WithoutCancel(tb.Context()))
 	s.stop = stop
 	s.server = edge.New(o)
 	s.config.Ports = []edge.Port{web, webTLS, imaps}
@@ -68,16 +67,16 @@ func newStand(t testing.TB, change ...func(*edge.Options)) *stand {
 	for _, p := range s.config.Ports {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		s.listens[p] = l
 		s.serving.Go(func() {
 			if err := s.server.Serve(ctx, p, l); err != nil {
-				t.Error(err)
+				tb.Error(err)
 			}
 		})
 	}
-	t.Cleanup(s.close)
+	tb.Cleanup(s.close)
 	return s
 }
 
@@ -139,7 +138,7 @@ func (s *stand) comesIn(name string) bool {
 	if err != nil { // reset at once
 		return false
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // all is said
 	_ = c.SetDeadline(time.Now().Add(hang.After))
 	_, err = handshake(c, name)
 	return err == nil
@@ -155,6 +154,21 @@ func (s *stand) raw(p edge.Port, send string) string {
 	_ = c.CloseWrite()
 	got, _ := io.ReadAll(c)
 	return string(got)
+}
+
+// readAnswer reads one answer, to the end of its body.
+func readAnswer(t *testing.T, r *bufio.Reader) (int, http.Header, string) {
+	t.Helper()
+	resp, err := http.ReadResponse(r, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	return resp.StatusCode, resp.Header, string(b)
 }
 
 // client is one of HTTP that takes all names to be the edge's.
@@ -189,7 +203,7 @@ func get(t *testing.T, c *http.Client, url string) (int, string) {
 	if err != nil {
 		t.Fatalf("GET %s: %v", url, err)
 	}
-	defer resp.Body.Close()
+	defer resp.Body.Close() //nolint:errcheck // only read from
 	b, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Fatalf("GET %s: %v", url, err)
@@ -259,8 +273,8 @@ func (l *logs) wait(t *testing.T, n int) []string {
 }
 
 // eventually waits until something is so.
-func eventually(t testing.TB, what string, so func() bool) {
-	t.Helper()
+func eventually(tb testing.TB, what string, so func() bool) {
+	tb.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	end := time.After(hang.After)
@@ -268,7 +282,7 @@ func eventually(t testing.TB, what string, so func() bool) {
 		select {
 		case <-tick.C:
 		case <-end:
-			t.Fatalf("%s: it did not happen", what)
+			tb.Fatalf("%s: it did not happen", what)
 		}
 	}
 }
@@ -277,15 +291,15 @@ func eventually(t testing.TB, what string, so func() bool) {
 func port(a net.Addr) uint16 { return uint16(a.(*net.TCPAddr).Port) }
 
 // serve runs a server of HTTP, with HTTP/2 too if it is to, and returns its port.
-func serve(t testing.TB, h http.HandlerFunc, withH2 bool) uint16 {
-	t.Helper()
+func serve(tb testing.TB, h http.HandlerFunc, withH2 bool) uint16 {
+	tb.Helper()
 	s := httptest.NewUnstartedServer(h)
 	s.Config.DisableGeneralOptionsHandler = true
 	s.Config.Protocols = new(http.Protocols)
 	s.Config.Protocols.SetHTTP1(true)
 	s.Config.Protocols.SetUnencryptedHTTP2(withH2)
 	s.Start()
-	t.Cleanup(s.Close)
+	tb.Cleanup(s.Close)
 	return port(s.Listener.Addr())
 }
 
@@ -297,11 +311,11 @@ func named(name string) http.HandlerFunc {
 }
 
 // certificate is one for names, which nobody vouches for.
-func certificate(t testing.TB, names ...string) tls.Certificate {
-	t.Helper()
+func certificate(tb testing.TB, names ...string) tls.Certificate {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: names[0]}, DNSNames: names,
@@ -309,20 +323,20 @@ func certificate(t testing.TB, names ...string) tls.Certificate {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
 // serveTLS runs a guest's server of TLS, which answers each line with a name, whom
 // it sees, and the line.
-func serveTLS(t testing.TB, name string) uint16 {
-	t.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate(t, name)}})
+func serveTLS(tb testing.TB, name string) uint16 {
+	tb.Helper()
+	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate(tb, name)}})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = l.Close() })
+	tb.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -330,7 +344,7 @@ func serveTLS(t testing.TB, name string) uint16 {
 				return
 			}
 			go func() {
-				defer c.Close()
+				defer c.Close() //nolint:errcheck // the caller has gone
 				for lines := bufio.NewScanner(c); lines.Scan(); {
 					_, _ = fmt.Fprintf(c, "%s: %s\n", name, lines.Text())
 				}
@@ -341,13 +355,13 @@ func serveTLS(t testing.TB, name string) uint16 {
 }
 
 // deadPort is one that nothing listens on.
-func deadPort(t testing.TB) uint16 {
-	t.Helper()
+func deadPort(tb testing.TB) uint16 {
+	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // it only listens
 	return port(l.Addr())
 }
 

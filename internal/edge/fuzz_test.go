@@ -58,7 +58,7 @@ func FuzzFront(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		defer conn.Close() //nolint:errcheck // all that counts was read
 		_ = conn.SetDeadline(time.Now().Add(hang.After))
 		c := conn.(*net.TCPConn)
 		said := make(chan string)

@@ -66,7 +66,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // refuseRequest answers what no guest is asked, and tells whether it did.
 func (s *Server) refuseRequest(x *exchange, r *http.Request, name string) bool {
-	code, why := 0, ReasonRequest
+	var code int
+	why := ReasonRequest
 	terminated := x.client.call.port.Kind == KindTLS
 	switch {
 	case r.Method == http.MethodConnect:
@@ -269,12 +270,9 @@ func (x *exchange) address() netip.AddrPort {
 // tellsCaller tells whether the guest is told who calls in headers: when TLS ends
 // here, and when nothing else says it.
 func (x *exchange) tellsCaller() bool {
-	switch x.upstream.key.mode {
-	case vps.CallerProxyV1, vps.CallerProxyV2:
-		return x.client.call.port.Kind == KindTLS
-	default:
-		return x.client.call.port.Kind == KindTLS || !x.upstream.imitates()
-	}
+	mode := x.upstream.key.mode
+	byHeader := mode == vps.CallerProxyV1 || mode == vps.CallerProxyV2
+	return x.client.call.port.Kind == KindTLS || !byHeader && !x.upstream.imitates()
 }
 
 // targetOf is what is asked for at an address: the very bytes of the request, which

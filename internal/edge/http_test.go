@@ -146,12 +146,8 @@ func TestOneConnection(t *testing.T) {
 	from := map[string]string{}
 	r := bufio.NewReader(c)
 	for _, host := range order {
-		resp, err := http.ReadResponse(r, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, _ := io.ReadAll(resp.Body)
-		name, address, _ := strings.Cut(string(b), " ")
+		_, _, got := readAnswer(t, r)
+		name, address, _ := strings.Cut(got, " ")
 		guest := name[:1]
 		if name != host {
 			t.Errorf("%s answered instead of %s", name, host)
@@ -290,22 +286,17 @@ func TestExpect(t *testing.T) {
 	c := s.dial(web)
 	_, _ = io.WriteString(c, "POST /yes HTTP/1.1\r\nHost: a.example.org\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
 	r := bufio.NewReader(c)
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil || resp.StatusCode != 100 {
-		t.Fatal(resp, err)
+	if code, _, _ := readAnswer(t, r); code != http.StatusContinue {
+		t.Fatal(code)
 	}
 	_, _ = io.WriteString(c, "hello")
-	if resp, err = http.ReadResponse(r, nil); err != nil || resp.StatusCode != 200 {
-		t.Fatal(resp, err)
-	}
-	b, _ := io.ReadAll(resp.Body)
-	if string(b) != "got 5" {
-		t.Errorf("%q", b)
+	if code, _, got := readAnswer(t, r); code != http.StatusOK || got != "got 5" {
+		t.Errorf("%d %q", code, got)
 	}
 	c = s.dial(web)
 	_, _ = io.WriteString(c, "POST /no HTTP/1.1\r\nHost: a.example.org\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\n")
-	if resp, err = http.ReadResponse(bufio.NewReader(c), nil); err != nil || resp.StatusCode != 417 {
-		t.Error(resp, err)
+	if code, _, _ := readAnswer(t, bufio.NewReader(c)); code != http.StatusExpectationFailed {
+		t.Error(code)
 	}
 }
 
@@ -315,7 +306,7 @@ func echoUpgrade(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	defer c.Close()
+	defer c.Close() //nolint:errcheck // all is said
 	_, _ = fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: %s\r\nConnection: Upgrade\r\n\r\nwelcome", r.Header.Get("Upgrade"))
 	_, _ = io.Copy(c, rw)
 }
@@ -330,9 +321,8 @@ func TestUpgrade(t *testing.T) {
 	c := s.dial(web)
 	_, _ = io.WriteString(c, "GET /chat HTTP/1.1\r\nHost: a.example.org\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\nearly")
 	r := bufio.NewReader(c)
-	resp, err := http.ReadResponse(r, nil)
-	if err != nil || resp.StatusCode != 101 || resp.Header.Get("Upgrade") != "websocket" {
-		t.Fatal(resp, err)
+	if code, h, _ := readAnswer(t, r); code != http.StatusSwitchingProtocols || h.Get("Upgrade") != "websocket" {
+		t.Fatal(code, h)
 	}
 	much := bytes.Repeat([]byte("websocket"), 1<<17)
 	go func() {
@@ -365,11 +355,7 @@ func TestHeadersPass(t *testing.T) {
 	}, false)})
 	s.set()
 	text := s.raw(web, "GET / HTTP/1.1\r\nHost: a.example.org\r\nAccept-Encoding: br\r\nX-Two: 1\r\nX-Two: 2\r\nCookie: a=b\r\nX-Hop: y\r\nConnection: X-Hop, close\r\nProxy-Authorization: z\r\nTE: gzip\r\n\r\n")
-	resp, err := http.ReadResponse(bufio.NewReader(strings.NewReader(text)), nil)
-	if err != nil {
-		t.Fatal(err, text)
-	}
-	if h := resp.Header; len(h["X-Two"]) != 2 || h.Get("Server") != "alice's" || h["Content-Type"] != nil || h["Keep-Alive"] != nil || h["Via"] != nil {
+	if _, h, _ := readAnswer(t, bufio.NewReader(strings.NewReader(text))); len(h["X-Two"]) != 2 || h.Get("Server") != "alice's" || h["Content-Type"] != nil || h["Keep-Alive"] != nil || h["Via"] != nil {
 		t.Errorf("the caller got %v", h)
 	}
 	for _, h := range []string{"User-Agent", "X-Hop", "Proxy-Authorization", "Te", "Via"} {
@@ -461,7 +447,7 @@ func TestStreams(t *testing.T) {
 				t.Error(err)
 				return
 			}
-			defer resp.Body.Close()
+			defer resp.Body.Close() //nolint:errcheck // only read from
 			if b, _ := io.ReadAll(resp.Body); string(b) != path {
 				t.Errorf("%q", b)
 			}

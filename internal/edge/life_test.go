@@ -71,7 +71,11 @@ func TestWake(t *testing.T) {
 	// When it is stopped again, it is started again.
 	s.config.Guests[0].Running = false
 	s.set()
-	go func() { _, _ = s.client().Get("http://a.example.org/") }()
+	go func() {
+		if resp, err := s.client().Get("http://a.example.org/"); err == nil {
+			_ = resp.Body.Close()
+		}
+	}()
 	eventually(t, "it is asked once more", func() bool { return asked.Load() == 2 })
 }
 
@@ -160,7 +164,7 @@ func TestWakeInVain(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || asked.Load() != int32(i+1) {
+		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") == "" || asked.Load() != int32(i+1) {
 			t.Errorf("%s, asked %d", resp.Status, asked.Load())
 		}
 	}
@@ -269,9 +273,7 @@ func TestDrain(t *testing.T) {
 	}
 	one, two, idleOne, idleTwo := s.client(), s.client(h2c), s.dial(web), s.client(h2c)
 	_, _ = io.WriteString(idleOne, "GET / HTTP/1.1\r\nHost: a.example.org\r\n\r\n")
-	if _, err := http.ReadResponse(bufio.NewReader(idleOne), nil); err != nil {
-		t.Fatal(err)
-	}
+	readAnswer(t, bufio.NewReader(idleOne))
 	get(t, idleTwo, "http://a.example.org/")
 	silent := s.dial(web) // and sends its request when the edge drains already
 	eventually(t, "all are taken", func() bool { return s.server.Stats().Open == 4 })
@@ -376,7 +378,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		u := s.dial(web)
 		_, _ = io.WriteString(u, "GET / HTTP/1.1\r\nHost: a.example.org\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\n")
-		_, _ = http.ReadResponse(bufio.NewReader(u), nil)
+		readAnswer(t, bufio.NewReader(u))
 		_ = u.Close()
 		s.raw(web, "nonsense\r\n\r\n")
 	}
@@ -408,7 +410,7 @@ func TestGuestLimits(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = resp.Body.Close()
-		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" {
+		if resp.StatusCode != http.StatusServiceUnavailable || resp.Header.Get("Retry-After") != "1" {
 			t.Error(resp)
 		}
 	}
@@ -456,7 +458,7 @@ func TestCallerLimits(t *testing.T) {
 			return false
 		}
 		_ = resp.Body.Close()
-		return resp.StatusCode == 429 && resp.Header.Get("Retry-After") == "1"
+		return resp.StatusCode == http.StatusTooManyRequests && resp.Header.Get("Retry-After") == "1"
 	})
 	for _, c := range conns {
 		_ = c.Close()

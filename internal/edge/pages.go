@@ -31,9 +31,10 @@ func retryAfter(why Reason) int {
 		return 30
 	case ReasonWake, ReasonGuestRefused, ReasonGuestTimeout, ReasonGuestLost, ReasonGuestAnswer:
 		return 5
-	default:
-		return 0
+	case ReasonProxyHeader, ReasonHandshake, ReasonName, ReasonRequest, ReasonCertificate,
+		ReasonQUIC, ReasonQUICCrowded, ReasonQUICNobody, ReasonQUICHost:
 	}
+	return 0
 }
 
 // statusOf is what HTTP says for a reason.
@@ -47,9 +48,10 @@ func statusOf(why Reason) int {
 		return http.StatusMisdirectedRequest
 	case ReasonGuestAnswer:
 		return http.StatusBadGateway
-	default:
-		return http.StatusServiceUnavailable
+	case ReasonGuestConnections, ReasonGuestRate, ReasonServer, ReasonStopped, ReasonWake, ReasonGuestRefused, ReasonGuestTimeout, ReasonGuestLost:
+	case ReasonProxyHeader, ReasonHandshake, ReasonCertificate, ReasonQUIC, ReasonQUICCrowded, ReasonQUICNobody, ReasonQUICHost: // not of HTTP
 	}
+	return http.StatusServiceUnavailable
 }
 
 // page answers a request that no guest answers.

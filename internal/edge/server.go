@@ -241,7 +241,7 @@ func (s *Server) turnAway(call *session) {
 	}
 	go func() {
 		defer s.lingers.Add(-1)
-		defer call.conn.Close()
+		defer call.conn.Close() //nolint:errcheck // it ends a connection that all was said on
 		lastWord(call.conn, rawPage(http.StatusTooManyRequests))
 	}()
 }

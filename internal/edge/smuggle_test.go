@@ -39,7 +39,7 @@ func newRawGuest(t *testing.T, answer string) *rawGuest {
 			i := len(g.got) - 1
 			g.mu.Unlock()
 			go func() {
-				defer c.Close()
+				defer c.Close() //nolint:errcheck // the caller has gone
 				b := make([]byte, 64<<10)
 				for {
 					n, err := c.Read(b)

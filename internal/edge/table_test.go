@@ -3,7 +3,6 @@ package edge
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -200,7 +199,7 @@ func manyDomains(n int) Config {
 func BenchmarkLookup(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		c := manyDomains(n)
-		s := New(Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), MostSockets: 10})
+		s := New(Options{Log: slog.New(slog.DiscardHandler), MostSockets: 10})
 		if err := s.Set(c); err != nil {
 			b.Fatal(err)
 		}
@@ -220,7 +219,7 @@ func BenchmarkLookup(b *testing.B) {
 
 func BenchmarkSet(b *testing.B) {
 	c := manyDomains(10_000)
-	s := New(Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), MostSockets: 10})
+	s := New(Options{Log: slog.New(slog.DiscardHandler), MostSockets: 10})
 	for b.Loop() {
 		if err := s.Set(c); err != nil {
 			b.Fatal(err)

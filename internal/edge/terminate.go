@@ -50,7 +50,7 @@ func (s *Server) passPlain(ctx context.Context, call *session, t *table, r *rout
 	}
 	up := &upstream{server: s, route: l.route}
 	guest := &guestConn{Conn: l.TCPConn, link: l, up: up}
-	defer guest.Close()
+	defer guest.Close() //nolint:errcheck // both directions have ended, and passHalf saw how
 	if len(l.header) > 0 {
 		if _, err := l.Write(l.header); err != nil {
 			s.failTLS(r, call, name, began, ReasonGuestLost)
