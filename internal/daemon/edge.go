@@ -159,10 +159,7 @@ func (k *edgeKeeper) feed(ctx context.Context) error {
 	for {
 		if edits == nil {
 			var err error
-			if edits, err = k.edits(ctx); err != nil {
-				if ctx.Err() != nil {
-					return nil
-				}
+			if edits, err = k.edits(ctx); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("watch the desired state: %w", err)
 			}
 		}

@@ -318,7 +318,7 @@ func TestProofsAreWatched(t *testing.T) {
 	}
 	w := newProofWorld(t, domains...)
 	release, began := make(chan struct{}), make(chan string, 100)
-	w.check = func(ctx context.Context, host *vps.Host, q proof.Question) proof.Result {
+	w.check = func(ctx context.Context, _ *vps.Host, q proof.Question) proof.Result {
 		began <- q.Name
 		select {
 		case <-release:
