@@ -152,8 +152,8 @@ func fakeServer(t *testing.T, reply func(h dnsmessage.Header, q dnsmessage.Quest
 }
 
 // pack makes an answer with TXT records and CNAMEs, "NAME TEXT" and "NAME -> NAME".
-func pack(t testing.TB, h dnsmessage.Header, q dnsmessage.Question, records ...string) []byte {
-	t.Helper()
+func pack(tb testing.TB, h dnsmessage.Header, q dnsmessage.Question, records ...string) []byte {
+	tb.Helper()
 	m := dnsmessage.Message{Header: h, Questions: []dnsmessage.Question{q}}
 	m.Response = true
 	for _, r := range records {
@@ -167,7 +167,7 @@ func pack(t testing.TB, h dnsmessage.Header, q dnsmessage.Question, records ...s
 	}
 	out, err := m.Pack()
 	if err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 	return out
 }
@@ -199,7 +199,9 @@ func TestResolverOddServers(t *testing.T) {
 		"a good one":            {[]netip.AddrPort{good}, ""},
 		"failure":               {[]netip.AddrPort{coded(dnsmessage.RCodeServerFailure)}, "127.0.0.1 answers SERVFAIL"},
 		"refusal":               {[]netip.AddrPort{coded(dnsmessage.RCodeRefused)}, "REFUSED"},
-		"another error":         {[]netip.AddrPort{coded(dnsmessage.RCodeFormatError)}, "answers with error"},
+		"not understood":        {[]netip.AddrPort{coded(dnsmessage.RCodeFormatError)}, "answers FORMERR"},
+		"not done there":        {[]netip.AddrPort{coded(dnsmessage.RCodeNotImplemented)}, "answers NOTIMP"},
+		"another error":         {[]netip.AddrPort{coded(9)}, "answers with error 9"},
 		"failure, then good":    {[]netip.AddrPort{coded(dnsmessage.RCodeServerFailure), good}, ""},
 		"no name":               {[]netip.AddrPort{coded(dnsmessage.RCodeNameError), good}, "there is no name x.example.org"},
 		"no record":             {[]netip.AddrPort{coded(dnsmessage.RCodeSuccess), good}, "x.example.org has no such record"},

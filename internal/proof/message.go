@@ -99,6 +99,10 @@ func (q *query) parse(packet []byte) (answer, error) {
 		return answer{}, &failedError{"SERVFAIL"}
 	case dnsmessage.RCodeRefused:
 		return answer{}, &failedError{"REFUSED"}
+	case dnsmessage.RCodeFormatError:
+		return answer{}, &failedError{"FORMERR"}
+	case dnsmessage.RCodeNotImplemented:
+		return answer{}, &failedError{"NOTIMP"}
 	default:
 		return answer{}, &failedError{fmt.Sprintf("with error %d", h.RCode)}
 	}

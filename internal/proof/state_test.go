@@ -40,8 +40,8 @@ func TestLife(t *testing.T) {
 		now = next
 		step([]Outcome{Absent, Unknown}[len(delays)%2], vps.DomainPending, NewsNone)
 	}
-	for i, want := range []time.Duration{1, 2, 4, 8, 16, 32, 60, 60} {
-		if delays[i] != want*time.Minute {
+	for i, want := range []int{1, 2, 4, 8, 16, 32, 60, 60} {
+		if delays[i] != time.Duration(want)*time.Minute {
 			t.Errorf("delay %d is %s", i, delays[i])
 		}
 	}
