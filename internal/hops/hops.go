@@ -191,11 +191,11 @@ func (t *tester) dns(ctx context.Context) {
 		}
 		return
 	}
-	name := f.Name
+	names := []string{f.Name}
 	for _, n := range a.Names {
-		name += " → " + printable(n)
+		names = append(names, printable(n))
 	}
-	t.leads(name, a.Addresses, set)
+	t.leads(strings.Join(names, " → "), a.Addresses, set)
 }
 
 // leads judges the addresses that a name leads to.

@@ -10,7 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
-	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -111,7 +111,7 @@ func (w *world) serveTLS(l net.Listener, chain ...*certificate) {
 			return nil, errors.New("another name")
 		}
 		return &shown, nil
-	}}, ErrorLog: log.New(io.Discard, "", 0)}
+	}}, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)}
 	go func() { _ = s.ServeTLS(l, "", "") }()
 	w.t.Cleanup(func() { _ = s.Close() })
 }

@@ -141,7 +141,6 @@ func isNumber(name string) bool {
 // Underscores are let through: suffixes may cover names with them. What is in
 // canonical form already costs no memory.
 func FromHost(header string) string {
-	host, port := header, ""
 	if rest, bracket := strings.CutPrefix(header, "["); bracket {
 		address, behind, closed := strings.Cut(rest, "]")
 		a, err := netip.ParseAddr(address)
@@ -151,9 +150,7 @@ func FromHost(header string) string {
 		}
 		return a.String()
 	}
-	if i := strings.IndexByte(header, ':'); i >= 0 {
-		host, port = header[:i], header[i+1:]
-	}
+	host, port, _ := strings.Cut(header, ":")
 	if !isPortNumber(port) {
 		return ""
 	}
