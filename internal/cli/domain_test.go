@@ -100,7 +100,7 @@ func TestDomainRemove(t *testing.T) {
 		for i := range w.guests["alice"].Spec.Domains {
 			got[w.guests["alice"].Spec.Domains[i].String()] = true
 		}
-		for _, name := range strings.Fields(left) {
+		for name := range strings.FieldsSeq(left) {
 			if !got[name] {
 				t.Errorf("remove %s: %s is gone", args, name)
 			}

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -78,11 +79,11 @@ func (a *app) writeExport(dir string, files []api.RouterFile) error {
 	if err := os.MkdirAll(dir, folder); err != nil {
 		return vps.Wrap(vps.CodeInvalid, err, "%s cannot be made: %s", dir, reason(err))
 	}
-	for i := len(files) - 1; i >= 0; i-- {
+	for _, file := range slices.Backward(files) {
 		// What a server names is none of the client's paths.
-		path := filepath.Join(dir, filepath.Base(files[i].Name))
+		path := filepath.Join(dir, filepath.Base(file.Name))
 		err := writeWhole(path, func(w io.Writer) error {
-			_, err := io.WriteString(w, files[i].Text)
+			_, err := io.WriteString(w, file.Text)
 			return err
 		})
 		if err != nil {

@@ -66,15 +66,15 @@ func (f *facts) Disk(_ context.Context, _ string, size vps.Bytes) error {
 }
 func (f *facts) HostBoot() string { return f.boot }
 
-func open(t testing.TB) (*desired.State, *facts) {
-	t.Helper()
-	db, err := sqlite.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), nil)
+func open(tb testing.TB) (*desired.State, *facts) {
+	tb.Helper()
+	db, err := sqlite.Open(tb.Context(), filepath.Join(tb.TempDir(), "state.db"), nil)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := db.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	f := &facts{boot: "boot-1", memory: 4 * vps.GiB, disk: 100 * vps.GiB}

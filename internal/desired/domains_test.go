@@ -12,13 +12,13 @@ import (
 	"sublet/internal/vps"
 )
 
-func domains(t testing.TB, texts ...string) []vps.Domain {
-	t.Helper()
+func domains(tb testing.TB, texts ...string) []vps.Domain {
+	tb.Helper()
 	var list []vps.Domain
 	for _, text := range texts {
 		d, err := vps.ParseDomain(text)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		list = append(list, d)
 	}

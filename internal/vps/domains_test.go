@@ -10,8 +10,8 @@ import (
 
 // domainHost has these domains for the guests alice and carl of the owner, and for
 // bob of the tenant friends, in this order.
-func domainHost(t testing.TB, alice, carl, bob []string) *Host {
-	t.Helper()
+func domainHost(tb testing.TB, alice, carl, bob []string) *Host {
+	tb.Helper()
 	h := &Host{Settings: DefaultSettings(), Tenants: []Tenant{{Name: "friends"}, {Name: DefaultTenant}}}
 	for i, g := range []struct {
 		name, tenant string
@@ -22,7 +22,7 @@ func domainHost(t testing.TB, alice, carl, bob []string) *Host {
 		for _, text := range g.domains {
 			d, err := ParseDomain(text)
 			if err != nil {
-				t.Fatal(err)
+				tb.Fatal(err)
 			}
 			s.Domains = append(s.Domains, d)
 		}

@@ -257,7 +257,7 @@ func (l *load) pings(every time.Duration) error {
 			next := start.Add(rand.N(max(every, time.Millisecond)))
 			for {
 				if every > 0 {
-					time.Sleep(time.Until(next)) //nolint:forbidigo // the pace of a measurement
+					time.Sleep(time.Until(next))
 					next = next.Add(every)
 				}
 				before := time.Now()
