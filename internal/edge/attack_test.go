@@ -3,10 +3,12 @@ package edge_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,7 +16,9 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+	"golang.org/x/sys/unix"
 
+	"sublet/internal/edge"
 	"sublet/internal/vps"
 )
 
@@ -253,5 +257,38 @@ func TestSpareConnections(t *testing.T) {
 	c.get(t, 2*streams+1, "/")
 	if status := c.status(t); status != "200" {
 		t.Error(status)
+	}
+}
+
+// TestSilentGuest: a guest that does not answer is waited for once, though it has
+// another address.
+func TestSilentGuest(t *testing.T) {
+	t.Parallel()
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := unix.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent := uint16(name.(*unix.SockaddrInet4).Port)
+	c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", silent)) // all that has room
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	s := newStand(t)
+	s.guest("alice", vps.Domain{Name: "a.example.org", Port: silent}).Address6 = netip.MustParseAddr("::1")
+	s.set()
+	if _, err := handshake(s.dial(webTLS), "a.example.org"); err == nil || !strings.Contains(err.Error(), "internal error") {
+		t.Error(err)
+	}
+	if n := len(s.origin.dialed()); n > 0 || s.server.Stats().Guests["alice"].Refused[edge.ReasonGuestTimeout] != 1 {
+		t.Errorf("it was called %d times more, %v", n, s.server.Stats().Guests["alice"].Refused)
 	}
 }

@@ -42,6 +42,8 @@ type visit struct {
 	// again when the table changes while the guest is being started.
 	find   func(*table) (*route, uint16)
 	caller caller
+	// waited is how long the guest has left the caller without an answer before.
+	waited time.Duration
 	// gone tells whether the caller has hung up; nil when ctx does.
 	gone func() bool
 }
@@ -97,7 +99,7 @@ func (s *Server) connect(ctx context.Context, t *table, r *route, port uint16, v
 	case r.wakes(t, port, s.options.Wake != nil):
 		l, err = s.awaken(ctx, t, r, v)
 	case r.guest.Running:
-		l, err = s.dial(ctx, t, r, port, v.caller)
+		l, err = s.dial(ctx, t, r, port, &v)
 	default:
 		err = &refusal{reason: ReasonStopped}
 	}
@@ -148,9 +150,10 @@ const dialTimeout = 5 * time.Second
 // dial connects to a guest as the domain says. Over the caller's own family it may be
 // the caller who connects; a guest that takes nothing there, as it has no IPv6 or
 // its server does not listen to it, is called by the host over the other.
-func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, c caller) (*link, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, v *visit) (*link, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout-v.waited)
 	defer cancel()
+	c := v.caller
 	header, err := proxyHeader(r.caller, c)
 	if err != nil {
 		return nil, &refusal{ReasonServer, err}

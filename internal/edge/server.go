@@ -99,9 +99,10 @@ func mostSockets() int64 {
 
 // roomFor is how many sockets there is room for in so many file descriptors, of which
 // some are for relay's pipes, logs, listeners and what else there is, and in a heap of
-// so many bytes: 8 KiB for each is what idle ones of HTTP take.
+// so many bytes. A socket takes one KiB of it when TLS goes through, and a dozen when
+// HTTP is spoken on it.
 func roomFor(files uint64, memory int64) int64 {
-	const others, size = 2048, 8 << 10
+	const others, size = 2048, 4 << 10
 	n := int64(min(files, 1<<30))
 	return min(n-min(others, n/4), memory/size)
 }

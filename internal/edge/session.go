@@ -16,7 +16,8 @@ type session struct {
 	port   Port
 	conn   *net.TCPConn
 	caller caller
-	key    netip.Addr // that the caller was admitted as, the zero value before
+	key    netip.Addr    // that the caller was admitted as, the zero value before
+	waited time.Duration // for the guest, in vain
 
 	// Of connections that are passed through to a guest, guarded by sessions.mu.
 	relay  *relay.Relay

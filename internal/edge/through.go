@@ -204,11 +204,12 @@ func (p *passing) Unreached(err error) relay.Answer {
 	r := p.route
 	p.route = nil
 	p.server.leave(r.guest)
-	if p.other.IsValid() || r.domain.Wake || p.as && !errors.Is(err, unix.ECONNREFUSED) {
-		return p.leave() // there are other ways
-	}
-	if errors.Is(err, unix.ETIMEDOUT) {
-		return p.fail(r, ReasonGuestTimeout)
+	late := errors.Is(err, unix.ETIMEDOUT)
+	if p.other.IsValid() && !late || r.domain.Wake || p.as && !errors.Is(err, unix.ECONNREFUSED) {
+		if late && p.as {
+			p.call.waited = imitatePatience
+		}
+		return p.leave() // there are other ways, as dial has them
 	}
 	return p.fail(r, dialReason(err))
 }

@@ -91,7 +91,7 @@ func (s *Server) serveTLS(ctx context.Context, call *session, first []byte) {
 // visit is what a caller for a name wants of a guest, whose TLS ends here or does
 // not.
 func (c *session) visit(name string, terminated bool) visit {
-	return visit{caller: c.caller, gone: c.gone, find: func(t *table) (*route, uint16) {
+	return visit{caller: c.caller, gone: c.gone, waited: c.waited, find: func(t *table) (*route, uint16) {
 		r := t.ports[c.port].lookup(name)
 		if r == nil || r.domain.Terminate != terminated {
 			return nil, 0

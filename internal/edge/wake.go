@@ -98,9 +98,9 @@ func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link
 			return nil, &refusal{reason: ReasonName}
 		case r.guest.Running:
 			w.runs()
-			l, err := s.dial(ctx, t, r, port, v.caller)
+			l, err := s.dial(ctx, t, r, port, &v)
 			if err == nil {
-				l, err = s.tried(ctx, t, l, port, v.caller)
+				l, err = s.tried(ctx, t, l, port, &v)
 			}
 			if err == nil {
 				w.takes(port)
@@ -128,7 +128,7 @@ func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link
 // tried is a connection to a guest that is being started which is there for good, when
 // l is: it may be another one, as l may have come while a server was opening its
 // sockets one by one, and by the second choice of addresses only for that.
-func (s *Server) tried(ctx context.Context, t *table, l *link, port uint16, c caller) (*link, error) {
+func (s *Server) tried(ctx context.Context, t *table, l *link, port uint16, v *visit) (*link, error) {
 	stays := l.stays(ctx)
 	if stays && !l.other {
 		return l, nil
@@ -137,7 +137,7 @@ func (s *Server) tried(ctx context.Context, t *table, l *link, port uint16, c ca
 	if !stays {
 		return nil, &refusal{reason: ReasonGuestLost}
 	}
-	return s.dial(ctx, t, l.route, port, c)
+	return s.dial(ctx, t, l.route, port, v)
 }
 
 // stays tells whether a guest that is being started keeps a connection that it took.
