@@ -2,6 +2,7 @@ package edge
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"sublet/internal/vps"
@@ -46,22 +47,52 @@ func (s *Stats) Add(o *Stats) {
 	}
 }
 
+// Of returns the part of s that is about guests and domains of which keep says that
+// they are there, and about reasons that there are. Another process's Stats are not
+// to be believed in more than their figures: it may be in strangers' hands.
+func (s *Stats) Of(keep func(guestID, name string, listen uint16) bool) Stats {
+	e := Stats{
+		Guests: make(map[string]Counters), Refused: known(s.Refused),
+		Accepted: s.Accepted, Open: s.Open, Callers: s.Callers, Certificates: s.Certificates[:min(len(s.Certificates), vps.MaxDomains)],
+	}
+	seen := make(map[domainKey]bool)
+	for _, d := range s.Domains {
+		key := domainKey{d.Guest, d.Name, d.Listen}
+		if seen[key] || key != (domainKey{}) && !keep(d.Guest, d.Name, d.Listen) {
+			continue
+		}
+		seen[key] = true
+		d.Refused = known(d.Refused)
+		e.Domains = append(e.Domains, d)
+	}
+	slices.SortFunc(e.Domains, compareCounters)
+	for id, c := range s.Guests {
+		if keep(id, "", 0) {
+			c.Refused = known(c.Refused)
+			e.Guests[id] = c
+		}
+	}
+	return e
+}
+
+// known are the reasons that there are.
+func known(counts map[Reason]uint64) map[Reason]uint64 {
+	counts = maps.Clone(counts)
+	maps.DeleteFunc(counts, func(why Reason, _ uint64) bool { return !isReason(why) })
+	return counts
+}
+
 // Ended returns what s is worth when its process has ended, for guests and
 // domains that keep says are still there.
 func (s *Stats) Ended(keep func(guestID, name string, listen uint16) bool) Stats {
-	e := Stats{Guests: make(map[string]Counters), Refused: s.Refused, Accepted: s.Accepted}
-	for _, d := range s.Domains {
-		if d.Name != "" && !keep(d.Guest, d.Name, d.Listen) {
-			continue
-		}
-		d.Open = 0
-		e.Domains = append(e.Domains, d)
+	e := s.Of(keep)
+	e.Open, e.Callers, e.Certificates = 0, 0, nil
+	for i := range e.Domains {
+		e.Domains[i].Open = 0
 	}
-	for id, c := range s.Guests {
-		if keep(id, "", 0) {
-			c.Open = 0
-			e.Guests[id] = c
-		}
+	for id, c := range e.Guests {
+		c.Open = 0
+		e.Guests[id] = c
 	}
 	return e
 }

@@ -225,9 +225,14 @@ func (m *Manager) Stats(ctx context.Context) edge.Stats {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var sum edge.Stats
+	if m.wish == nil {
+		return sum
+	}
 	sum.Add(&m.past)
+	keep := keeps(&m.wish.Config)
 	for _, e := range m.edges {
 		last, _ := e.counters()
+		last = last.Of(keep)
 		sum.Add(&last)
 	}
 	return sum
