@@ -159,10 +159,7 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, v *v
 		return nil, &refusal{ReasonServer, err}
 	}
 	first, second := r.addresses(c.from.Addr())
-	as := netip.AddrPort{}
-	if r.caller == vps.CallerTransparent && t.imitable(c.from) && first.Is4() == c.from.Addr().Is4() {
-		as = c.from
-	}
+	as := t.imitated(r, c.from, first)
 	conn, err := s.options.Origin.Dial(ctx, as, netip.AddrPortFrom(first, port))
 	other := err != nil && second.IsValid() && ctx.Err() == nil
 	if other {
@@ -173,6 +170,15 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, v *v
 	}
 	seen := as.IsValid() && addrPort(conn.LocalAddr()).Addr() == as.Addr()
 	return &link{TCPConn: conn, route: r, meter: r.meter(), header: header, as: seen, other: other, server: s}, nil
+}
+
+// imitated is whom a connection to a guest's address comes from: the caller, or the
+// zero value for the host.
+func (t *table) imitated(r *route, from netip.AddrPort, to netip.Addr) netip.AddrPort {
+	if r.caller == vps.CallerTransparent && t.imitable(from) && to.Is4() == from.Addr().Is4() {
+		return from
+	}
+	return netip.AddrPort{}
 }
 
 // imitable tells whether a connection may come from this address. A proxy may have

@@ -82,6 +82,11 @@ func (s *sessions) relays(c *session, r *relay.Relay, m meter) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c.relay, c.meter = r, m
+	select {
+	case <-c.server.cutting: // cut did not see it
+		r.Close()
+	default:
+	}
 }
 
 // relayed counts what was passed on, when no more will be.

@@ -160,9 +160,9 @@ func (p *passing) lead(t *table, r *route) relay.Answer {
 		Options: relay.Options{Preface: header, Idle: time.Duration(t.settings.IdleTimeout)},
 	}
 	p.other = second
-	if r.caller == vps.CallerTransparent && t.imitable(from) && first.Is4() == from.Addr().Is4() {
+	if a.From = t.imitated(r, from, first); a.From.IsValid() {
 		// The way that serveTLS has for what keeps it from that begins soon.
-		a.From, a.Patience, p.as = from, imitatePatience, true
+		a.Patience, p.as = imitatePatience, true
 	}
 	return a
 }
