@@ -105,8 +105,11 @@ func TestRoom(t *testing.T) {
 		files        uint64
 		memory, want int64
 	}{
-		{1 << 20, math.MaxInt64, 1<<20 - 2048}, {1024, math.MaxInt64, 768}, {math.MaxUint64, math.MaxInt64, 1<<30 - 2048},
-		{1 << 20, 128 << 20, 32 << 10}, {1024, 128 << 20, 768},
+		{1 << 20, math.MaxInt64, 1<<20 - 2048},
+		{1024, math.MaxInt64, 768},
+		{math.MaxUint64, math.MaxInt64, 1<<30 - 2048},
+		{1 << 20, 128 << 20, 32 << 10},
+		{1024, 128 << 20, 768},
 	} {
 		if got := roomFor(tt.files, tt.memory); got != tt.want {
 			t.Errorf("%d files and %d bytes: %d, want %d", tt.files, tt.memory, got, tt.want)

@@ -263,7 +263,7 @@ func rotate(path string, most int64) (err error) {
 	}
 	defer func() { err = errors.Join(err, flock.Release(folder)) }()
 	if info, err := os.Stat(path); err != nil || info.Size() == 0 || info.Size() <= most {
-		return nil //nolint:nilerr // who opens it finds out what is wrong with it
+		return nil // who opens it finds out what is wrong with it
 	}
 	for i := logFiles - 1; i > 0; i-- {
 		from := path

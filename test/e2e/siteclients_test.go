@@ -41,8 +41,10 @@ func (s *sites) curl() {
 			guest, name string
 			tls, plain  int // the guest's ports
 		}{
-			{"alice", "blog.example.org", 443, 80}, {"alice", "a.b.alice.example.org", 443, 80},
-			{"bob", "bob.example.org", 8443, 8080}, {"bob", "shop.example.org", 443, 80},
+			{"alice", "blog.example.org", 443, 80},
+			{"alice", "a.b.alice.example.org", 443, 80},
+			{"bob", "bob.example.org", 8443, 8080},
+			{"bob", "shop.example.org", 443, 80},
 		} {
 			page := site.guest + " is " + site.name
 			line := func(port int, path, protocol string) {
@@ -188,8 +190,10 @@ func (s *sites) goTLS() {
 func (s *sites) chromium() {
 	s.t.Log("Chromium, with WebSockets")
 	for _, c := range []struct{ url, by, guest, from string }{
-		{"https://blog.example.org/page", "h2", "alice", "443"}, {"http://www.alice.example.org/page", "http/1.1", "alice", "80"},
-		{"https://bob.example.org/page", "h2", "bob", "8443"}, {"http://bob.example.org/page", "http/1.1", "bob", "8080"},
+		{"https://blog.example.org/page", "h2", "alice", "443"},
+		{"http://www.alice.example.org/page", "http/1.1", "alice", "80"},
+		{"https://bob.example.org/page", "h2", "bob", "8443"},
+		{"http://bob.example.org/page", "http/1.1", "bob", "8080"},
 	} {
 		name := strings.TrimSuffix(strings.Split(c.url, "//")[1], "/page")
 		want := fmt.Sprintf("by %s, %s heard hello from %s", c.by, c.guest, name)
