@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/pires/go-proxyproto"
+	"golang.org/x/sys/unix"
 
 	"sublet/internal/edge"
 	"sublet/internal/nstest"
@@ -223,8 +224,8 @@ func TestWhoIsImitated(t *testing.T) {
 		{"transparent", "255.255.255.255", []string{own4 + " " + host}},
 		{"transparent", "169.254.1.1", []string{own4 + " " + host}},
 		{"transparent", "2001:db8::9", []string{own4 + " " + host}},
-		{"transparent6", "203.0.113.9", []string{own4 + " as 203.0.113.9:1234", own6 + " " + host}},
-		{"transparent6", "2001:db8::9", []string{own6 + " as [2001:db8::9]:1234", own4 + " " + host}},
+		{"transparent6", "203.0.113.9", []string{own4 + " as 203.0.113.9:1234", own4 + " " + host, own6 + " " + host}},
+		{"transparent6", "2001:db8::9", []string{own6 + " as [2001:db8::9]:1234", own6 + " " + host, own4 + " " + host}},
 		{"transparent6", "2001:db8:213::9", []string{own6 + " " + host, own4 + " " + host}},
 		{"transparent6", "fe80::1", []string{own6 + " " + host, own4 + " " + host}},
 		{"transparent6", "::1", []string{own6 + " " + host, own4 + " " + host}},
@@ -254,6 +255,38 @@ func TestWhoIsImitated(t *testing.T) {
 		_, _ = handshake(conn, c.guest+".example.org")
 		if strings.Join(got, ", ") != strings.Join(c.want, ", ") {
 			t.Errorf("%s called by %s: %q, want %q", c.guest, c.caller, got, c.want)
+		}
+	}
+}
+
+// TestBannedCallers: a caller whom a guest refuses, and nobody else, does not come to
+// it by its other address, from the host. Where nobody is taken he does.
+func TestBannedCallers(t *testing.T) {
+	t.Parallel()
+	s := newStand(t)
+	s.config.Settings.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	port := serveTLS(t, "a.example.org")
+	g := s.guest("alice", vps.Domain{Name: "a.example.org", Port: port})
+	g.Address6 = netip.MustParseAddr("2001:db8:213::7")
+	s.set()
+	for _, bans := range []bool{true, false} {
+		s.origin.mu.Lock()
+		s.origin.dial = func(ctx context.Context, from, to netip.AddrPort) (*net.TCPConn, error) {
+			if to.Addr() == g.Address6 && (from.IsValid() || !bans) {
+				return nil, unix.ECONNREFUSED
+			}
+			var d net.Dialer
+			c, err := d.DialContext(ctx, "tcp", netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port).String())
+			if err != nil {
+				return nil, err
+			}
+			return c.(*net.TCPConn), nil
+		}
+		s.origin.mu.Unlock()
+		conn := s.dial(webTLS)
+		_, _ = fmt.Fprint(conn, "PROXY TCP6 2001:db8::9 2001:db8::1 1234 443\r\n")
+		if _, err := handshake(conn, "a.example.org"); (err != nil) != bans {
+			t.Errorf("banned %t: %v", bans, err)
 		}
 	}
 }

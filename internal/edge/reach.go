@@ -161,7 +161,7 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, v *v
 	first, second := r.addresses(c.from.Addr())
 	as := t.imitated(r, c.from, first)
 	conn, err := s.options.Origin.Dial(ctx, as, netip.AddrPortFrom(first, port))
-	other := err != nil && second.IsValid() && ctx.Err() == nil
+	other := err != nil && second.IsValid() && ctx.Err() == nil && !s.bans(ctx, as, netip.AddrPortFrom(first, port))
 	if other {
 		conn, err = s.options.Origin.Dial(ctx, netip.AddrPort{}, netip.AddrPortFrom(second, port))
 	}
@@ -170,6 +170,20 @@ func (s *Server) dial(ctx context.Context, t *table, r *route, port uint16, v *v
 	}
 	seen := as.IsValid() && addrPort(conn.LocalAddr()).Addr() == as.Addr()
 	return &link{TCPConn: conn, route: r, meter: r.meter(), header: header, as: seen, other: other, server: s}, nil
+}
+
+// bans tells whether a guest that refused a caller takes others at the same place: it
+// is this caller whom it does not want, and he does not come by another way.
+func (s *Server) bans(ctx context.Context, caller, to netip.AddrPort) bool {
+	if !caller.IsValid() {
+		return false
+	}
+	conn, err := s.options.Origin.Dial(ctx, netip.AddrPort{}, to)
+	if err != nil {
+		return false
+	}
+	reset(conn)
+	return true
 }
 
 // imitated is whom a connection to a guest's address comes from: the caller, or the
