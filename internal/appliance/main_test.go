@@ -10,16 +10,14 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
-
-	"golang.org/x/sys/unix"
 
 	"sublet/internal/appliance"
 	"sublet/internal/guest"
 	"sublet/internal/guest/uml"
 	"sublet/internal/keeper"
 	"sublet/internal/kernel"
+	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
 
@@ -40,7 +38,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(insideMark) == "":
 		os.Exit(goInside())
 	default:
-		if err = unix.Mount("proc", "/proc", "proc", 0, ""); err == nil {
+		if err = nstest.MountProc(); err == nil {
 			os.Exit(m.Run())
 		}
 	}
@@ -61,18 +59,7 @@ func goInside() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), insideMark+"="+dir)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
-	}
-	if err := cmd.Run(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return 0
+	return nstest.RunInside(insideMark + "=" + dir)
 }
 
 // kernels is the kernel of the host, with an initrd of the code under test.

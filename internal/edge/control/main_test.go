@@ -5,7 +5,6 @@ package control
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"sublet/internal/nstest"
 )
 
 // The test binary is the edge too, and daemons that are killed, by its first
@@ -37,9 +36,9 @@ func TestMain(m *testing.M) {
 	case len(os.Args) > 1 && os.Args[1] == verbManage:
 		err = manage(os.Args[2])
 	case os.Getenv(insideMark) == "":
-		os.Exit(goInside())
+		os.Exit(nstest.RunInside(insideMark + "=1"))
 	default:
-		if err = unix.Mount("proc", "/proc", "proc", 0, ""); err == nil {
+		if err = nstest.MountProc(); err == nil {
 			err = exec.Command("ip", "link", "set", "lo", "up").Run()
 		}
 		if err == nil {
@@ -50,25 +49,6 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-}
-
-func goInside() int {
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), insideMark+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWPID | syscall.CLONE_NEWNET, Unshareflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL,
-	}
-	err := cmd.Run()
-	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
-		return max(1, ee.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the tests cannot have namespaces of their own (root is needed):", err)
-		return 1
-	}
-	return 0
 }
 
 // testDaemon is what a daemon that manage is has to know.

@@ -5,17 +5,13 @@ package uml
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
 	"sublet/internal/keeper"
+	"sublet/internal/nstest"
 	"sublet/internal/vps"
 )
 
@@ -46,7 +42,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(insideMark) == "":
 		os.Exit(goInside())
 	default:
-		if err = unix.Mount("proc", "/proc", "proc", 0, ""); err == nil {
+		if err = nstest.MountProc(); err == nil {
 			os.Exit(m.Run())
 		}
 	}
@@ -74,24 +70,7 @@ func goInside() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
-	cmd.Args[0] = os.Args[0]
-	cmd.Env = append(os.Environ(), insideMark+"="+filepath.Join(dir, deep))
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:   syscall.CLONE_NEWNET | syscall.CLONE_NEWPID,
-		Unshareflags: syscall.CLONE_NEWNS,
-		Pdeathsig:    syscall.SIGKILL,
-	}
-	err = cmd.Run()
-	if ee, ok := errors.AsType[*exec.ExitError](err); ok {
-		return max(1, ee.ExitCode())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "the tests cannot have namespaces of their own (root is needed):", err)
-		return 1
-	}
-	return 0
+	return nstest.RunInside(insideMark + "=" + filepath.Join(dir, deep))
 }
 
 // starter starts the machine that it reads, writes its instance, and waits to
