@@ -16,6 +16,7 @@ import (
 	"sublet/internal/edge/control"
 	"sublet/internal/edge/origin"
 	"sublet/internal/edge/terminate"
+	"sublet/internal/keeper"
 	"sublet/internal/reconcile"
 	"sublet/internal/store"
 	"sublet/internal/vps"
@@ -112,7 +113,7 @@ func (p *parts) newEdge() (*edgeKeeper, error) {
 		event: func(guest, message string) { p.edgeEvent(guest, message) },
 	}
 	k.Manager = control.New(control.Options{
-		Dir: edgeDir(c), Command: []string{c.Self, edgeVerb}, Build: build, LogDir: p.edgeLogs(), CertDir: p.edgeCerts(), Memory: edgeMemory(memory),
+		Dir: edgeDir(c), Command: []string{c.Self, edgeVerb}, SystemdRun: keeper.SystemdRun(), Build: build, LogDir: p.edgeLogs(), CertDir: p.edgeCerts(), Memory: edgeMemory(memory),
 		Log: p.log, Event: func(message string) { p.edgeEvent("", message) }, Wake: k.call,
 	})
 	k.set = k.Manager.Set

@@ -43,13 +43,20 @@ const systemdMark = "/run/systemd/system"
 // NewLauncher returns the launcher that fits this host: through systemd-run
 // where systemd runs, and else directly.
 func NewLauncher(command []string) Launcher {
-	l := Launcher{Command: command}
-	if info, err := os.Lstat(systemdMark); err == nil && info.IsDir() {
-		if path, err := exec.LookPath("systemd-run"); err == nil {
-			l.SystemdRun = path
-		}
+	return Launcher{Command: command, SystemdRun: SystemdRun()}
+}
+
+// SystemdRun returns the path of systemd-run on a host that systemd runs on, empty
+// on others.
+func SystemdRun() string {
+	if info, err := os.Lstat(systemdMark); err != nil || !info.IsDir() {
+		return ""
 	}
-	return l
+	path, err := exec.LookPath("systemd-run")
+	if err != nil {
+		return ""
+	}
+	return path
 }
 
 // unitName names the transient unit of a guest.

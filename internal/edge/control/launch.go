@@ -21,22 +21,6 @@ import (
 	"sublet/internal/vps"
 )
 
-// systemdMark exists where systemd is process 1 (sd_booted(3)).
-const systemdMark = "/run/systemd/system"
-
-// findSystemdRun returns the path of systemd-run on hosts that systemd runs on,
-// and else nothing.
-func findSystemdRun() string {
-	if info, err := os.Lstat(systemdMark); err != nil || !info.IsDir() {
-		return ""
-	}
-	path, err := exec.LookPath("systemd-run")
-	if err != nil {
-		return ""
-	}
-	return path
-}
-
 // unitName names the unit of a process. One that takes over runs beside the one
 // before it, so that the number is part of it.
 func unitName(number int) string { return fmt.Sprintf("sublet-edge-%d.service", number) }

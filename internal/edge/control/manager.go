@@ -28,6 +28,9 @@ type Options struct {
 	Dir string
 	// Command is the argv that leads to Main, its first an absolute path.
 	Command []string
+	// SystemdRun is the path of systemd-run, where processes become units of their own.
+	// Empty means a plain child process in a session of its own.
+	SystemdRun string
 	// Build is this daemon's: a process of another one is replaced.
 	Build string
 	// LogDir and CertDir are the process's own folders. They are made.
@@ -58,10 +61,9 @@ type Wish struct {
 //
 // Set, State and Stats may be called from any goroutine; Run once.
 type Manager struct {
-	o          Options
-	log        *slog.Logger
-	systemdRun string
-	poke       chan struct{}
+	o    Options
+	log  *slog.Logger
+	poke chan struct{}
 
 	mu    sync.Mutex
 	wish  *wish // nil until Set was called
@@ -150,7 +152,7 @@ func New(o Options) *Manager {
 		o.look = lookEvery
 	}
 	return &Manager{
-		o: o, log: o.Log, systemdRun: findSystemdRun(), poke: make(chan struct{}, 1),
+		o: o, log: o.Log, poke: make(chan struct{}, 1),
 		sockets: map[edge.Port]handle{}, closed: map[edge.Port]string{},
 	}
 }

@@ -320,7 +320,7 @@ func (m *Manager) launch(ctx context.Context, w *wish) time.Duration {
 	m.o.step("launch")
 	m.launching = make(chan launched, 1)
 	go func(to chan<- launched) {
-		c, h, err := launch(ctx, order, m.systemdRun, m.o.Wake)
+		c, h, err := launch(ctx, order, m.o.SystemdRun, m.o.Wake)
 		to <- launched{c, h, err}
 	}(m.launching)
 	return lastTurn
