@@ -34,18 +34,28 @@ type Conflict struct {
 // understood as far as they name links and drop everything or nothing; a
 // finding is a hint for people, not a verdict. Nothing is changed.
 func (f *Firewall) Conflicts(ctx context.Context) ([]Conflict, error) {
+	return f.look(ctx, conflicts, legacyConflict, "FORWARD")
+}
+
+// look reads the rules of others: tables in what nft lists, and what the older
+// iptables lists of these chains, all for none.
+func (f *Firewall) look(ctx context.Context, tables func(listing []byte) ([]Conflict, error), older func(listing string) *Conflict, chains ...string) ([]Conflict, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	out, err := f.run(ctx, "", "--json", "list", "ruleset")
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the rules of other firewalls could not be read")
 	}
-	found, err := conflicts([]byte(out))
+	found, err := tables([]byte(out))
 	if err != nil {
 		return nil, vps.Wrap(vps.CodeInternal, err, "the rules of other firewalls could not be understood")
 	}
-	legacy, err := f.legacyConflict(ctx)
-	if err != nil || legacy == nil {
+	listing, err := f.listLegacy(ctx, chains)
+	if err != nil {
+		return found, err
+	}
+	legacy := older(listing)
+	if legacy == nil {
 		return found, err
 	}
 	return append(found, *legacy), nil
@@ -291,22 +301,23 @@ func remedy(owner, family, name, chain string) string {
 	}
 }
 
-// legacyConflict asks the older iptables, which nft does not show.
-func (f *Firewall) legacyConflict(ctx context.Context) (*Conflict, error) {
+// listLegacy asks the older iptables, which nft does not show, for its rules. They are
+// empty where there is none.
+func (f *Firewall) listLegacy(ctx context.Context, chains []string) (string, error) {
 	// The command makes the tables that it lists; ask only when they exist.
 	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
 	if err != nil || !slices.Contains(strings.Fields(string(names)), "filter") {
-		return nil, nil //nolint:nilerr // No such file: the kernel has no older iptables, or none in use.
+		return "", nil //nolint:nilerr // No such file: the kernel has no older iptables, or none in use.
 	}
 	path, err := exec.LookPath(f.opts.LegacyBinary)
 	if err != nil {
-		return nil, nil //nolint:nilerr // Without the command there is nobody to ask.
+		return "", nil //nolint:nilerr // Without the command there is nobody to ask.
 	}
-	out, err := output(exec.CommandContext(ctx, path, "-S", "FORWARD"))
+	out, err := output(exec.CommandContext(ctx, path, append([]string{"-S"}, chains...)...))
 	if err != nil {
-		return nil, vps.Wrap(vps.CodeInternal, err, "the rules of the older iptables could not be read")
+		return "", vps.Wrap(vps.CodeInternal, err, "the rules of the older iptables could not be read")
 	}
-	return legacyConflict(out), nil
+	return out, nil
 }
 
 // legacyConflict reads what iptables-legacy -S FORWARD writes.

@@ -6,12 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
-
-	"sublet/internal/vps"
 )
 
 // InputConflicts finds the tables of others that keep new TCP connections from
@@ -20,21 +16,9 @@ import (
 // state of a connection; where one that is not might let the packet through, there is
 // no conflict. A finding is a hint for people, not a verdict. Nothing is changed.
 func (f *Firewall) InputConflicts(ctx context.Context, port uint16, uplinks []string) ([]Conflict, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	out, err := f.run(ctx, "", "--json", "list", "ruleset")
-	if err != nil {
-		return nil, vps.Wrap(vps.CodeInternal, err, "the rules of other firewalls could not be read")
-	}
-	found, err := inputConflicts([]byte(out), port, uplinks)
-	if err != nil {
-		return nil, vps.Wrap(vps.CodeInternal, err, "the rules of other firewalls could not be understood")
-	}
-	legacy, err := f.legacyInput(ctx, port)
-	if err != nil || legacy == nil {
-		return found, err
-	}
-	return append(found, *legacy), nil
+	return f.look(ctx,
+		func(listing []byte) ([]Conflict, error) { return inputConflicts(listing, port, uplinks) },
+		func(listing string) *Conflict { return legacyInput(listing, port) })
 }
 
 func inputConflicts(listing []byte, port uint16, uplinks []string) ([]Conflict, error) {
@@ -370,23 +354,6 @@ func inputRemedy(owner, family, name, chain string, port uint16) string {
 		}
 	}
 	return fmt.Sprintf("nft list chain %s %s %s shows it; nft insert rule %s %s %s tcp dport %d accept lets it pass", family, name, chain, family, name, chain, port)
-}
-
-// legacyInput asks the older iptables, which nft does not show.
-func (f *Firewall) legacyInput(ctx context.Context, port uint16) (*Conflict, error) {
-	names, err := os.ReadFile("/proc/thread-self/net/ip_tables_names")
-	if err != nil || !slices.Contains(strings.Fields(string(names)), "filter") {
-		return nil, nil //nolint:nilerr // No such file: the kernel has no older iptables, or none in use.
-	}
-	path, err := exec.LookPath(f.opts.LegacyBinary)
-	if err != nil {
-		return nil, nil //nolint:nilerr // Without the command there is nobody to ask.
-	}
-	out, err := output(exec.CommandContext(ctx, path, "-S"))
-	if err != nil {
-		return nil, vps.Wrap(vps.CodeInternal, err, "the rules of the older iptables could not be read")
-	}
-	return legacyInput(out, port), nil
 }
 
 // legacyInput reads what iptables-legacy -S writes: a port that no rule names is
