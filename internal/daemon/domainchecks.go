@@ -151,7 +151,7 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 func (b backend) portFacts(ctx context.Context, f *hops.Facts, host *vps.Host, g *vps.Guest, uplinks []string) {
 	f.Blocked, f.Handed, f.Direct = map[uint16]hops.Fault{}, map[uint16]bool{}, map[uint16]bool{}
 	for port := range f.Domain.Ports() {
-		switch to := host.HandedTo(port); {
+		switch to := host.HandedTo(port, vps.ProtoTCP); {
 		case to == nil:
 		case to.ID == g.ID:
 			f.Direct[port] = true
@@ -221,14 +221,12 @@ func callable(s *vps.Settings, uplinks []string) []netip.Addr {
 		if err != nil {
 			continue // gone meanwhile
 		}
-		addresses, err := link.Addrs()
+		onLink, err := link.Addrs()
 		if err != nil {
 			continue
 		}
-		for _, o := range addresses {
-			if p, err := netip.ParsePrefix(o.String()); err == nil {
-				add(p.Addr())
-			}
+		for _, a := range addressesAmong(onLink) {
+			add(a)
 		}
 	}
 	return all

@@ -101,10 +101,10 @@ func (b backend) domainStates(host *vps.Host, guest string, status map[string]vp
 		}
 		for j := range g.Spec.Domains {
 			d := api.GuestDomain{Guest: g.Spec.Name, Tenant: g.Spec.Tenant, Domain: g.Spec.Domains[j]}
-			d.State, d.Message = v.state(g, &d.Domain)
-			if d.NeedsProof(d.Tenant) {
-				p, steps := v.proof(d.Tenant, d.Name)
-				d.Proved, d.Checked, d.Failing, d.Steps = p.Proved, p.Checked, p.Failing, &steps
+			p := v.proofOf(g, &d.Domain)
+			d.State, d.Message = v.state(g, &d.Domain, p)
+			if p != nil {
+				d.Proved, d.Checked, d.Failing, d.Steps = p.Proved, p.Checked, p.Failing, &p.steps
 			}
 			all = append(all, d)
 		}
@@ -124,19 +124,33 @@ type domainView struct {
 	proof  func(tenant, name string) (vps.Proof, vps.ProofSteps)
 }
 
-// state tells whether calls of a domain reach its guest, and if not, or not all,
-// why.
-func (v *domainView) state(g *vps.Guest, d *vps.Domain) (vps.DomainState, string) {
+// neededProof is one that a domain needs, and what its tenant has to do for it.
+type neededProof struct {
+	vps.Proof
+	steps vps.ProofSteps
+}
+
+// proofOf is the one that a guest's domain needs, nil for none.
+func (v *domainView) proofOf(g *vps.Guest, d *vps.Domain) *neededProof {
+	if !d.NeedsProof(g.Spec.Tenant) {
+		return nil
+	}
+	p, steps := v.proof(g.Spec.Tenant, d.Name)
+	return &neededProof{p, steps}
+}
+
+// state tells whether calls of a domain, which needs proof p, reach its guest, and if
+// not, or not all, why.
+func (v *domainView) state(g *vps.Guest, d *vps.Domain, p *neededProof) (vps.DomainState, string) {
 	good, said := vps.DomainLive, ""
-	if d.NeedsProof(g.Spec.Tenant) {
-		p, steps := v.proof(g.Spec.Tenant, d.Name)
+	if p != nil {
 		switch state := p.State(); state {
 		case vps.DomainPending:
-			return state, fmt.Sprintf("it waits for a proof that it is %s's; %s; `sublet domain verify %s` looks for it at once", g.Spec.Tenant, toDo(steps), shellName(d.Name))
+			return state, fmt.Sprintf("it waits for a proof that it is %s's; %s; `sublet domain verify %s` looks for it at once", g.Spec.Tenant, toDo(p.steps), shellName(d.Name))
 		case vps.DomainLost:
-			return state, fmt.Sprintf("the proof that it is %s's is gone: %s; %s", g.Spec.Tenant, p.Message, toDo(steps))
+			return state, fmt.Sprintf("the proof that it is %s's is gone: %s; %s", g.Spec.Tenant, p.Message, toDo(p.steps))
 		case vps.DomainFailing:
-			good, said = state, fmt.Sprintf("the proof that it is %s's is gone: %s; %s", g.Spec.Tenant, p.Message, toDo(steps))
+			good, said = state, fmt.Sprintf("the proof that it is %s's is gone: %s; %s", g.Spec.Tenant, p.Message, toDo(p.steps))
 		case vps.DomainLive, vps.DomainHanded, vps.DomainStopped, vps.DomainBlocked:
 		}
 	}
@@ -146,12 +160,12 @@ func (v *domainView) state(g *vps.Guest, d *vps.Domain) (vps.DomainState, string
 	fault, ports := vps.DomainState(""), 0
 	for port := range d.Ports() {
 		ports++
-		if o := v.host.HandedTo(port); o != nil && o.ID != g.ID {
+		if o := v.host.HandedTo(port, vps.ProtoTCP); o != nil && o.ID != g.ID {
 			fault = vps.DomainHanded
 			faults = append(faults, fmt.Sprintf("port %d leads to %s alone; `sublet port remove %s %d/tcp` ends that", port, o.Spec.Name, o.Spec.Name, port))
 			continue
 		}
-		if why := v.closed[edge.Port{Number: port, Kind: kindOf(d, port)}]; why != "" {
+		if why := v.closed[edge.Port{Number: port, Kind: kindOf(port)}]; why != "" {
 			fault = vps.DomainBlocked
 			faults = append(faults, why)
 		}
@@ -185,9 +199,9 @@ func joinWords(first string, more []string) string {
 	return strings.Join(more, "; ")
 }
 
-// kindOf is what callers of a domain speak on one of its ports.
-func kindOf(d *vps.Domain, port uint16) edge.Kind {
-	if d.Web() && port == vps.HTTPPort {
+// kindOf is what callers of domains speak on a TCP port: none but web has HTTPPort.
+func kindOf(port uint16) edge.Kind {
+	if port == vps.HTTPPort {
 		return edge.KindHTTP
 	}
 	return edge.KindTLS
@@ -198,11 +212,11 @@ func kindOf(d *vps.Domain, port uint16) edge.Kind {
 func domainWarnings(before, after vps.Host) []string {
 	var warnings []string
 	for _, port := range []uint16{vps.HTTPSPort, vps.HTTPPort} {
-		owner := after.HandedTo(port)
+		owner := after.HandedTo(port, vps.ProtoTCP)
 		if owner == nil {
 			continue
 		}
-		was := before.HandedTo(port)
+		was := before.HandedTo(port, vps.ProtoTCP)
 		anew := was == nil || was.ID != owner.ID
 		unserved := unservedDomains(&before, &after, owner, port, anew)
 		if len(unserved) == 0 {

@@ -91,7 +91,7 @@ func TestDomainStates(t *testing.T) {
 				until := time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
 				v.restraint = map[string]*vps.Restraint{g.ID: {Quota: "guest/alice", Action: tt.quota, Until: until}}
 			}
-			state, message := v.state(g, &g.Spec.Domains[0])
+			state, message := v.state(g, &g.Spec.Domains[0], v.proofOf(g, &g.Spec.Domains[0]))
 			if state != tt.state || !strings.Contains(message, tt.says) || tt.says == "" && message != "" {
 				t.Errorf("%s: %q; want %s: %q", state, message, tt.state, tt.says)
 			}
@@ -107,15 +107,15 @@ func TestDomainStatesOfOthers(t *testing.T) {
 	hand(&h, "carl", "443:443/tcp")
 	g := h.Guest("alice")
 	v := domainView{host: &h, running: map[string]bool{g.ID: true}}
-	if state, message := v.state(g, &g.Spec.Domains[0]); state != vps.DomainLive || !strings.Contains(message, "the edge is disabled") || !strings.Contains(message, "port 443 leads to carl") {
+	if state, message := v.state(g, &g.Spec.Domains[0], v.proofOf(g, &g.Spec.Domains[0])); state != vps.DomainLive || !strings.Contains(message, "the edge is disabled") || !strings.Contains(message, "port 443 leads to carl") {
 		t.Errorf("%s: %q", state, message)
 	}
 	v.running = nil
-	if state, message := v.state(g, &g.Spec.Domains[0]); state != vps.DomainStopped || !strings.Contains(message, "`sublet start alice`") {
+	if state, message := v.state(g, &g.Spec.Domains[0], v.proofOf(g, &g.Spec.Domains[0])); state != vps.DomainStopped || !strings.Contains(message, "`sublet start alice`") {
 		t.Errorf("%s: %q", state, message)
 	}
 	hand(&h, "carl", "80:80/tcp")
-	if state, _ := v.state(g, &g.Spec.Domains[0]); state != vps.DomainHanded {
+	if state, _ := v.state(g, &g.Spec.Domains[0], v.proofOf(g, &g.Spec.Domains[0])); state != vps.DomainHanded {
 		t.Errorf("%s", state)
 	}
 }

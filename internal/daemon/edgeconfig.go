@@ -68,11 +68,7 @@ func edgePorts(host *vps.Host, guests []edge.Guest) []edge.Port {
 		for j := range guests[i].Domains {
 			d := &guests[i].Domains[j]
 			for port := range d.Listens() {
-				kind := edge.KindTLS
-				if port == vps.HTTPPort {
-					kind = edge.KindHTTP
-				}
-				needed[edge.Port{Number: port, Kind: kind}] = true
+				needed[edge.Port{Number: port, Kind: kindOf(port)}] = true
 			}
 			if d.Web() && host.Settings.Edge.QUIC {
 				// Also where all domains end TLS here: callers are told at once, then.
@@ -82,7 +78,11 @@ func edgePorts(host *vps.Host, guests []edge.Guest) []edge.Port {
 	}
 	var ports []edge.Port
 	for port := range needed {
-		if !handedOver(host, port) {
+		protocol := vps.ProtoTCP
+		if port.Kind == edge.KindQUIC {
+			protocol = vps.ProtoUDP
+		}
+		if host.HandedTo(port.Number, protocol) == nil {
 			ports = append(ports, port)
 		}
 	}
@@ -90,21 +90,6 @@ func edgePorts(host *vps.Host, guests []edge.Guest) []edge.Port {
 		return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Kind, b.Kind))
 	})
 	return ports
-}
-
-// handedOver tells whether a port leads to one guest as a whole.
-func handedOver(host *vps.Host, port edge.Port) bool {
-	if port.Kind != edge.KindQUIC {
-		return host.HandedTo(port.Number) != nil
-	}
-	udp := vps.Forward{Host: port.Number, Protocol: vps.ProtoUDP}
-	both := vps.Forward{Host: port.Number, Protocol: vps.ProtoBoth}
-	return slices.ContainsFunc(host.Guests, func(g vps.Guest) bool {
-		return !g.Deleting && slices.ContainsFunc(g.Spec.Forwards, func(f vps.Forward) bool {
-			f.Guest = 0
-			return f == udp || f == both
-		})
-	})
 }
 
 // ownPrefixes are the host's addresses and all that guests have, sorted, each
@@ -137,11 +122,16 @@ func linkAddresses() ([]netip.Addr, error) {
 	if err != nil {
 		return nil, err
 	}
+	return slices.DeleteFunc(addressesAmong(onLinks), netip.Addr.IsLinkLocalUnicast), nil
+}
+
+// addressesAmong are the addresses that links have.
+func addressesAmong(onLinks []net.Addr) []netip.Addr {
 	var all []netip.Addr
 	for _, o := range onLinks {
-		if p, err := netip.ParsePrefix(o.String()); err == nil && !p.Addr().IsLinkLocalUnicast() {
+		if p, err := netip.ParsePrefix(o.String()); err == nil {
 			all = append(all, p.Addr())
 		}
 	}
-	return all, nil
+	return all
 }

@@ -147,11 +147,10 @@ func pageDomains(v *domainView, g *vps.Guest) []web.Domain {
 	for i := range g.Spec.Domains {
 		d := &g.Spec.Domains[i]
 		shown := web.Domain{Name: d.String()}
-		shown.State, _ = v.state(g, d)
-		if d.NeedsProof(g.Spec.Tenant) {
-			if proof, steps := v.proof(g.Spec.Tenant, d.Name); proof.State() != vps.DomainLive {
-				shown.Steps, shown.Checked, shown.Found = &steps, proof.Checked, proof.Message
-			}
+		p := v.proofOf(g, d)
+		shown.State, _ = v.state(g, d, p)
+		if p != nil && p.State() != vps.DomainLive {
+			shown.Steps, shown.Checked, shown.Found = &p.steps, p.Checked, p.Message
 		}
 		list = append(list, shown)
 	}

@@ -86,10 +86,8 @@ func addressesOf(s *vps.Settings) (ownAddresses, error) {
 	if err != nil {
 		return own, fmt.Errorf("read the host's addresses: %w", err)
 	}
-	for _, o := range onLinks {
-		if p, err := netip.ParsePrefix(o.String()); err == nil {
-			own.add(p.Addr(), true, vps.PublicAddress(p.Addr()))
-		}
+	for _, a := range addressesAmong(onLinks) {
+		own.add(a, true, vps.PublicAddress(a))
 	}
 	if s.PublicAddress.IsValid() {
 		own.add(s.PublicAddress, false, true)

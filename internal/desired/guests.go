@@ -162,7 +162,7 @@ func freePorts(h *vps.Host, listeners []Listener, forwards []vps.Forward, domain
 			if port == vps.HTTPPort {
 				alone = ", such as on 443 for TLS alone"
 			}
-			if slices.Contains(others, Listener{port, vps.ProtoTCP}) && h.HandedTo(port) == nil {
+			if slices.Contains(others, Listener{port, vps.ProtoTCP}) && h.HandedTo(port, vps.ProtoTCP) == nil {
 				return vps.Errorf(vps.CodeConflict, "a program of the host listens on port %d/tcp, where %s is to be served; stop that program first, or serve the domain elsewhere with --listen%s", port, &domains[i], alone)
 			}
 		}

@@ -48,15 +48,17 @@ func (d *Domain) Listens() iter.Seq[uint16] {
 	}
 }
 
-// TCP tells whether the forward is one for TCP.
-func (f Forward) TCP() bool { return f.Protocol == ProtoTCP || f.Protocol == ProtoBoth }
+// Takes tells whether the forward has a port of the host for tcp or udp.
+func (f Forward) Takes(port uint16, protocol Protocol) bool {
+	return f.Host == port && (f.Protocol == protocol || f.Protocol == ProtoBoth)
+}
 
-// HandedTo returns the guest that a TCP port of the host leads to by a forward
-// of its own, so that the edge gets no calls there; nil for none.
-func (h *Host) HandedTo(port uint16) *Guest {
+// HandedTo returns the guest that a TCP or UDP port of the host leads to by a
+// forward of its own, so that the edge gets no calls there; nil for none.
+func (h *Host) HandedTo(port uint16, protocol Protocol) *Guest {
 	for i := range h.Guests {
 		g := &h.Guests[i]
-		if !g.Deleting && slices.ContainsFunc(g.Spec.Forwards, func(f Forward) bool { return f.Host == port && f.TCP() }) {
+		if !g.Deleting && slices.ContainsFunc(g.Spec.Forwards, func(f Forward) bool { return f.Takes(port, protocol) }) {
 			return g
 		}
 	}
@@ -196,7 +198,7 @@ func (h *Host) freePorts(listeners map[uint16]int) error {
 			if s.Ports.Contains(port) {
 				return taken(port, i, "belongs to the block "+s.Ports.String()+" of the guest "+s.Name)
 			}
-			if !Shared(port) && slices.ContainsFunc(s.Forwards, func(f Forward) bool { return f.Host == port && f.TCP() }) {
+			if !Shared(port) && slices.ContainsFunc(s.Forwards, func(f Forward) bool { return f.Takes(port, ProtoTCP) }) {
 				return taken(port, i, "leads to the guest "+s.Name+" by a forward")
 			}
 		}

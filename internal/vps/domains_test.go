@@ -106,14 +106,17 @@ func TestHandedTo(t *testing.T) {
 		t.Error(services)
 	}
 	h.Guests[1].Spec.Forwards = []Forward{{Host: 443, Guest: 8443, Protocol: ProtoTCP}, {Host: 80, Guest: 80, Protocol: ProtoUDP}}
-	if g := h.HandedTo(443); g != &h.Guests[1] {
+	if g := h.HandedTo(443, ProtoTCP); g != &h.Guests[1] {
 		t.Error(g)
 	}
-	if g := h.HandedTo(80); g != nil {
+	if g := h.HandedTo(80, ProtoTCP); g != nil {
+		t.Error(g)
+	}
+	if g := h.HandedTo(80, ProtoUDP); g != &h.Guests[1] {
 		t.Error(g)
 	}
 	h.Guests[1].Deleting = true
-	if g := h.HandedTo(443); g != nil {
+	if g := h.HandedTo(443, ProtoTCP); g != nil {
 		t.Error(g)
 	}
 }
