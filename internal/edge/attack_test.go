@@ -86,27 +86,6 @@ func settings(t *testing.T, f *http2.Framer) *http2.SettingsFrame {
 	return s
 }
 
-// accept serves the connections of a guest's port, one after the other.
-func accept(t *testing.T, serve func(net.Conn)) uint16 {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			serve(c)
-			_ = c.Close()
-		}
-	}()
-	return port(l.Addr())
-}
-
 // TestCallersWhoLeave: who asks by HTTP/2 and hangs up leaves no connection to the
 // guest behind.
 func TestCallersWhoLeave(t *testing.T) {

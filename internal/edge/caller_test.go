@@ -23,36 +23,21 @@ import (
 // whom by it in an answer of HTTP.
 func proxied(t *testing.T) uint16 {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = l.Close() })
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close() //nolint:errcheck // the caller has gone
-				r := bufio.NewReader(c)
-				h, err := proxyproto.Read(r)
-				if err != nil {
-					_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%v", err)
-					return
-				}
-				for {
-					if req, err := http.ReadRequest(r); err != nil || req.Body.Close() != nil {
-						return
-					} else if body := fmt.Sprintf("v%d %s %s %s", h.Version, h.SourceAddr, h.DestinationAddr, req.Header.Get("X-Forwarded-For")); err == nil {
-						_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
-					}
-				}
-			}()
+	return accept(t, func(c net.Conn) {
+		r := bufio.NewReader(c)
+		h, err := proxyproto.Read(r)
+		if err != nil {
+			_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n%v", err)
+			return
 		}
-	}()
-	return port(l.Addr())
+		for {
+			if req, err := http.ReadRequest(r); err != nil || req.Body.Close() != nil {
+				return
+			} else if body := fmt.Sprintf("v%d %s %s %s", h.Version, h.SourceAddr, h.DestinationAddr, req.Header.Get("X-Forwarded-For")); err == nil {
+				_, _ = fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			}
+		}
+	})
 }
 
 // TestProxyHeaders: a guest is told who calls by the PROXY protocol.

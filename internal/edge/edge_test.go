@@ -328,11 +328,10 @@ func certificate(tb testing.TB, names ...string) tls.Certificate {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// serveTLS runs a guest's server of TLS, which answers each line with a name, whom
-// it sees, and the line.
-func serveTLS(tb testing.TB, name string) uint16 {
+// accept serves the connections of a guest's port, each on its own, and closes them.
+func accept(tb testing.TB, serve func(net.Conn)) uint16 {
 	tb.Helper()
-	l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: []tls.Certificate{certificate(tb, name)}})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -345,13 +344,25 @@ func serveTLS(tb testing.TB, name string) uint16 {
 			}
 			go func() {
 				defer c.Close() //nolint:errcheck // the caller has gone
-				for lines := bufio.NewScanner(c); lines.Scan(); {
-					_, _ = fmt.Fprintf(c, "%s: %s\n", name, lines.Text())
-				}
+				serve(c)
 			}()
 		}
 	}()
 	return port(l.Addr())
+}
+
+// serveTLS runs a guest's server of TLS, which answers each line with a name and the
+// line.
+func serveTLS(tb testing.TB, name string) uint16 {
+	tb.Helper()
+	config := &tls.Config{Certificates: []tls.Certificate{certificate(tb, name)}}
+	return accept(tb, func(c net.Conn) {
+		s := tls.Server(c, config)
+		defer s.Close() //nolint:errcheck // the caller has gone
+		for lines := bufio.NewScanner(s); lines.Scan(); {
+			_, _ = fmt.Fprintf(s, "%s: %s\n", name, lines.Text())
+		}
+	})
 }
 
 // deadPort is one that nothing listens on.

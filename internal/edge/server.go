@@ -319,6 +319,22 @@ func (s *signal) next() <-chan struct{} {
 	return s.ch
 }
 
+// wait waits until done is true, which it asks again at each send. It is false when
+// ctx ends before.
+func (s *signal) wait(ctx context.Context, done func() bool) bool {
+	for {
+		sent := s.next()
+		if done() {
+			return true
+		}
+		select {
+		case <-sent:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 func (s *signal) send() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

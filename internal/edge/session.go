@@ -132,20 +132,11 @@ func (s *sessions) speaks(c *session, client *client) {
 
 // wait waits until there is none, or ctx ends, which is false.
 func (s *sessions) wait(ctx context.Context) bool {
-	for {
-		ended := s.ended.next()
+	return s.ended.wait(ctx, func() bool {
 		s.mu.Lock()
-		n := len(s.all)
-		s.mu.Unlock()
-		if n == 0 {
-			return true
-		}
-		select {
-		case <-ended:
-		case <-ctx.Done():
-			return false
-		}
-	}
+		defer s.mu.Unlock()
+		return len(s.all) == 0
+	})
 }
 
 // cut ends all.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"time"
@@ -69,20 +68,11 @@ func (s *served) add(n int) {
 
 // wait waits until there is none, or ctx ends.
 func (s *served) wait(ctx context.Context) {
-	for {
-		none := s.none.next()
+	s.none.wait(ctx, func() bool {
 		s.mu.Lock()
-		n := s.n
-		s.mu.Unlock()
-		if n == 0 {
-			return
-		}
-		select {
-		case <-none:
-		case <-ctx.Done():
-			return
-		}
-	}
+		defer s.mu.Unlock()
+		return s.n == 0
+	})
 }
 
 // Call is relay.Front's: what take does.
@@ -122,7 +112,8 @@ func (p *passing) Heard(said []byte) relay.Answer {
 	}
 	p.began = time.Now()
 	if refusal, ok := errors.AsType[*hello.RefusalError](err); ok {
-		return p.refuse(refusal)
+		s.refused.add(helloReason(refusal.Reason))
+		return relay.Answer{Say: append([]byte{}, helloAnswer(refusal)...)} // to say nothing is an answer, too
 	}
 	p.name = h.ServerName
 	r := t.ports[p.port].lookup(p.name)
@@ -179,18 +170,6 @@ func (p *passing) leave() relay.Answer {
 			p.server.serveTLS(p.ctx, p.call, said)
 		}
 	}}
-}
-
-// refuse is refuseHello.
-func (p *passing) refuse(why *hello.RefusalError) relay.Answer {
-	p.server.refused.add(helloReason(why.Reason))
-	switch {
-	case why.Reason == hello.ReasonHTTP:
-		return relay.Answer{Say: rawPage(http.StatusBadRequest)}
-	case why.Alert != 0:
-		return relay.Answer{Say: hello.Alert(why.Alert)}
-	}
-	return relay.Answer{Say: []byte{}}
 }
 
 // fail refuses who does not come to his guest.

@@ -114,12 +114,21 @@ func (s *Server) refuseHello(call *session, err error) {
 		return
 	}
 	s.refused.add(helloReason(refusal.Reason))
-	switch {
-	case refusal.Reason == hello.ReasonHTTP:
-		lastWord(call.conn, rawPage(http.StatusBadRequest))
-	case refusal.Alert != 0:
-		call.alert(refusal.Alert)
+	if word := helloAnswer(refusal); word != nil {
+		lastWord(call.conn, word)
 	}
+}
+
+// helloAnswer is what is said to who did not say in TLS whom he wants, nil for
+// nothing.
+func helloAnswer(why *hello.RefusalError) []byte {
+	switch {
+	case why.Reason == hello.ReasonHTTP:
+		return rawPage(http.StatusBadRequest)
+	case why.Alert != 0:
+		return hello.Alert(why.Alert)
+	}
+	return nil
 }
 
 // alert refuses a caller in TLS.
