@@ -75,6 +75,9 @@ func newWorld(t *testing.T) *world {
 	for _, g := range w.network.Guests {
 		ns := w.host.Peer()
 		w.guests[g.Name] = ns
+		// What its kernel says by itself, from its cable's first MAC, would be
+		// counted too.
+		ns.Exec("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1", "net.ipv6.conf.default.disable_ipv6=1")
 		w.host.Veth(g.Link, ns, "eth0")
 		w.host.Exec("ip", "addr", "add", gateway+"/32", "dev", g.Link)
 		w.host.Exec("ip", "route", "add", g.Address.String(), "dev", g.Link, "src", gateway)
@@ -312,6 +315,7 @@ func TestWhatIsDropped(t *testing.T) {
 	})
 	t.Run("IPv6", func(t *testing.T) {
 		before := w.count(vps.DropSpoofed)
+		alice.Exec("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=0")
 		alice.Exec("ip", "-6", "addr", "add", "fe80::99/64", "dev", "eth0", "nodad")
 		zone := w.zone("alice")
 		alice.Do(func() {

@@ -249,8 +249,6 @@ func TestFrames(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	a, b := w.network.Guests[0], w.network.Guests[1]
-	// What its kernel says by itself would be counted too.
-	w.guests["alice"].Exec("sysctl", "-q", "-w", "net.ipv6.conf.all.disable_ipv6=1")
 	everybody := net.HardwareAddr{255, 255, 255, 255, 255, 255}
 	host := netip.MustParseAddr(gateway)
 	world := netip.MustParseAddr(outside)

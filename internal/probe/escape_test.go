@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -148,6 +149,7 @@ func makeTap(name string) error {
 // imprison leaves this process nothing: a stand-in for a jail, to see that
 // attempts tell failure from success.
 func imprison() error {
+	runtime.LockOSThread() // no new rights are a thread's, until all get its filter
 	root := os.Getenv("SUBLET_PROBE_TEST_DIR") + "/prison"
 	if err := os.Mkdir(root, 0o755); err != nil {
 		return err

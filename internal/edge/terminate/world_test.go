@@ -168,6 +168,16 @@ func (p *process) run() error {
 	return nil
 }
 
+// must fails the test when the process has ended by itself.
+func (p *process) must(t *testing.T) {
+	t.Helper()
+	select {
+	case <-p.gone:
+		t.Fatalf("%s ended", filepath.Base(p.Path))
+	default:
+	}
+}
+
 // start runs a program until the test ends; ready, when it is not empty, is what
 // it says when it can be used.
 func (w *world) start(env []string, ready, name string, args ...string) *process {
@@ -184,11 +194,7 @@ func (w *world) start(env []string, ready, name string, args ...string) *process
 		}
 	})
 	w.await(filepath.Base(name), func() bool {
-		select {
-		case <-p.gone:
-			w.t.Fatalf("%s ended", filepath.Base(name))
-		default:
-		}
+		p.must(w.t)
 		return strings.Contains(p.text(), ready)
 	})
 	return p
@@ -415,7 +421,10 @@ func (e *edgeProcess) status(name string) vps.Certificate {
 func (e *edgeProcess) await(state vps.CertificateState, names ...string) {
 	e.w.t.Helper()
 	for _, n := range names {
-		e.w.await(fmt.Sprintf("%s of %s", state, n), func() bool { return e.status(n).State == state })
+		e.w.await(fmt.Sprintf("%s of %s", state, n), func() bool {
+			e.must(e.w.t)
+			return e.status(n).State == state
+		})
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -56,9 +57,12 @@ func run(address string, routes []string) error {
 	if err != nil {
 		return err
 	}
+	// This thread's lack of new privileges lets it filter the others.
+	runtime.LockOSThread()
 	if err := errors.Join(unix.Setgid(nobody), unix.Setuid(nobody), unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), jail.FilterServer()); err != nil {
 		return err
 	}
+	runtime.UnlockOSThread()
 	server := edge.New(edge.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, nil)), Origin: nowhere{}})
 	if err := server.Set(c); err != nil {
 		return err
