@@ -120,9 +120,16 @@ func (s *stand) set() {
 }
 
 // dial connects to a port of the edge, for as long as a test may last.
-func (s *stand) dial(p edge.Port) *net.TCPConn {
+func (s *stand) dial(p edge.Port) *net.TCPConn { return s.dialFrom(p, netip.Addr{}) }
+
+// dialFrom does so from an address of the loopback, when it is valid.
+func (s *stand) dialFrom(p edge.Port, from netip.Addr) *net.TCPConn {
 	s.t.Helper()
-	c, err := net.Dial("tcp", s.address(p))
+	var d net.Dialer
+	if from.IsValid() {
+		d.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0))
+	}
+	c, err := d.Dial("tcp", s.address(p))
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -171,14 +171,15 @@ func TestWakeInVain(t *testing.T) {
 	if _, err := handshake(s.dial(webTLS), "a.example.org"); err == nil || !strings.Contains(err.Error(), "internal error") {
 		t.Error(err)
 	}
-	// Who hangs up does not wait, nor does one more than may.
+	// Who hangs up does not wait, nor does one more than may: of one caller's, and of
+	// all.
 	s.config.Settings.WakeTimeout = vps.Duration(time.Hour)
 	s.set()
 	var conns []*net.TCPConn
 	var answered sync.WaitGroup
 	var refused atomic.Int32
-	for range 128 + 3 {
-		c := s.dial(webTLS)
+	call := func(from byte) {
+		c := s.dialFrom(webTLS, netip.AddrFrom4([4]byte{127, 0, 0, from}))
 		_, _ = c.Write(clientHello(t, "a.example.org"))
 		answered.Go(func() {
 			if b, _ := io.ReadAll(c); len(b) > 0 {
@@ -187,11 +188,18 @@ func TestWakeInVain(t *testing.T) {
 		})
 		conns = append(conns, c)
 	}
-	eventually(t, "some are too many", func() bool { return refused.Load() == 3 })
+	for range 64 + 3 {
+		call(2)
+	}
+	eventually(t, "some of a caller's are too many", func() bool { return refused.Load() == 3 })
+	for i := range 64 + 2 {
+		call(byte(3 + i/30))
+	}
+	eventually(t, "some are too many", func() bool { return refused.Load() == 5 })
 	for _, c := range conns {
 		_ = c.Close()
 	}
-	eventually(t, "nobody waits", func() bool { return s.server.Stats().Guests["alice"].Refused[edge.ReasonWake] == 3+128+3 })
+	eventually(t, "nobody waits", func() bool { return s.server.Stats().Guests["alice"].Refused[edge.ReasonWake] == 3+128+5 })
 	answered.Wait()
 }
 

@@ -2,22 +2,27 @@ package edge
 
 import (
 	"container/list"
+	"hash/maphash"
 	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// pace bounds how often something may happen: at a rate, with a burst of what the
-// rate allows in a second. It is the generic cell rate algorithm (ITU-T I.371):
-// one number says it all. Ready when zero, for any goroutines at a time.
+// burst is what a pace allows at once: what its rate does in so long.
+const burst = time.Second
+
+// pace bounds how often something may happen: at a rate, with a burst. It is the
+// generic cell rate algorithm (ITU-T I.371): one number says it all. Ready when zero,
+// for any goroutines at a time.
 type pace struct{ due atomic.Int64 }
 
-// take tells whether it may happen now, at so many a second.
-func (p *pace) take(now time.Time, rate int) bool {
+// take tells whether it may happen now, at so many a second, and with this burst at
+// most.
+func (p *pace) take(now time.Time, rate int, most time.Duration) bool {
 	for {
 		due := p.due.Load()
-		next, ok := paced(due, now.UnixNano(), rate)
+		next, ok := paced(due, now.UnixNano(), rate, most)
 		if !ok {
 			return false
 		}
@@ -28,9 +33,38 @@ func (p *pace) take(now time.Time, rate int) bool {
 }
 
 // paced says when the next would be due if one happens now, and whether it may.
-func paced(due, now int64, rate int) (int64, bool) {
+func paced(due, now int64, rate int, most time.Duration) (int64, bool) {
 	due = max(due, now) + int64(time.Second)/int64(max(rate, 1))
-	return due, due-now <= int64(time.Second)
+	return due, due-now <= int64(most)
+}
+
+// sharedPace is one that no caller can use up for the others: who alone takes more
+// than half of the rate leaves them a part of the burst. Who is alone may have all of
+// the rate. Callers are told apart by hashes, so that a flood from everywhere takes no
+// memory; one who shares both of his with such a caller counts as he does. Ready when
+// zero, for any goroutines at a time.
+type sharedPace struct {
+	all     pace
+	callers [2][64]pace
+}
+
+// left is what remains of the burst for those who take little.
+const left = burst / 4
+
+var callerSeed = maphash.MakeSeed() //nolint:gochecknoglobals // no caller is to know it
+
+// take is pace's for a caller, as callerKey has him.
+func (p *sharedPace) take(key netip.Addr, now time.Time, rate int) bool {
+	hash := maphash.Comparable(callerSeed, key)
+	most := burst - left
+	for i := range p.callers {
+		row := &p.callers[i]
+		if row[hash%uint64(len(row))].take(now, max(rate/2, 1), burst) {
+			most = burst
+		}
+		hash /= uint64(len(row))
+	}
+	return p.all.take(now, rate, most)
 }
 
 // callerKey is whom a caller counts as: one address of IPv4, or a network of 64
@@ -80,7 +114,7 @@ func (c *callers) admit(key netip.Addr, now time.Time, connections, rate int) (R
 	if s.open >= connections {
 		return ReasonCallerConnections, false
 	}
-	due, paced := paced(s.due, now.UnixNano(), rate)
+	due, paced := paced(s.due, now.UnixNano(), rate, burst)
 	if !paced {
 		return ReasonCallerRate, false
 	}

@@ -14,7 +14,7 @@ func TestPace(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	taken := 0
 	for range 1000 {
-		if p.take(now, 100) {
+		if p.take(now, 100, burst) {
 			taken++
 		}
 	}
@@ -23,13 +23,53 @@ func TestPace(t *testing.T) {
 	}
 	for i := range 300 { // three seconds at 100 each, tried thrice as often
 		for range 3 {
-			if p.take(now.Add(time.Duration(i+1)*10*time.Millisecond), 100) {
+			if p.take(now.Add(time.Duration(i+1)*10*time.Millisecond), 100, burst) {
 				taken++
 			}
 		}
 	}
 	if taken != 400 {
 		t.Errorf("%d, want 400", taken)
+	}
+}
+
+// TestShares: who asks for far more than a guest takes does not keep others from it,
+// and alone he has all that it takes.
+func TestShares(t *testing.T) {
+	t.Parallel()
+	var p sharedPace
+	const rate, seconds = 100, 20
+	greedy, modest := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	now := time.Unix(1e9, 0)
+	var alone, beside, refused int
+	for range 10 * rate * seconds { // ten times the rate
+		now = now.Add(time.Second / 10 / rate)
+		if p.take(greedy, now, rate) {
+			alone++
+		}
+	}
+	for i := range 10 * rate * seconds {
+		now = now.Add(time.Second / 10 / rate)
+		if p.take(greedy, now, rate) {
+			beside++
+		}
+		if i%(10*rate/20) == 0 && !p.take(modest, now, rate) { // 20 a second
+			refused++
+		}
+	}
+	if alone < rate*seconds || alone > rate*(seconds+1) {
+		t.Errorf("alone, a caller has %d in %d s, at a rate of %d", alone, seconds, rate)
+	}
+	if refused > 0 || beside < (rate-20)*seconds-rate/2 {
+		t.Errorf("beside a greedy caller, who had %d in %d s, another one was refused %d times", beside, seconds, refused)
+	}
+
+	var even sharedPace
+	for range rate * seconds { // just what it takes
+		now = now.Add(time.Second / rate)
+		if !even.take(greedy, now, rate) {
+			t.Fatal("a caller who keeps to the rate is refused")
+		}
 	}
 }
 

@@ -140,7 +140,7 @@ func (s *Server) lookupQUIC(from netip.AddrPort, name string) (quic.Target, stri
 		why = ReasonQUIC
 	case !r.guest.Running:
 		why = ReasonStopped
-	case !r.guest.state.rate.take(time.Now(), r.guest.limits.NewConnections):
+	case !r.guest.state.rate.take(callerKey(from.Addr()), time.Now(), r.guest.limits.NewConnections):
 		why = ReasonGuestRate
 	}
 	if why != "" {

@@ -79,7 +79,7 @@ func (l *link) Close() error {
 // reach connects to the guest, within its limits. A guest that does not run is
 // started if the domain says so, and waited for. Errors are *refusal.
 func (s *Server) reach(ctx context.Context, t *table, r *route, port uint16, v visit) (*link, error) {
-	if why, ok := s.enter(r.guest); !ok {
+	if why, ok := s.enter(r.guest, v.caller.from); !ok {
 		return nil, &refusal{reason: why}
 	}
 	l, err := s.connect(ctx, t, r, port, v)
@@ -107,7 +107,7 @@ func (s *Server) connect(ctx context.Context, t *table, r *route, port uint16, v
 		return nil, err
 	}
 	if l.route.guest.state != held.state { // the name became another guest's meanwhile
-		if why, ok := s.enter(l.route.guest); !ok {
+		if why, ok := s.enter(l.route.guest, v.caller.from); !ok {
 			_ = l.TCPConn.Close()
 			return nil, &refusal{reason: why}
 		}
@@ -122,13 +122,13 @@ func (r *route) wakes(t *table, port uint16, can bool) bool {
 	return r.domain.Wake && can && (!r.guest.Running || r.guest.state.waker.woken(time.Now(), t, port))
 }
 
-// enter takes a slot of a guest, and a socket, or says why there is none.
-func (s *Server) enter(g *guest) (Reason, bool) {
+// enter takes a slot of a guest for a caller, and a socket, or says why there is none.
+func (s *Server) enter(g *guest, caller netip.AddrPort) (Reason, bool) {
 	switch {
 	case g.state.slots.Add(1) > int64(g.limits.Connections):
 		g.state.slots.Add(-1)
 		return ReasonGuestConnections, false
-	case !g.state.rate.take(time.Now(), g.limits.NewConnections):
+	case !g.state.rate.take(callerKey(caller.Addr()), time.Now(), g.limits.NewConnections):
 		g.state.slots.Add(-1)
 		return ReasonGuestRate, false
 	case !s.sockets.take():

@@ -194,7 +194,7 @@ type guestState struct {
 	counters
 	id    string
 	slots atomic.Int64 // of NetworkLimits.Connections that are taken
-	rate  pace
+	rate  sharedPace
 	waker waker
 }
 

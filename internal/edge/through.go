@@ -141,7 +141,7 @@ func (p *passing) lead(t *table, r *route) relay.Answer {
 	if err != nil {
 		return p.fail(r, ReasonServer)
 	}
-	if why, ok := s.enter(r.guest); !ok {
+	if why, ok := s.enter(r.guest, from); !ok {
 		return p.fail(r, why)
 	}
 	p.route = r

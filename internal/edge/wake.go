@@ -3,6 +3,7 @@ package edge
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"sync"
 	"time"
@@ -10,28 +11,37 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxWaiting is how many callers wait for one guest to start.
-const maxWaiting = 128
+// maxWaiting is how many calls wait for one guest to start, and maxWaitingEach how
+// many of them may be one caller's.
+const (
+	maxWaiting     = 128
+	maxWaitingEach = maxWaiting / 2
+)
 
 // waker is what a guest knows of callers that wait for it to start.
 type waker struct {
 	mu      sync.Mutex
 	waiting int
-	asked   time.Time // when it was to be started, the last time
-	ran     bool      // it did since
+	each    map[netip.Addr]int // of waiting, by callerKey
+	asked   time.Time          // when it was to be started, the last time
+	ran     bool               // it did since
 	// open are its ports that took calls since then, for good.
 	open map[uint16]struct{}
 }
 
-// join adds one who waits, unless there are enough. ask is set if the guest, which
+// join adds a call that waits, unless there are enough. ask is set if the guest, which
 // runs or not, has to be told to start; left is how long it may take.
-func (w *waker) join(now time.Time, running bool, timeout time.Duration) (ask bool, left time.Duration, ok bool) {
+func (w *waker) join(key netip.Addr, now time.Time, running bool, timeout time.Duration) (ask bool, left time.Duration, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.waiting >= maxWaiting {
+	if w.waiting >= maxWaiting || w.each[key] >= maxWaitingEach {
 		return false, 0, false
 	}
 	w.waiting++
+	if w.each == nil {
+		w.each = make(map[netip.Addr]int)
+	}
+	w.each[key]++
 	if !running && (w.ran || now.Sub(w.asked) >= timeout) {
 		w.asked, w.ran, w.open = now, false, nil
 		return true, timeout, true
@@ -39,10 +49,13 @@ func (w *waker) join(now time.Time, running bool, timeout time.Duration) (ask bo
 	return false, timeout - now.Sub(w.asked), true
 }
 
-func (w *waker) leave() {
+func (w *waker) leave(key netip.Addr) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.waiting--
+	if w.each[key]--; w.each[key] == 0 {
+		delete(w.each, key)
+	}
 }
 
 // runs says that the guest was seen to run.
@@ -75,11 +88,12 @@ func (w *waker) woken(now time.Time, t *table, port uint16) bool {
 // gives up when EdgeSettings.WakeTimeout is over.
 func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link, error) {
 	w := &r.guest.state.waker
-	ask, left, ok := w.join(time.Now(), r.guest.Running, time.Duration(t.settings.WakeTimeout))
+	key := callerKey(v.caller.from.Addr())
+	ask, left, ok := w.join(key, time.Now(), r.guest.Running, time.Duration(t.settings.WakeTimeout))
 	if !ok {
 		return nil, &refusal{reason: ReasonWake}
 	}
-	defer w.leave()
+	defer w.leave(key)
 	if ask {
 		s.options.Wake(r.guest.ID)
 	}
