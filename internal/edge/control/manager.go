@@ -374,9 +374,26 @@ func (m *Manager) repeat(ctx context.Context, e *keptEdge) {
 	e.heard = at
 	for line := range strings.Lines(text) {
 		if line = printable(line); line != "" {
-			m.log.WarnContext(ctx, "the edge says", "process", e.pid, "line", line)
+			m.log.Log(ctx, levelOf(line), "the edge says", "process", e.pid, "line", line)
 		}
 	}
+}
+
+// levelOf is the level of a line as slog.TextHandler writes it, and Warn of any
+// other, such as a panic's. The process may be in strangers' hands: no level hides
+// what it says.
+func levelOf(line string) slog.Level {
+	at, rest, _ := strings.Cut(line, " ")
+	level, _, _ := strings.Cut(rest, " ")
+	if strings.HasPrefix(at, slog.TimeKey+"=") {
+		switch level {
+		case slog.LevelKey + "=INFO":
+			return slog.LevelInfo
+		case slog.LevelKey + "=ERROR":
+			return slog.LevelError
+		}
+	}
+	return slog.LevelWarn
 }
 
 // end ends a process that is of no use any more.

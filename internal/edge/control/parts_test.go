@@ -5,8 +5,10 @@ package control
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -441,6 +443,56 @@ func TestMessagesEnd(t *testing.T) {
 	if got := b.String(); got != "12345\nnothing more is written here\n" {
 		t.Errorf("%q is written", got)
 	}
+}
+
+// TestLevelsAreKept: what the process logs comes into the daemon's log as what it
+// is, and what is no log of it as a warning.
+func TestLevelsAreKept(t *testing.T) {
+	t.Parallel()
+	o := Order{Dir: t.TempDir(), Number: 3}
+	file, err := os.Create(o.path(messagesExt))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = file.Close() }()
+	say := slog.New(slog.NewTextHandler(file, nil))
+	say.Info("a certificate was got", "name", "x level=ERROR")
+	say.Warn("cannot close a socket")
+	say.Error("it is over")
+	say.Log(t.Context(), slog.LevelError+4, "of no usual level")
+	say.Log(t.Context(), slog.LevelInfo+1, "nor this")
+	_, _ = fmt.Fprint(file, "panic: level=INFO msg=x\ntime=x level=DEBUG msg=hidden\ntime=x level=INFO\n\n level=INFO\n")
+
+	var log bytes.Buffer
+	m := New(Options{Dir: o.Dir, Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	e := &keptEdge{client: &client{number: o.Number, pid: 7}}
+	m.repeat(t.Context(), e)
+	m.repeat(t.Context(), e) // nothing is told twice
+	var got []string
+	for line := range strings.Lines(log.String()) {
+		var v struct{ Level, Msg, Line string }
+		if err := json.Unmarshal([]byte(line), &v); err != nil || v.Msg != "the edge says" {
+			t.Fatal(err, line)
+		}
+		got = append(got, v.Level+" "+v.Line[max(0, len(v.Line)-12):])
+	}
+	want := []string{
+		`INFO level=ERROR"`, `WARN se a socket"`, `ERROR "it is over"`, `WARN usual level"`, `WARN g="nor this"`,
+		"WARN l=INFO msg=x", "WARN G msg=hidden", "INFO x level=INFO", "WARN level=INFO",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func FuzzLevelOf(f *testing.F) {
+	f.Add("time=2026-11-30T20:24:02.000Z level=INFO msg=x")
+	f.Add("level=ERROR")
+	f.Fuzz(func(t *testing.T, line string) {
+		if l := levelOf(line); l < slog.LevelInfo || l > slog.LevelError {
+			t.Errorf("%q has the level %s", line, l)
+		}
+	})
 }
 
 // TestSignal is what happens when the host shuts down.
