@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -67,9 +68,12 @@ type edgeKeeper struct {
 	// watched in the store.
 	host  func(ctx context.Context) (vps.Host, error)
 	edits func(ctx context.Context) (<-chan store.Change, error)
-	// seen is what the loop observed; proofs tells which names are live.
-	seen   func() (reconcile.Snapshot, <-chan struct{})
-	proofs interface {
+	// seen is what the loop observed. Each pass is something new, also one that an
+	// address of some link set off (hostnet.Net.Watch), as by DHCP: addresses, the
+	// host's own, are read anew then. proofs tells which names are live.
+	seen      func() (reconcile.Snapshot, <-chan struct{})
+	addresses func() ([]netip.Addr, error)
+	proofs    interface {
 		Live(host *vps.Host, tenant string, d *vps.Domain) bool
 		Changed() <-chan struct{}
 	}
@@ -103,7 +107,7 @@ func (p *parts) newEdge() (*edgeKeeper, error) {
 		return nil, err
 	}
 	k := &edgeKeeper{
-		host: restrained{p.state, p.quotas}.Host, edits: p.watchState,
+		host: restrained{p.state, p.quotas}.Host, edits: p.watchState, addresses: linkAddresses,
 		seen: func() (reconcile.Snapshot, <-chan struct{}) { return p.loop.Snapshot() }, proofs: p.proofs, log: p.log,
 		wakes: make(chan string, maxWakes), retry: make(chan struct{}, 1),
 		start: func(ctx context.Context, guest string) error {
@@ -195,7 +199,7 @@ func (k *edgeKeeper) tell(ctx context.Context, seen *reconcile.Snapshot) error {
 	if err != nil {
 		return err
 	}
-	own, err := linkAddresses()
+	own, err := k.addresses()
 	if err != nil {
 		return fmt.Errorf("read the host's addresses: %w", err)
 	}

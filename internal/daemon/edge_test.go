@@ -3,7 +3,9 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +33,7 @@ type edgeStand struct {
 	looked   chan struct{}
 	proved   chan struct{}
 	names    map[string]bool
+	own      []netip.Addr
 	started  chan string
 	events   []string
 }
@@ -54,6 +57,11 @@ func newEdgeStand(t *testing.T) *edgeStand {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			return s.snapshot, s.looked
+		},
+		addresses: func() ([]netip.Addr, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			return s.own, nil
 		},
 		start: func(_ context.Context, guest string) error { s.started <- guest; return nil },
 		event: func(guest, message string) {
@@ -195,6 +203,13 @@ func TestEdgeIsFed(t *testing.T) {
 	before := time.Now().Add(-retryAfter)
 	s.RetryCertificates()
 	s.until("that certificates are to be tried again", func(c *edge.Config) bool { return !c.Retry.Before(before) })
+
+	// A pass that only sees an address come, as by DHCP.
+	s.mu.Lock()
+	s.own = []netip.Addr{netip.MustParseAddr("192.0.2.77")}
+	s.mu.Unlock()
+	s.look(map[string]vps.State{"alice": vps.StateStopped})
+	s.until("the host's new address", func(c *edge.Config) bool { return slices.Contains(c.Own, netip.MustParsePrefix("192.0.2.77/32")) })
 
 	cancel()
 	if err := <-done; err != nil {

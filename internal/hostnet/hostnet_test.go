@@ -176,6 +176,35 @@ func TestDrift(t *testing.T) {
 	}
 }
 
+// TestWatchHearsAddresses: an address that any link gets or loses, as by DHCP, wakes
+// who watches, so that the edge learns which callers are the host itself.
+func TestWatchHearsAddresses(t *testing.T) {
+	t.Parallel()
+	host := nstest.New(t)
+	changed, err := hostnet.New(nil, hostnet.Options{}).Watch(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{
+		"ip addr add 192.0.2.7/24 dev lo", "ip addr del 192.0.2.7/24 dev lo",
+		"ip addr add 2001:db8::7/64 dev lo", "ip addr del 2001:db8::7/64 dev lo",
+	} {
+		for len(changed) > 0 {
+			<-changed
+		}
+		args := strings.Fields(command)
+		host.Exec(args[0], args[1:]...)
+		select {
+		case _, ok := <-changed:
+			if !ok {
+				t.Fatal("the watch ended")
+			}
+		case <-time.After(hang.After):
+			t.Fatalf("%q wakes nobody", command)
+		}
+	}
+}
+
 // A tap of ours that is wrong is repaired unless a process has it open.
 func TestWrongOwner(t *testing.T) {
 	t.Parallel()
