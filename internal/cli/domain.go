@@ -315,11 +315,14 @@ func domainColumns() []column[api.GuestDomain] {
 		{key: "guest", text: func(d api.GuestDomain) string { return d.Guest }},
 		{key: "to", text: func(d api.GuestDomain) string { return guestPorts(&d.Domain) }},
 		{key: "caller", text: func(d api.GuestDomain) string { return string(d.Caller) }},
-		{key: "tls", text: func(d api.GuestDomain) string {
-			if d.Terminate {
-				return "ends here"
+		{key: "tls", text: domainTLS, paint: func(d api.GuestDomain) string {
+			switch domainTLS(d) {
+			case noCertificate:
+				return paintRed
+			case notRenewed:
+				return paintYellow
 			}
-			return "passed through"
+			return ""
 		}, raw: func(d api.GuestDomain) string {
 			if d.Terminate {
 				return "terminated"
@@ -344,6 +347,26 @@ func domainColumns() []column[api.GuestDomain] {
 		}},
 		{key: "message", wide: true, text: func(d api.GuestDomain) string { return d.Message }},
 	}
+}
+
+// What domainTLS says of certificates that fail.
+const (
+	noCertificate = "no certificate"
+	notRenewed    = "not renewed"
+)
+
+// domainTLS says in two words how it is with a domain's TLS. Why a certificate fails
+// is in the message.
+func domainTLS(d api.GuestDomain) string {
+	switch c := d.Certificate; {
+	case !d.Terminate:
+		return "passed through"
+	case c != nil && c.State == vps.CertificateFailed:
+		return noCertificate
+	case c != nil && c.State == vps.CertificateValid && c.Error != "":
+		return notRenewed
+	}
+	return "ends here"
 }
 
 // domainPorts are the host's ports that a domain is served on.

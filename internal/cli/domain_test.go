@@ -37,6 +37,17 @@ func TestDomainGolden(t *testing.T) {
 	}
 }
 
+// TestCertificatesGolden: a domain without a certificate is seen at a glance.
+func TestCertificatesGolden(t *testing.T) {
+	t.Parallel()
+	w := populate(t)
+	w.mustRun(t, "domain", "add", "alice", "failing.example.org", "aging.example.org", "fresh.example.org", "fine.example.org", "--terminate")
+	for name, args := range map[string]string{"domain.list.certificates": "domain list", "domain.list.certificates.wide": "domain list -o wide", "domain.list.certificates.quiet": "domain list -q --filter tls=terminated"} {
+		w.mustRun(t, strings.Fields(args)...)
+		golden(t, filepath.Join("testdata", "golden", name), w.out.String())
+	}
+}
+
 // TestDomainRequests checks what is sent for what is typed.
 func TestDomainRequests(t *testing.T) {
 	t.Parallel()

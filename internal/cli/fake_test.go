@@ -440,6 +440,15 @@ func (f *fake) Domains(ctx context.Context, guest string) ([]api.GuestDomain, er
 			}
 			if d.Terminate {
 				v.Certificate = &vps.Certificate{Name: d.Name, State: vps.CertificateValid, Issuer: "R11", Expires: time.Date(2027, 2, 28, 12, 0, 0, 0, time.UTC)}
+				switch d.Name {
+				case "failing.example.org":
+					*v.Certificate = vps.Certificate{Name: d.Name, State: vps.CertificateFailed, Error: "the name does not lead here"}
+				case "aging.example.org":
+					v.Certificate.Error = "the authority did not answer"
+				case "fresh.example.org":
+					*v.Certificate = vps.Certificate{Name: d.Name, State: vps.CertificateGetting}
+				}
+				v.Message = v.Certificate.Trouble()
 			}
 			all = append(all, v)
 		}
