@@ -44,9 +44,14 @@ func paced(due, now int64, rate int, most time.Duration) (int64, bool) {
 // memory; one who shares both of his with such a caller counts as he does. Ready when
 // zero, for any goroutines at a time.
 type sharedPace struct {
-	all     pace
-	callers [2][64]pace
+	all pace
+	// callers are apart, and made with the first one: most guests of a host with many
+	// have none for long, and the garbage collector has nothing to look for in them.
+	callers atomic.Pointer[callerPaces]
 }
+
+// callerPaces are rows of paces, where a caller has one in each.
+type callerPaces [2][64]pace
 
 // left is what remains of the burst for those who take little.
 const left = burst / 4
@@ -55,10 +60,15 @@ var callerSeed = maphash.MakeSeed() //nolint:gochecknoglobals // no caller is to
 
 // take is pace's for a caller, as callerKey has him.
 func (p *sharedPace) take(key netip.Addr, now time.Time, rate int) bool {
+	callers := p.callers.Load()
+	if callers == nil {
+		p.callers.CompareAndSwap(nil, new(callerPaces))
+		callers = p.callers.Load()
+	}
 	hash := maphash.Comparable(callerSeed, key)
 	most := burst - left
-	for i := range p.callers {
-		row := &p.callers[i]
+	for i := range callers {
+		row := &callers[i]
 		if row[hash%uint64(len(row))].take(now, max(rate/2, 1), burst) {
 			most = burst
 		}

@@ -238,19 +238,22 @@ func (t *table) check(c *Config) error {
 	}
 	guests := make(map[string]bool, len(c.Guests))
 	for i := range c.Guests {
-		g, field := &c.Guests[i], fmt.Sprintf("guests[%d]", i)
+		g := &c.Guests[i]
+		wrong := func(what, format string, args ...any) error {
+			return vps.Invalid(fmt.Sprintf("guests[%d].%s", i, what), format, args...)
+		}
 		switch {
 		case !fileName(g.ID):
-			return vps.Invalid(field+".id", "%q is no guest's ID", g.ID)
+			return wrong("id", "%q is no guest's ID", g.ID)
 		case guests[g.ID]:
-			return vps.Invalid(field+".id", "the guest %s is there twice", g.ID)
+			return wrong("id", "the guest %s is there twice", g.ID)
 		case !g.Address.IsValid() && !g.Address6.IsValid():
-			return vps.Invalid(field+".address", "the guest %s has no address", g.ID)
+			return wrong("address", "the guest %s has no address", g.ID)
 		}
 		guests[g.ID] = true
 		for j := range g.Domains {
 			if d := &g.Domains[j]; d.Name == "" || hasUpper(d.Name) {
-				return vps.Invalid(fmt.Sprintf("%s.domains[%d]", field, j), "%q is not a domain in its canonical form", d.Name)
+				return wrong(fmt.Sprintf("domains[%d]", j), "%q is not a domain in its canonical form", d.Name)
 			}
 		}
 	}
