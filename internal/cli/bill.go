@@ -251,30 +251,13 @@ func billNotes(b vps.Bill) []string {
 // wrapped breaks a text into lines of so many characters, and ends it. Words that
 // are longer than a line, as sentences without spaces, are cut.
 func wrapped(text string, width int) string {
-	var b strings.Builder
-	column := 0
 	var words []string
 	for word := range strings.FieldsSeq(clean(text)) {
 		for part := range slices.Chunk([]rune(word), width) {
 			words = append(words, string(part))
 		}
 	}
-	for _, word := range words {
-		n := utf8.RuneCountInString(word)
-		switch {
-		case column == 0:
-		case column+1+n > width:
-			b.WriteByte('\n')
-			column = 0
-		default:
-			b.WriteByte(' ')
-			column++
-		}
-		b.WriteString(word)
-		column += n
-	}
-	b.WriteByte('\n')
-	return b.String()
+	return strings.Join(fold(words, width), "\n") + "\n"
 }
 
 // alignRight writes rows in columns, of which those from first on end, and

@@ -167,5 +167,5 @@ func (a *app) printHops(hops []vps.Hop) error {
 			rows = append(rows, []cell{{}, {}, {"to mend it: " + clean(h.Remedy), paintDim}})
 		}
 	}
-	return writeRows(a.Stdout, rows, a.colour())
+	return a.writeRows(rows)
 }

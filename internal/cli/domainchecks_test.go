@@ -2,9 +2,12 @@ package cli
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/creack/pty"
 
 	"sublet/internal/api"
 	"sublet/internal/vps"
@@ -16,6 +19,8 @@ func (f *fake) VerifyDomain(_ context.Context, name string) (api.DomainProof, er
 		Steps: &vps.ProofSteps{Record: "_sublet." + name, Value: "sublet=abc", URL: "http://" + name + "/.well-known/sublet-abc", Content: "abc"},
 	}
 	switch name {
+	case "long.example.org":
+		p.Message = "the TXT record _sublet.long.example.org says \"sublet=of-somebody-else\", which is another tenant's token"
 	case "none.example.org":
 		return api.DomainProof{}, vps.Errorf(vps.CodeNotFound, "no guest has the domain %s", name)
 	case "live.example.org":
@@ -34,6 +39,10 @@ func (f *fake) TestDomain(_ context.Context, name string, listen uint16) ([]vps.
 	hops := []vps.Hop{{Hop: vps.HopSpec, State: vps.HopOK, Message: "it is there"}, {Hop: vps.HopDNS, State: vps.HopUnknown, Message: "it leads\x1b[31m elsewhere", Remedy: "think"}}
 	if listen == 993 {
 		hops = append(hops, vps.Hop{Hop: vps.HopGuest, State: vps.HopFailed, Message: name + " is down", Remedy: "start it"})
+	}
+	if name == "long.example.org" {
+		hops[1].Message = "long.example.org leads to 192.0.2.77, which is not one of this host's addresses, 203.0.113.9 and 2001:db8::9"
+		hops[1].Remedy = "give it an A record with 203.0.113.9, or tell the host with `sublet host set --public-address 192.0.2.77` that this is it"
 	}
 	return hops, f.failure
 }
@@ -72,5 +81,53 @@ func TestDomainChecks(t *testing.T) {
 				t.Errorf("%d\n%s\n%s", code, out, errs)
 			}
 		})
+	}
+}
+
+// TestLongMessages: on a terminal sentences are folded below their column; into a
+// pipe they go as they are.
+func TestLongMessages(t *testing.T) {
+	t.Parallel()
+	const columns = 80
+	for args, want := range map[string]string{
+		"domain test long.example.org":   "\nunknown  dns   long.example.org leads to 192.0.2.77, which is not one of this\n               host's addresses, 203.0.113.9 and 2001:db8::9\n               to mend it: give it an A record with 203.0.113.9, or tell the\n               host with `sublet host set --public-address 192.0.2.77` that this\n               is it\n",
+		"domain verify long.example.org": "\nlong.example.org  alice  bob     pending  the TXT record\n                                          _sublet.long.example.org says\n                                          \"sublet=of-somebody-else\", which is\n                                          another tenant's token\n",
+	} {
+		w := newWorld()
+		w.options.Env = func(name string) string { return map[string]string{"NO_COLOR": "1"}[name] }
+		keyboard, _, screen := terminal(t, w)
+		if err := pty.Setsize(keyboard, &pty.Winsize{Rows: 24, Cols: columns}); err != nil {
+			t.Fatal(err)
+		}
+		w.run(t.Context(), strings.Fields(args)...)
+		screen.see(t, strings.ReplaceAll(want, "\n", "\r\n"))
+
+		w = newWorld()
+		w.run(t.Context(), strings.Fields(args)...)
+		if longest := slices.MaxFunc(strings.Split(w.out.String(), "\n"), func(a, b string) int { return len(a) - len(b) }); len(longest) <= columns {
+			t.Errorf("%s into a pipe is folded:\n%s", args, w.out.String())
+		}
+	}
+}
+
+func TestFold(t *testing.T) {
+	t.Parallel()
+	rows := [][]cell{{{text: "A"}, {text: "MESSAGE"}}, {{text: "one"}, {text: "größer  als  das ist kein Wort, und https://example.org/with/a/very/long/path"}}, {{text: "two"}, {text: "two  blanks"}}}
+	for width, want := range map[int]string{
+		0:  "A    MESSAGE\none  größer  als  das ist kein Wort, und https://example.org/with/a/very/long/path\ntwo  two  blanks\n",
+		28: "A    MESSAGE\none  größer  als  das ist kein Wort, und https://example.org/with/a/very/long/path\ntwo  two  blanks\n", // no room
+		34: "A    MESSAGE\none  größer als das ist kein Wort,\n     und\n     https://example.org/with/a/very/long/path\ntwo  two  blanks\n",
+	} {
+		var b strings.Builder
+		if err := writeRows(&b, rows, width, false); err != nil || b.String() != want {
+			t.Errorf("in %d columns:\n%s\nwant:\n%s", width, b.String(), want)
+		}
+	}
+	var b strings.Builder
+	if err := writeRows(&b, [][]cell{{{text: "x"}, {strings.Repeat("abc ", 10), paintRed}}}, 30, true); err != nil || strings.Count(b.String(), paintRed+"abc") != 2 || strings.Count(b.String(), paintOff) != 2 {
+		t.Errorf("%q", b.String())
+	}
+	if err := writeRows(&b, nil, 80, true); err != nil {
+		t.Error(err)
 	}
 }

@@ -520,7 +520,7 @@ func (a *app) printFindings(findings []api.Finding) error {
 			rows = append(rows, []cell{{}, {}, {"to mend it: " + clean(f.Remedy), paintDim}})
 		}
 	}
-	return writeRows(a.Stdout, rows, a.colour())
+	return a.writeRows(rows)
 }
 
 func (a *app) versionCmd() *cobra.Command {

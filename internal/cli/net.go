@@ -117,5 +117,5 @@ func (a *app) printDrops(drops []api.Drop) error {
 		_, err := fmt.Fprintln(a.Stdout, "nothing")
 		return err
 	}
-	return writeRows(a.Stdout, rows, false)
+	return a.writeRows(rows)
 }

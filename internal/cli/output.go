@@ -223,16 +223,27 @@ func printTable[T any](a *app, noHeaders bool, columns []column[T], items []T) e
 		}
 		rows = append(rows, row)
 	}
-	return writeRows(a.Stdout, rows, a.colour())
+	return a.writeRows(rows)
+}
+
+// writeRows writes them to standard output, as it is.
+func (a *app) writeRows(rows [][]cell) error {
+	return writeRows(a.Stdout, rows, columns(a.Stdout, 0), a.colour())
 }
 
 // cell is one field of a table; paint is an SGR sequence or empty.
 type cell struct{ text, paint string }
 
+// leastFold is the room that the last column has to have to be folded: text in less
+// is harder to read than lines that are too long.
+const leastFold = 24
+
 // writeRows writes rows in aligned columns, two spaces apart, and no spaces
-// at the end of lines. It is done here because text/tabwriter counts the
-// bytes of colours as width.
-func writeRows(w io.Writer, rows [][]cell, colour bool) error {
+// at the end of lines. The last column of the widest rows, which are sentences
+// where they are long, is folded to lines of at most so many characters; 0 is for
+// no bound. It is done here because text/tabwriter counts the bytes of colours as
+// width.
+func writeRows(w io.Writer, rows [][]cell, width int, colour bool) error {
 	var widths []int
 	for _, row := range rows {
 		for i, c := range row {
@@ -242,13 +253,25 @@ func writeRows(w io.Writer, rows [][]cell, colour bool) error {
 			widths[i] = max(widths[i], utf8.RuneCountInString(c.text))
 		}
 	}
+	last, indent := len(widths)-1, 0
+	for i := range max(last, 0) {
+		indent += widths[i] + 2
+	}
 	var b bytes.Buffer
 	for _, row := range rows {
 		for i, c := range row {
-			if colour && c.paint != "" {
-				b.WriteString(c.paint + c.text + paintOff)
-			} else {
-				b.WriteString(c.text)
+			lines, room := []string{c.text}, width-indent
+			if i == last && room >= leastFold && utf8.RuneCountInString(c.text) > room {
+				lines = fold(strings.Fields(c.text), room)
+			}
+			for n, line := range lines {
+				if n > 0 {
+					b.WriteString("\n" + strings.Repeat(" ", indent))
+				}
+				if colour && c.paint != "" {
+					line = c.paint + line + paintOff
+				}
+				b.WriteString(line)
 			}
 			if i < len(row)-1 {
 				b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(c.text)+2))
@@ -258,6 +281,23 @@ func writeRows(w io.Writer, rows [][]cell, colour bool) error {
 	}
 	_, err := w.Write(b.Bytes())
 	return err
+}
+
+// fold makes lines of at most so many characters of words; one that is longer stays
+// whole.
+func fold(words []string, width int) []string {
+	var lines []string
+	room := 0
+	for _, word := range words {
+		n := utf8.RuneCountInString(word)
+		if len(lines) == 0 || n+1 > room {
+			lines, room = append(lines, word), width-n
+			continue
+		}
+		lines[len(lines)-1] += " " + word
+		room -= n + 1
+	}
+	return lines
 }
 
 // Colours: SGR sequences of ECMA-48.
