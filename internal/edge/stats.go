@@ -196,6 +196,7 @@ type guestState struct {
 	slots atomic.Int64 // of NetworkLimits.Connections that are taken
 	rate  sharedPace
 	waker waker
+	plain plainPorts
 }
 
 // meter counts for a guest and its domain.

@@ -198,6 +198,9 @@ func (t *table) listens(c *Config, k lasting) (map[uint16]*names, error) {
 		config := &c.Guests[i]
 		g := &guest{Guest: *config, limits: config.Limits.Or(vps.DefaultNetworkLimits()), state: k.guest(config.ID)}
 		g.Domains = nil
+		if !g.Running {
+			g.state.plain.forget()
+		}
 		t.guests[g.ID] = g
 		for j := range config.Domains {
 			d := &config.Domains[j]

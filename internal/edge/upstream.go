@@ -35,6 +35,7 @@ type upstream struct {
 
 	mu        sync.Mutex
 	transport *http.Transport
+	h2        bool       // what transport speaks
 	as        bool       // the guest sees the caller's own address
 	ready     *guestConn // the one that the transport gets next
 	conns     map[*guestConn]struct{}
@@ -74,7 +75,7 @@ func (u *upstream) prepare(ctx context.Context, x *exchange, v visit) error {
 	if u.connected(x, v) { // another request was faster
 		return nil
 	}
-	h2 := u.key.h2
+	h2 := u.key.h2 && !u.key.guest.plain.has(u.key.port, time.Now())
 	conn, err := u.connect(ctx, x.table, x.route, v)
 	if err == nil && h2 {
 		if h2, err = conn.offerHTTP2(); err == nil && !h2 {
@@ -91,8 +92,8 @@ func (u *upstream) prepare(ctx context.Context, x *exchange, v visit) error {
 		return &refusal{ReasonGuestLost, net.ErrClosed}
 	}
 	u.ready, u.as = conn, conn.link.as
-	if u.transport == nil {
-		u.transport = u.newTransport(h2)
+	if u.transport == nil || u.h2 != h2 { // the guest may have another server by now
+		u.transport, u.h2 = u.newTransport(h2), h2
 	}
 	return nil
 }
@@ -286,6 +287,7 @@ func (c *guestConn) offerHTTP2() (bool, error) {
 	var timeout net.Error
 	switch {
 	case bytes.HasPrefix([]byte("HTTP/1"), b[:min(n, 6)]) && n > 0:
+		c.up.key.guest.plain.add(c.up.key.port, time.Now())
 		return false, nil
 	case err == nil:
 		return b[3] == settings, nil
@@ -294,4 +296,42 @@ func (c *guestConn) offerHTTP2() (bool, error) {
 	default: // it hung up, as some do
 		return false, nil
 	}
+}
+
+// plainFor is how long a guest's port that answered HTTP/2 with HTTP/1.1 is not asked
+// again: it writes each time into its log. Who teaches it HTTP/2 does not wait longer.
+const plainFor = time.Minute
+
+// plainPorts are a guest's ports that do not speak HTTP/2, and until when that is
+// taken for granted: at most all that domains have led to. Ready when zero, for any
+// goroutines at a time.
+type plainPorts struct {
+	mu    sync.Mutex
+	until map[uint16]time.Time
+}
+
+func (p *plainPorts) has(port uint16, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	until, ok := p.until[port]
+	if ok && !now.Before(until) {
+		delete(p.until, port)
+	}
+	return ok && now.Before(until)
+}
+
+func (p *plainPorts) add(port uint16, now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.until == nil {
+		p.until = make(map[uint16]time.Time)
+	}
+	p.until[port] = now.Add(plainFor)
+}
+
+// forget is called when the guest does not run: it may begin with another server.
+func (p *plainPorts) forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.until = nil
 }
