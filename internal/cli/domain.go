@@ -311,9 +311,9 @@ func (a *app) domainListCmd() *cobra.Command {
 func domainColumns() []column[api.GuestDomain] {
 	return []column[api.GuestDomain]{
 		{key: "domain", text: func(d api.GuestDomain) string { return d.Name }},
-		{key: "port", text: func(d api.GuestDomain) string { return domainPorts(&d.Domain) }},
+		{key: "port", text: func(d api.GuestDomain) string { return portList(slices.Collect(d.Ports())) }},
 		{key: "guest", text: func(d api.GuestDomain) string { return d.Guest }},
-		{key: "to", text: func(d api.GuestDomain) string { return guestPorts(&d.Domain) }},
+		{key: "to", text: func(d api.GuestDomain) string { return portList(d.GuestPorts()) }},
 		{key: "caller", text: func(d api.GuestDomain) string { return string(d.Caller) }},
 		{key: "tls", text: domainTLS, paint: func(d api.GuestDomain) string {
 			switch domainTLS(d) {
@@ -369,24 +369,13 @@ func domainTLS(d api.GuestDomain) string {
 	return "ends here"
 }
 
-// domainPorts are the host's ports that a domain is served on.
-func domainPorts(d *vps.Domain) string {
-	var ports []string
-	for p := range d.Ports() {
-		ports = append(ports, strconv.Itoa(int(p)))
+// portList writes ports in their order.
+func portList(ports []uint16) string {
+	texts := make([]string, len(ports))
+	for i, p := range ports {
+		texts[i] = strconv.Itoa(int(p))
 	}
-	return strings.Join(ports, ",")
-}
-
-// guestPorts are the guest's that these lead to, in their order.
-func guestPorts(d *vps.Domain) string {
-	switch {
-	case d.Web() && d.Terminate:
-		return strconv.Itoa(int(d.PlainPort()))
-	case d.Web():
-		return fmt.Sprintf("%d,%d", d.TLSPort(), d.PlainPort())
-	}
-	return strconv.Itoa(int(d.TLSPort()))
+	return strings.Join(texts, ",")
 }
 
 func domainPaint(s vps.DomainState) string {

@@ -124,7 +124,11 @@ func (b backend) UpdateGuest(ctx context.Context, name string, u api.UpdateGuest
 	if err != nil {
 		return api.Change{}, err
 	}
-	return b.change(ctx, e, dryRun)
+	c, err := b.change(ctx, e, dryRun)
+	if err == nil && !dryRun {
+		c.Warnings = append(c.Warnings, b.silenceWarnings(ctx, &e.Before, &e.After, name)...)
+	}
+	return c, err
 }
 
 func (b backend) Order(ctx context.Context, name string, order api.Order, timeout time.Duration, dryRun bool) (api.Change, error) {

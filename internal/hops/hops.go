@@ -313,7 +313,7 @@ func (t *tester) guest(ctx context.Context) map[uint16]bool {
 		return serves
 	}
 	var good []string
-	for _, port := range guestPorts(f.Domain) {
+	for _, port := range f.Domain.GuestPorts() {
 		at := netip.AddrPortFrom(f.Address, port)
 		conn, err := t.dial(ctx, at)
 		if err != nil {
@@ -328,18 +328,6 @@ func (t *tester) guest(ctx context.Context) map[uint16]bool {
 		t.add(vps.HopGuest, vps.HopOK, "", "the guest %s runs, and answers on port %s", f.Guest, strings.Join(good, " and "))
 	}
 	return serves
-}
-
-// guestPorts are the guest's ports that a domain leads to.
-func guestPorts(d *vps.Domain) []uint16 {
-	switch {
-	case !d.Web():
-		return []uint16{d.TLSPort()}
-	case d.Terminate:
-		return []uint16{d.PlainPort()}
-	default:
-		return []uint16{d.TLSPort(), d.PlainPort()}
-	}
 }
 
 func guestRemedy(err error, f *Facts, port uint16) string {

@@ -81,6 +81,19 @@ func (d *Domain) TLSPort() uint16 { return cmp.Or(d.Port, d.Listen, HTTPSPort) }
 // PlainPort is the guest's port that HTTP leads to.
 func (d *Domain) PlainPort() uint16 { return cmp.Or(d.HTTPPort, HTTPPort) }
 
+// GuestPorts are the guest's ports that calls of the domain lead to: the one for
+// TLS, and the one for plain HTTP, as far as it has them.
+func (d *Domain) GuestPorts() []uint16 {
+	switch {
+	case !d.Web():
+		return []uint16{d.TLSPort()}
+	case d.Terminate:
+		return []uint16{d.PlainPort()}
+	default:
+		return []uint16{d.TLSPort(), d.PlainPort()}
+	}
+}
+
 // String writes the name, and the port when it is not for web: "imap.example.org:993".
 func (d *Domain) String() string {
 	if d.Web() {
