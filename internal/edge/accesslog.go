@@ -43,8 +43,8 @@ type Access struct {
 	Microseconds int64 `json:"duration_us"`
 	// Refused is why the caller did not come to the guest, in a word.
 	Refused Reason `json:"refused,omitempty"`
-	// End is how a connection that went through ended: done, idle, caller-reset,
-	// guest-reset, caller-lost, guest-lost, closed.
+	// End is how a connection ended that went through or was upgraded: done, idle,
+	// caller-reset, guest-reset, caller-lost, guest-lost, closed.
 	End string `json:"end,omitempty"`
 }
 
@@ -88,6 +88,7 @@ func (s *Server) logHTTP(x *exchange, r *http.Request) {
 	}
 	if a.Status == http.StatusSwitchingProtocols {
 		a.In, a.Out = x.upstream.in.Load()-x.in, x.upstream.out.Load()-x.out
+		a.End = x.client.call.ending.why().String()
 	}
 	s.write(x.route, a)
 }

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sublet/internal/edge/relay"
 	"sublet/internal/vps"
 )
 
@@ -56,6 +57,7 @@ func (c *webConn) look() {
 	if now := c.moved.Load(); now != c.seen {
 		c.seen, c.quiet = now, 0
 	} else if c.quiet += c.idle / 4; c.quiet >= c.idle {
+		c.call.ending.set(relay.Idle)
 		_ = c.call.conn.Close()
 		return
 	}

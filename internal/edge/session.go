@@ -24,6 +24,8 @@ type session struct {
 	meter  meter
 	client *client // of connections of HTTP
 
+	ending ending // of what goes through by other ways than relay
+
 	once sync.Once
 }
 
@@ -58,6 +60,7 @@ func (c *session) cut(r *relay.Relay) {
 		return
 	}
 	if c.conn != nil {
+		c.ending.set(relay.Closed)
 		reset(c.conn)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"sublet/internal/edge/hello"
-	"sublet/internal/edge/relay"
 )
 
 // terminate ends TLS of a caller here, and leads what is in it to the guest. read is
@@ -58,10 +57,10 @@ func (s *Server) passPlain(ctx context.Context, call *session, t *table, r *rout
 		}
 	}
 	var halves sync.WaitGroup
-	halves.Go(func() { passHalf(guest, conn) })
-	passHalf(conn, guest)
+	halves.Go(func() { call.ending.copied(true, passHalf(guest, conn)) })
+	call.ending.copied(false, passHalf(conn, guest))
 	halves.Wait()
-	s.logTLS(l.route, call, name, began, &passed{in: up.in.Load(), out: up.out.Load(), end: relay.Done.String()})
+	s.logTLS(l.route, call, name, began, &passed{in: up.in.Load(), out: up.out.Load(), end: call.ending.why().String()})
 }
 
 // halfClosable is a connection whose end can be said in one direction.
@@ -70,14 +69,13 @@ type halfClosable interface {
 	CloseWrite() error
 }
 
-// passHalf copies one direction. When one side breaks the other one ends, too.
-func passHalf(to, from halfClosable) {
+// passHalf copies one direction, and returns how that ended. When one side breaks the
+// other one ends, too.
+func passHalf(to, from halfClosable) error {
 	_, err := copyAll(to, from)
-	if err == nil {
-		err = to.CloseWrite()
-	}
-	if err != nil {
+	if err != nil || to.CloseWrite() != nil {
 		_ = to.Close()
 		_ = from.Close()
 	}
+	return err
 }

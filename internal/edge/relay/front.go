@@ -199,7 +199,7 @@ func (r *Relay) hear() {
 			r.caller.readable = false
 			return
 		case err != nil:
-			r.finish(reason(true, err))
+			r.finish(ReasonOf(true, err))
 			return
 		case n == 0:
 			r.finish(Done)
@@ -284,7 +284,7 @@ func (r *Relay) connected() {
 	// What keeps it from being there says so here.
 	if err := r.up.drain(r.loop, &r.guest); err != nil {
 		if r.up.n < len(r.up.held) { // it was there
-			r.finish(reason(false, err))
+			r.finish(ReasonOf(false, err))
 			return
 		}
 		r.unreached(err)

@@ -248,14 +248,14 @@ func (r *Relay) pass(f *flow, from, to *end) (more bool) {
 	case failed.err == nil:
 	case failed.sender:
 		// Nobody is there to take what the other flow has.
-		r.finish(reason(fromCaller, failed.err))
+		r.finish(ReasonOf(fromCaller, failed.err))
 		return false
 	default:
 		// The receiver may have said something before it went, which the other
 		// flow still passes on: it finds out by itself that no more comes.
 		f.give(r.loop)
 		if r.gone == 0 {
-			r.gone = reason(!fromCaller, failed.err)
+			r.gone = ReasonOf(!fromCaller, failed.err)
 		}
 	}
 	if !f.ended || f.n > 0 {
@@ -282,7 +282,7 @@ func (r *Relay) pass(f *flow, from, to *end) (more bool) {
 func (r *Relay) wreck(of *end) {
 	of.broken = false
 	if errno, err := unix.GetsockoptInt(of.fd, unix.SOL_SOCKET, unix.SO_ERROR); err == nil && errno != 0 {
-		r.finish(reason(of == &r.caller, unix.Errno(errno)))
+		r.finish(ReasonOf(of == &r.caller, unix.Errno(errno)))
 	}
 }
 
@@ -318,8 +318,8 @@ func (r *Relay) close() {
 	}
 }
 
-// reason says what a failure of the caller's or the guest's connection means.
-func reason(caller bool, err error) Reason {
+// ReasonOf says what a failure of the caller's or the guest's connection means.
+func ReasonOf(caller bool, err error) Reason {
 	reset := errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 	switch {
 	case caller && reset:
