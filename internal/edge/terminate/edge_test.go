@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"testing"
 
+	"sublet/internal/edge/terminate/acmetest"
 	"sublet/internal/hang"
 	"sublet/internal/vps"
 )
@@ -47,7 +48,7 @@ func TestEdge(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	w.guest()
-	w.pebble(pebbleOptions{})
+	w.pebble(acmetest.Options{})
 	e := w.edge(edgeOptions{Dir: w.folder("certs"), Domains: []vps.Domain{
 		{Name: "*.wild.example.org", HTTPPort: 8080, Terminate: true},
 		{Name: "imap.example.org", Listen: 993, Port: 143, Terminate: true},

@@ -34,18 +34,8 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
-	var err error
-	if shared, err = os.MkdirTemp("", "terminate"); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	_ = os.RemoveAll(shared)
-	os.Exit(code)
+	os.Exit(m.Run())
 }
-
-// shared is a folder for all tests.
-var shared string
 
 // edgeOptions are those of a process of the edge.
 type edgeOptions struct {

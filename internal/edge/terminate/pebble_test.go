@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sublet/internal/edge"
+	"sublet/internal/edge/terminate/acmetest"
 	"sublet/internal/vps"
 )
 
@@ -21,7 +22,7 @@ import (
 func TestGet(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.pebble(pebbleOptions{})
+	w.pebble(acmetest.Options{})
 	dir := w.folder("certs")
 
 	byHTTP := w.edge(edgeOptions{Dir: dir}, w.http)
@@ -69,7 +70,7 @@ func TestGet(t *testing.T) {
 func TestHandshakes(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.pebble(pebbleOptions{})
+	w.pebble(acmetest.Options{})
 	e := w.edge(edgeOptions{Dir: w.folder("certs")}, w.http, w.tls)
 	e.set(w.acme(), "web.example.org", "away.example.org")
 	e.await(vps.CertificateValid, "web.example.org")
@@ -99,7 +100,7 @@ func TestHandshakes(t *testing.T) {
 func TestRenew(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.pebble(pebbleOptions{validity: 12 * time.Second})
+	w.pebble(acmetest.Options{Validity: 12 * time.Second})
 	dir := w.folder("certs")
 	e := w.edge(edgeOptions{Dir: dir, RenewCheck: 200 * time.Millisecond}, w.http, w.tls)
 	e.set(w.acme(), "gone.example.org", "stays.example.org")
@@ -142,7 +143,7 @@ func TestRenew(t *testing.T) {
 func TestRestart(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	pebble := w.pebble(pebbleOptions{})
+	pebble := w.pebble(acmetest.Options{})
 	dir := w.folder("certs")
 	e := w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	e.set(w.acme(), "a.example.org")
@@ -161,7 +162,7 @@ func TestRestart(t *testing.T) {
 	})
 	e.kill()
 
-	pebble.kill() // and forgets all accounts
+	pebble.Stop() // and forgets all accounts
 	e = w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	e.set(w.acme(), "a.example.org")
 	e.await(vps.CertificateValid, "a.example.org")
@@ -169,7 +170,7 @@ func TestRestart(t *testing.T) {
 		t.Errorf("a restart brought another certificate: %s, was %s", got, serial)
 	}
 
-	w.pebble(pebbleOptions{})
+	w.pebble(acmetest.Options{})
 	e.set(w.acme(), "a.example.org", "*.b.example.org")
 	e.await(vps.CertificateValid, "*.b.example.org")
 	e.kill()
@@ -194,7 +195,7 @@ func TestRestart(t *testing.T) {
 func TestHandover(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.pebble(pebbleOptions{})
+	w.pebble(acmetest.Options{})
 	dir := w.folder("certs")
 	before := w.edge(edgeOptions{Dir: dir}, w.http, w.tls)
 	before.set(w.acme(), "a.example.org")
@@ -252,13 +253,13 @@ func TestFailures(t *testing.T) {
 	a.Fault = "the key cannot be read"
 	fails(a, name, a.Fault)
 
-	pebble := w.pebble(pebbleOptions{bound: true})
+	pebble := w.pebble(acmetest.Options{Bound: true})
 	a = w.acme()
 	a.Roots = ""
 	fails(a, name, "signed by nobody that this host trusts")
 	fails(w.acme(), name, "gives certificates to accounts that it knows only")
 	a = w.acme()
-	a.EABKeyID, a.EABKey = "kid-1", eabKey
+	a.EABKeyID, a.EABKey = acmetest.EABKeyID, acmetest.EABKey
 	fails(a, away, "could not check that away.example.org is served here; lead it to this host")
 	b := a
 	b.DNSServer = ""
@@ -279,7 +280,7 @@ func TestFailures(t *testing.T) {
 	}
 
 	// Another authority does not answer: the certificate that is there is served.
-	pebble.kill()
+	pebble.Stop()
 	e.set(w.acme(), name)
 	w.await("a failure", func() bool { return e.status(name).State == vps.CertificateValid })
 	a.Directory = "https://127.0.0.1:14000/other"
@@ -295,7 +296,7 @@ func TestFailures(t *testing.T) {
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	w.pebble(pebbleOptions{})
+	w.pebble(acmetest.Options{})
 	dir := w.folder("certs")
 	w.Exec("mount", "-t", "tmpfs", "-o", "size=256k,mode=700,uid=109871,gid=109871", "tmpfs", dir)
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })

@@ -3,15 +3,9 @@ package terminate_test
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"os/exec"
@@ -25,6 +19,7 @@ import (
 
 	"sublet/internal/edge"
 	"sublet/internal/edge/terminate"
+	"sublet/internal/edge/terminate/acmetest"
 	"sublet/internal/hang"
 	"sublet/internal/nstest"
 	"sublet/internal/vps"
@@ -36,7 +31,6 @@ const edgeUID = 109_871
 const (
 	directory = "https://127.0.0.1:14000/dir"
 	secret    = "c3VibGV0J3Mgb3duIHNlY3JldCBmb3IgdGVzdHMgISE="
-	eabKey    = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 )
 
 // world is a network with a certificate authority (Pebble), a DNS server (Knot),
@@ -132,7 +126,7 @@ zone:
   - domain: example.net
     file: example.net.zone
 `, w.dir, secret))
-	w.start(nil, "server started", "knotd", "-c", conf)
+	w.start("server started", "knotd", "-c", conf)
 }
 
 // process is a program that runs in the world.
@@ -180,10 +174,10 @@ func (p *process) must(t *testing.T) {
 
 // start runs a program until the test ends; ready, when it is not empty, is what
 // it says when it can be used.
-func (w *world) start(env []string, ready, name string, args ...string) *process {
+func (w *world) start(ready, name string, args ...string) *process {
 	w.t.Helper()
 	p := &process{Cmd: exec.Command(name, args...)}
-	p.Stdout, p.Stderr, p.Env = p, p, append(os.Environ(), env...)
+	p.Stdout, p.Stderr = p, p
 	if err := p.run(); err != nil {
 		w.t.Fatal(err)
 	}
@@ -221,76 +215,13 @@ func (w *world) await(what string, ok func() bool) {
 	}
 }
 
-// pebbleProgram builds Pebble, once for all tests. Its module is one of the
-// tools, which the program itself does not depend on.
-var pebbleProgram = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(shared, "pebble")
-	cmd := exec.Command("go", "build", "-trimpath", "-modfile=../../../tools/go.mod", "-o", path, "github.com/letsencrypt/pebble/v2/cmd/pebble")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("pebble: %w: %s", err, out)
-	}
-	return path, nil
-})
-
-// pebbleOptions change how the authority behaves.
-type pebbleOptions struct {
-	validity time.Duration // of certificates; 0 for 90 days
-	bound    bool          // accounts have to be bound to known ones
-}
-
-// pebble starts an authority that asks for names on ports 80 and 443 and in the
-// world's DNS.
-func (w *world) pebble(o pebbleOptions) *process {
+// pebble starts an authority that asks for names in the world's DNS.
+func (w *world) pebble(o acmetest.Options) *acmetest.Server {
 	w.t.Helper()
-	program, err := pebbleProgram()
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	if w.roots == "" {
-		w.roots = w.serverCertificate()
-	}
-	if o.validity == 0 {
-		o.validity = 90 * 24 * time.Hour
-	}
-	conf := map[string]any{"pebble": map[string]any{
-		"listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000",
-		"certificate": filepath.Join(w.dir, "pebble.crt"), "privateKey": filepath.Join(w.dir, "pebble.key"),
-		"httpPort": 80, "tlsPort": 443, "ocspResponderURL": "",
-		"externalAccountBindingRequired": o.bound, "externalAccountMACKeys": map[string]string{"kid-1": eabKey},
-		"retryAfter": map[string]int{"authz": 1, "order": 1},
-		"profiles":   map[string]any{"default": map[string]any{"description": "the only one", "validityPeriod": int(o.validity / time.Second)}},
-	}}
-	text, err := json.Marshal(conf)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	path := w.write("pebble.json", string(text))
-	return w.start([]string{"PEBBLE_VA_NOSLEEP=1"}, "ACME directory available", program, "-config", path, "-dnsserver", "127.0.0.1:53")
-}
-
-// serverCertificate makes Pebble's own certificate, and returns its root.
-func (w *world) serverCertificate() string {
-	w.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	c := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, c, c, key.Public(), key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	pk, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	root := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
-	w.write("pebble.crt", root)
-	w.write("pebble.key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pk})))
-	return root
+	o.Dir, o.Address, o.DNS = w.dir, "127.0.0.1", "127.0.0.1:53"
+	s := acmetest.Start(w.t, nil, o)
+	w.roots = s.Roots
+	return s
 }
 
 // acme are settings for the world's authority and DNS.
