@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"sublet/internal/edge/terminate/acmetest"
 	"sublet/internal/hang"
 	"sublet/test/lab"
 )
@@ -23,6 +24,8 @@ type sites struct {
 	t            *testing.T
 	certificates map[string]*x509.Certificate // by guest
 	called       map[string][]string          // by guest, lines that its web server is to write
+	acme         *acmetest.Server             // that gives certificates
+	roots        *x509.CertPool               // what those are checked with
 }
 
 // siteNames are the names that callers know, for each guest those of its certificate.
@@ -30,19 +33,22 @@ func siteNames() map[string][]string {
 	return map[string][]string{
 		"alice": {"blog.example.org", "www.alice.example.org", "a.b.alice.example.org", "imap.example.org"},
 		"bob":   {"bob.example.org", "shop.example.org"},
-		"":      {"pending.example.org", "unknown.example.org"},
+		"":      {"pending.example.org", "unknown.example.org", "ended.example.org", "caddy.example.org"},
 	}
 }
 
-// TestSites has real programs on both sides of the edge: nginx in the guests, with
-// certificates of their own, and outside curl, OpenSSL, Go, Chromium and wrk.
+// TestSites has real programs on both sides of the edge: nginx and Caddy in the guests,
+// with certificates of their own, and outside curl, OpenSSL, Go, Chromium, wrk and an
+// authority.
 func TestSites(t *testing.T) {
 	t.Parallel()
 	image := webImage(t)
+	acmetest.Build(t)
 	h := lab.New(t)
 	h.Start()
 	s := &sites{Host: h, t: t, certificates: map[string]*x509.Certificate{}, called: map[string][]string{}}
 	s.world()
+	s.authority()
 	h.Sublet("image", "import", image, "--name", "web/latest", "--capacity", "2GiB")
 	h.Sublet("tenant", "add", "bob")
 	for _, guest := range []string{"alice", "bob"} {
@@ -78,20 +84,23 @@ func TestSites(t *testing.T) {
 	s.chromium()
 	s.wrk()
 	s.challenges()
+	s.ended()
 	s.webServersSaw()
 	s.edgeSaw()
 	s.download()
 	s.handOver()
 	s.wake()
 	s.webServersSaw()
+	s.caddy()
 }
 
-// webImage is the archive of a Debian with nginx.
+// webImage is the archive of a Debian with nginx, which starts with it, and Caddy,
+// which does not.
 func webImage(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "web.tar.gz")
-	run(t, "tar", "--use-compress-program=gzip -1", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--create", "--file", path,
-		"--directory", lab.Debian(t, "apt", "systemd-sysv,openssh-server,iproute2,nginx,openssl"), ".")
+	run(t, "tar", "--use-compress-program=gzip -1", "--xattrs", "--xattrs-include=*", "--numeric-owner", "--exclude=./etc/systemd/system/multi-user.target.wants/caddy.service", "--create", "--file", path,
+		"--directory", lab.Debian(t, "apt", "systemd-sysv,openssh-server,iproute2,nginx,openssl,caddy"), ".")
 	return path
 }
 
