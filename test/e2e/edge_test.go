@@ -68,6 +68,10 @@ func TestEdge(t *testing.T) {
 	edited := time.Now()
 	h.Eventually("the next one is live", func() bool { return e.get("new.example.org") == nil })
 	t.Logf("seen to be live %s after the command had ended", time.Since(edited).Round(time.Millisecond))
+	if said := h.Sublet("domain", "add", "alice", "silent.example.org", "--port", "9", "--http-port", "9", "-o", "json"); !strings.Contains(said, "port 9 of alice does not answer yet") {
+		t.Errorf("of a port that nothing serves it is said: %s", said)
+	}
+	h.Sublet("domain", "remove", "alice", "silent.example.org")
 	if s := e.doctor(); !strings.Contains(s, "serves 80/tcp, 443/udp, 443/tcp") {
 		t.Errorf("the doctor says %s", s)
 	}
