@@ -77,12 +77,15 @@ func (b backend) TestDomain(ctx context.Context, name string, listen uint16) ([]
 // hopFacts collects what is known of the way to a domain.
 func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, listen uint16) (hops.Facts, error) {
 	f := hops.Facts{Name: name}
-	g, d := domainFor(host, name, listen)
 	switch suffix, isSuffix := strings.CutPrefix(name, "*."); {
 	case name == vps.DefaultDomain:
 		f.Name = ""
 	case isSuffix: // some name of it
 		f.Name = "sublet-test." + suffix
+	}
+	g, d, other, err := domainFor(host, f.Name, listen)
+	if err != nil {
+		return f, err
 	}
 	own, err := addressesOf(&host.Settings)
 	if err != nil {
@@ -109,6 +112,9 @@ func (b backend) hopFacts(ctx context.Context, host *vps.Host, name string, list
 			}
 		}
 		return f, nil
+	}
+	if other != nil {
+		f.Other = map[uint16]string{vps.HTTPSPort: other.String()}
 	}
 	f.Domain, f.Guest, f.Address, f.Prefix6 = d, g.Spec.Name, g.Spec.Address, host.Settings.Prefix6(&g.Spec)
 	if !b.proofs.Live(host, g.Spec.Tenant, d) {
@@ -174,34 +180,31 @@ func (b backend) portFacts(ctx context.Context, f *hops.Facts, host *vps.Host, g
 	}
 }
 
-// domainFor finds the domain that has the calls of a name on a listener, as the edge
-// does: the name itself, the longest suffix, the one for all; nil for none.
-func domainFor(host *vps.Host, name string, listen uint16) (*vps.Guest, *vps.Domain) {
-	find := func(name string) (*vps.Guest, *vps.Domain) {
-		for i := range host.Guests {
-			g := &host.Guests[i]
-			for j := range g.Spec.Domains {
-				if d := &g.Spec.Domains[j]; d.Name == name && d.Listen == listen {
-					return g, d
-				}
-			}
+// domainFor finds the domain that has the calls of a name on a listener as the edge
+// does, proved or not; nil for none. other is the one that has those of port 443,
+// when the listener is web and that is not the same.
+func domainFor(host *vps.Host, name string, listen uint16) (g *vps.Guest, d, other *vps.Domain, err error) {
+	c := edge.Config{Settings: host.Settings.Edge}
+	guests := map[string]*vps.Guest{}
+	for i := range host.Guests {
+		if g := &host.Guests[i]; !g.Deleting {
+			guests[g.ID] = g
+			c.Guests = append(c.Guests, edge.Guest{ID: g.ID, Domains: g.Spec.Domains})
 		}
-		return nil, nil
 	}
-	if g, d := find(name); d != nil {
-		return g, d
+	if listen != 0 {
+		id, d, err := c.Find(edge.Port{Number: listen, Kind: edge.KindTLS}, name)
+		return guests[id], d, nil, err
 	}
-	rest := strings.TrimPrefix(name, "*.")
-	for {
-		_, parent, below := strings.Cut(rest, ".")
-		if !below {
-			return find(vps.DefaultDomain)
-		}
-		if g, d := find("*." + parent); d != nil {
-			return g, d
-		}
-		rest = parent
+	id, d, err := c.Find(edge.Port{Number: vps.HTTPPort, Kind: edge.KindHTTP}, name)
+	if err != nil || d == nil {
+		return nil, nil, nil, err
 	}
+	_, other, err = c.Find(edge.Port{Number: vps.HTTPSPort, Kind: edge.KindTLS}, name)
+	if other != nil && *other == *d {
+		other = nil
+	}
+	return guests[id], d, other, err
 }
 
 // callable are the addresses on the uplinks, and the one of the settings: those by

@@ -12,8 +12,10 @@ import (
 func TestDomainFor(t *testing.T) {
 	t.Parallel()
 	host := vps.Host{Guests: []vps.Guest{
-		{Spec: vps.GuestSpec{Name: "alice", Domains: []vps.Domain{{Name: "*.example.org"}, {Name: "mail.example.org", Listen: 993}}}},
-		{Spec: vps.GuestSpec{Name: "bob", Domains: []vps.Domain{{Name: "blog.example.org"}, {Name: "*.x.example.org"}, {Name: "*", Listen: 993}}}},
+		{ID: "1", Spec: vps.GuestSpec{Name: "alice", Domains: []vps.Domain{{Name: "*.example.org"}, {Name: "mail.example.org", Listen: 993}}}},
+		{ID: "2", Spec: vps.GuestSpec{Name: "bob", Domains: []vps.Domain{{Name: "blog.example.org"}, {Name: "*.x.example.org"}, {Name: "*", Listen: 993}}}},
+		{ID: "3", Spec: vps.GuestSpec{Name: "carl", Domains: []vps.Domain{{Name: "tls.example.org", Listen: 443}, {Name: "alone.example.net", Listen: 443}}}},
+		{ID: "4", Deleting: true, Spec: vps.GuestSpec{Name: "dora", Domains: []vps.Domain{{Name: "gone.example.net"}, {Name: "blog.example.org"}}}},
 	}}
 	for _, c := range []struct {
 		name   string
@@ -27,17 +29,30 @@ func TestDomainFor(t *testing.T) {
 		{"x.example.org", 0, "alice *.example.org"},
 		{"example.org", 0, ""},
 		{"example.net", 0, ""},
-		{"*.example.org", 0, "alice *.example.org"},
-		{"*.y.example.org", 0, "alice *.example.org"},
-		{"*", 0, ""},
+		{"", 0, ""},
+		{"gone.example.net", 0, ""},
+		// A domain of port 443 has the calls there, and those of web the others.
+		{"tls.example.org", 443, "carl tls.example.org:443"},
+		{"tls.example.org", 0, "alice *.example.org, 443 by tls.example.org:443"},
+		{"blog.example.org", 443, "bob blog.example.org"},
+		{"alone.example.net", 443, "carl alone.example.net:443"},
+		{"alone.example.net", 0, ""},
+		{"blog.example.org", 80, ""},
 		{"mail.example.org", 993, "alice mail.example.org:993"},
 		{"other.example.org", 993, "bob *:993"},
-		{"*", 993, "bob *:993"},
+		{"", 993, "bob *:993"},
 		{"nas", 993, "bob *:993"},
 	} {
 		got := ""
-		if g, d := domainFor(&host, c.name, c.listen); d != nil {
+		g, d, other, err := domainFor(&host, c.name, c.listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d != nil {
 			got = g.Spec.Name + " " + d.String()
+		}
+		if other != nil {
+			got += ", 443 by " + other.String()
 		}
 		if got != c.want {
 			t.Errorf("%s on %d: %q, want %q", c.name, c.listen, got, c.want)

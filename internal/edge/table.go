@@ -161,19 +161,47 @@ func compile(c *Config, k lasting) (*table, error) {
 	if err != nil {
 		return nil, err
 	}
-	web := listens[0]
 	for _, p := range c.Ports {
-		switch {
-		case p.Kind == KindHTTP:
-			t.ports[p] = web
-		case p.Number == vps.HTTPSPort:
-			t.ports[p] = web.over(listens[p.Number])
-		default:
-			t.ports[p] = listens[p.Number]
-		}
+		t.ports[p] = namesOn(listens, p)
 	}
 	return t, nil
 }
+
+// namesOn are the domains that have the calls on a port, of those by their Listen.
+func namesOn(listens map[uint16]*names, p Port) *names {
+	web := listens[0]
+	switch {
+	case p.Kind == KindHTTP:
+		return web
+	case p.Number == vps.HTTPSPort:
+		return web.over(listens[p.Number])
+	default:
+		return listens[p.Number]
+	}
+}
+
+// Find returns the domain that has the calls of a name on a port, whether the edge
+// listens there or not, and its guest's ID; nil for none. The name is in canonical
+// form, empty for calls without one. It returns an error when a domain leads to two
+// guests. It looks at all domains first: for one answer now and then.
+func (c *Config) Find(p Port, name string) (guestID string, d *vps.Domain, err error) {
+	t := &table{settings: settings(c.Settings), guests: make(map[string]*guest, len(c.Guests)), terminated: make(map[string]*route)}
+	listens, err := t.listens(c, nothingLasts{})
+	if err != nil {
+		return "", nil, err
+	}
+	r := namesOn(listens, p).lookup(name)
+	if r == nil {
+		return "", nil, nil
+	}
+	return r.guest.ID, &r.domain, nil
+}
+
+// nothingLasts is for tables that no call goes by.
+type nothingLasts struct{}
+
+func (nothingLasts) guest(string) *guestState { return new(guestState) }
+func (nothingLasts) series(domainKey) *series { return nil }
 
 // listens are the domains by their Listen.
 func (t *table) listens(c *Config, k lasting) (map[uint16]*names, error) {

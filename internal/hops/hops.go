@@ -11,6 +11,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/netip"
 	"slices"
@@ -28,6 +29,9 @@ type Facts struct {
 	// Domain is the one that has these calls, nil for none, and Guest its guest.
 	Domain *vps.Domain
 	Guest  string
+	// Other are those of the domain's ports whose calls go by another domain, with
+	// that one.
+	Other map[uint16]string
 	// NotLive says why the domain is not led to its guest, empty when it is, and
 	// Remedy what is to be done about it, or about the lack of a domain.
 	NotLive, Remedy string
@@ -148,6 +152,7 @@ func (t *tester) spec() {
 	switch {
 	case f.Domain == nil:
 		t.add(vps.HopSpec, vps.HopFailed, cmp.Or(f.Remedy, "add it with `sublet domain add GUEST "+f.Name+"`"), "no guest has the domain %s, nor one that covers it", f.Name)
+		return
 	case f.NotLive != "":
 		t.add(vps.HopSpec, vps.HopFailed, f.Remedy, "%s", f.NotLive)
 	case t.handed():
@@ -156,6 +161,22 @@ func (t *tester) spec() {
 		t.add(vps.HopSpec, vps.HopOK, "", "%s leads to the guest %s, and is live", f.Domain, f.Guest)
 	default:
 		t.add(vps.HopSpec, vps.HopOK, "", "%s is led to the guest %s by its domain %s, which is live", t.called(), f.Guest, f.Domain)
+	}
+	for port := range f.Domain.Ports() {
+		if f.Other[port] != "" {
+			t.add(vps.HopSpec, vps.HopUnknown, fmt.Sprintf("test that with --listen %d", port), "calls on port %d go by the domain %s", port, f.Other[port])
+		}
+	}
+}
+
+// ports yields those of the domain, but for those of others.
+func (t *tester) ports() iter.Seq[uint16] {
+	return func(yield func(uint16) bool) {
+		for port := range t.f.Domain.Ports() {
+			if t.f.Other[port] == "" && !yield(port) {
+				return
+			}
+		}
 	}
 }
 
@@ -233,7 +254,7 @@ func (t *tester) leads(name string, all []netip.Addr, set string) {
 // firewall says what others' rules do with callers.
 func (t *tester) firewall() {
 	good := []string{}
-	for port := range t.f.Domain.Ports() {
+	for port := range t.ports() {
 		if b, blocked := t.f.Blocked[port]; blocked {
 			t.add(vps.HopFirewall, vps.HopFailed, b.Remedy, "%s", b.Problem)
 			continue
@@ -255,7 +276,7 @@ func (t *tester) edge(ctx context.Context) map[uint16]bool {
 		return reached
 	}
 	var good []string
-	for port := range f.Domain.Ports() {
+	for port := range t.ports() {
 		if f.Handed[port] {
 			t.add(vps.HopEdge, vps.HopUnknown, "", "not looked at, as port %d leads to another guest alone", port)
 			continue
@@ -314,6 +335,9 @@ func (t *tester) guest(ctx context.Context) map[uint16]bool {
 	}
 	var good []string
 	for _, port := range f.Domain.GuestPorts() {
+		if f.Other[vps.HTTPSPort] != "" && port != f.Domain.PlainPort() {
+			continue
+		}
 		at := netip.AddrPortFrom(f.Address, port)
 		conn, err := t.dial(ctx, at)
 		if err != nil {

@@ -244,6 +244,12 @@ func TestWay(t *testing.T) {
 		}, []string{
 			"spec failed: its ports lead to others alone | give", "dns ok: ", "firewall failed: ", "firewall failed: ", "edge unknown: port 443", "edge unknown: port 80", "guest ok: ", "certificate unknown: ", "http unknown: ",
 		}},
+		"a port whose calls go by another domain": {func(f *Facts) {
+			f.Domain.Port, f.Other = 4430, map[uint16]string{443: "blog.example.org:443"}
+		}, []string{
+			"spec ok: is live", "spec unknown: calls on port 443 go by the domain blog.example.org:443 | test that with --listen 443", "dns ok: ", "firewall ok: TCP port 80;", "edge ok: takes calls at 192.0.2.1:80",
+			"guest ok: answers on port 80", "certificate unknown: go by the domain blog.example.org:443", "http ok: ",
+		}},
 		"suspended by a quota": {func(f *Facts) {
 			f.Restraint = &vps.Restraint{Quota: "guest/alice", Action: vps.ActionSuspend, Until: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}
 		}, []string{

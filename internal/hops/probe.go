@@ -75,6 +75,8 @@ func (t *tester) worth(hop vps.HopName, port, guestPort uint16, reached, serves 
 		t.add(hop, vps.HopUnknown, "", "this host is one of settings.edge.trusted_proxies, so that it cannot call as others do")
 	case f.NotLive != "":
 		t.add(hop, vps.HopUnknown, "", "not looked at, as the domain is not live")
+	case f.Other[port] != "":
+		t.add(hop, vps.HopUnknown, "", "not looked at, as calls on port %d go by the domain %s", port, f.Other[port])
 	case !reached[port]:
 		t.add(hop, vps.HopUnknown, "", "not looked at, as the edge does not take calls on port %d", port)
 	case f.State != vps.StateRunning:
