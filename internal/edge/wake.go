@@ -30,8 +30,9 @@ type waker struct {
 }
 
 // join adds a call that waits, unless there are enough. ask is set if the guest, which
-// runs or not, has to be told to start; left is how long it may take.
-func (w *waker) join(key netip.Addr, now time.Time, running bool, timeout time.Duration) (ask bool, left time.Duration, ok bool) {
+// runs or not, has to be told to start; left is how long it may take. What running says
+// is newer than what runs was called for: else the guest would be told once more.
+func (w *waker) join(key netip.Addr, now time.Time, running func() bool, timeout time.Duration) (ask bool, left time.Duration, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.waiting >= maxWaiting || w.each[key] >= maxWaitingEach {
@@ -42,11 +43,15 @@ func (w *waker) join(key netip.Addr, now time.Time, running bool, timeout time.D
 		w.each = make(map[netip.Addr]int)
 	}
 	w.each[key]++
-	if !running && (w.ran || now.Sub(w.asked) >= timeout) {
+	since := now.Sub(w.asked)
+	switch {
+	case !running() && (w.ran || since >= timeout):
 		w.asked, w.ran, w.open = now, false, nil
 		return true, timeout, true
+	case since >= timeout: // somebody else has started it just now
+		return false, timeout, true
 	}
-	return false, timeout - now.Sub(w.asked), true
+	return false, timeout - since, true
 }
 
 func (w *waker) leave(key netip.Addr) {
@@ -89,7 +94,11 @@ func (w *waker) woken(now time.Time, t *table, port uint16) bool {
 func (s *Server) awaken(ctx context.Context, t *table, r *route, v visit) (*link, error) {
 	w := &r.guest.state.waker
 	key := callerKey(v.caller.from.Addr())
-	ask, left, ok := w.join(key, time.Now(), r.guest.Running, time.Duration(t.settings.WakeTimeout))
+	running := func() bool {
+		now, ok := s.table.Load().guests[r.guest.ID]
+		return !ok || now.Running // one without domains is not started
+	}
+	ask, left, ok := w.join(key, time.Now(), running, time.Duration(t.settings.WakeTimeout))
 	if !ok {
 		return nil, &refusal{reason: ReasonWake}
 	}
