@@ -329,7 +329,12 @@ func domainColumns() []column[api.GuestDomain] {
 			}
 			return "passed"
 		}},
-		{key: "state", text: func(d api.GuestDomain) string { return string(d.State) }, paint: func(d api.GuestDomain) string { return domainPaint(d.State) }},
+		{key: "state", text: stateOf, raw: func(d api.GuestDomain) string { return string(d.State) }, paint: func(d api.GuestDomain) string {
+			if stateOf(d) == partlyLive {
+				return paintYellow
+			}
+			return domainPaint(d.State)
+		}},
 		{key: "tenant", wide: true, text: func(d api.GuestDomain) string { return d.Tenant }},
 		{key: "wake", wide: true, text: func(d api.GuestDomain) string { return yesNo(d.Wake) }},
 		{key: "vouched", wide: true, text: func(d api.GuestDomain) string { return yesNo(d.Vouched) }},
@@ -347,6 +352,21 @@ func domainColumns() []column[api.GuestDomain] {
 		}},
 		{key: "message", wide: true, text: func(d api.GuestDomain) string { return d.Message }},
 	}
+}
+
+// partlyLive is what a domain is that is live but for one of its ports. Which, and
+// why, is in its message.
+const partlyLive = "partly live"
+
+func stateOf(d api.GuestDomain) string {
+	certificate := ""
+	if d.Certificate != nil {
+		certificate = d.Certificate.Trouble() // which domainTLS tells
+	}
+	if d.State == vps.DomainLive && d.Message != certificate {
+		return partlyLive
+	}
+	return string(d.State)
 }
 
 // What domainTLS says of certificates that fail.

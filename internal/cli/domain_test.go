@@ -256,3 +256,24 @@ func TestDomainCompletion(t *testing.T) {
 		t.Error("what was named is offered again")
 	}
 }
+
+// TestPartlyLive: the table tells when one of a domain's ports does not serve; of a
+// certificate it does in another column.
+func TestPartlyLive(t *testing.T) {
+	t.Parallel()
+	failed := &vps.Certificate{State: vps.CertificateFailed, Error: "the name does not lead here"}
+	for _, tt := range []struct {
+		d    api.GuestDomain
+		want string
+	}{
+		{api.GuestDomain{State: vps.DomainLive}, "live"},
+		{api.GuestDomain{State: vps.DomainLive, Message: "port 443 leads to bob alone"}, "partly live"},
+		{api.GuestDomain{State: vps.DomainLive, Message: failed.Trouble(), Certificate: failed}, "live"},
+		{api.GuestDomain{State: vps.DomainLive, Message: "port 80 is taken; " + failed.Trouble(), Certificate: failed}, "partly live"},
+		{api.GuestDomain{State: vps.DomainHanded, Message: "port 443 leads to bob alone"}, "handed"},
+	} {
+		if got := stateOf(tt.d); got != tt.want {
+			t.Errorf("%s with %q is shown as %q, want %q", tt.d.State, tt.d.Message, got, tt.want)
+		}
+	}
+}
