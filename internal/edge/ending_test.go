@@ -64,7 +64,7 @@ func TestEnds(t *testing.T) {
 			_ = tcp.Close()
 		},
 		"guest-reset": func(_ *stand, c net.Conn, _ *net.TCPConn) { _, _ = io.WriteString(c, "reset\n") },
-		"idle":        func(s *stand, c net.Conn, _ *net.TCPConn) { _, _ = io.Copy(io.Discard, c) },
+		"idle":        func(_ *stand, c net.Conn, _ *net.TCPConn) { _, _ = io.Copy(io.Discard, c) },
 		"closed": func(s *stand, _ net.Conn, _ *net.TCPConn) {
 			s.stop()
 			ctx, cancel := context.WithCancel(t.Context())

@@ -2,14 +2,13 @@ package edge_test
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
-
-	"golang.org/x/net/http2"
 
 	"sublet/internal/edge"
 	"sublet/internal/vps"
@@ -18,13 +17,22 @@ import (
 // learner is a guest's server that answers HTTP/2 with 400 until it speaks it, and
 // makes a connection for each request until then.
 type learner struct {
+	server string // that speaks it
 	speaks atomic.Bool
 	faults atomic.Int32 // lines in its log
 }
 
 func (l *learner) serve(c net.Conn) {
 	if l.speaks.Load() {
-		(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: named("alice")})
+		server, err := net.Dial("tcp", l.server)
+		if err != nil {
+			return
+		}
+		go func() {
+			_, _ = io.Copy(server, c)
+			_ = server.Close()
+		}()
+		_, _ = io.Copy(c, server)
 		return
 	}
 	r := bufio.NewReader(c)
@@ -41,7 +49,7 @@ func (l *learner) serve(c net.Conn) {
 // newLearner is a stand with one, which is not asked anything yet.
 func newLearner(t *testing.T) (*stand, *edge.Guest, *learner) {
 	t.Helper()
-	s, l := newStand(t), &learner{}
+	s, l := newStand(t), &learner{server: fmt.Sprintf("127.0.0.1:%d", serve(t, named("alice"), true))}
 	g := s.guest("alice", vps.Domain{Name: "a.example.org", HTTPPort: accept(t, l.serve)})
 	s.set()
 	return s, g, l
