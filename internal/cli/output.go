@@ -18,6 +18,7 @@ import (
 
 	"sublet/internal/api"
 	"sublet/internal/vps"
+	"sublet/internal/wordwrap"
 )
 
 // The output formats.
@@ -283,21 +284,9 @@ func writeRows(w io.Writer, rows [][]cell, width int, colour bool) error {
 	return err
 }
 
-// fold makes lines of at most so many characters of words; one that is longer stays
-// whole.
+// fold is wordwrap.Lines on a terminal.
 func fold(words []string, width int) []string {
-	var lines []string
-	room := 0
-	for _, word := range words {
-		n := utf8.RuneCountInString(word)
-		if len(lines) == 0 || n+1 > room {
-			lines, room = append(lines, word), width-n
-			continue
-		}
-		lines[len(lines)-1] += " " + word
-		room -= n + 1
-	}
-	return lines
+	return wordwrap.Lines(words, width, utf8.RuneCountInString)
 }
 
 // Colours: SGR sequences of ECMA-48.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sublet/internal/vps"
+	"sublet/internal/wordwrap"
 )
 
 // access answers with the access log of a guest of the page, as it is in the file: a
@@ -137,7 +138,7 @@ func (p *painter) proof(v *view, d *Domain) {
 		p.line("    %s\n    %s\n      %s", p.lang.text("proof.file"), d.Steps.URL, d.Steps.Content)
 	}
 	if when := looked(p.lang, v, d); when != "" {
-		for _, line := range wrap(p.lang.text("quota.fact", when, plain(d.Found)), textWidth-4) {
+		for _, line := range wordwrap.Lines(strings.Fields(p.lang.text("quota.fact", when, plain(d.Found))), textWidth-4, columns) {
 			p.line("    %s", p.paint(sgrDim, line))
 		}
 	}
@@ -154,20 +155,6 @@ func domainSGR(s vps.DomainState) string {
 	case vps.DomainStopped:
 	}
 	return sgrDim
-}
-
-// wrap breaks a text between its words, into lines of so many columns. A word that
-// is longer has a line for itself.
-func wrap(text string, width int) []string {
-	var lines []string
-	for word := range strings.FieldsSeq(text) {
-		if last := len(lines) - 1; last >= 0 && columns(lines[last])+1+columns(word) <= width {
-			lines[last] += " " + word
-		} else {
-			lines = append(lines, word)
-		}
-	}
-	return lines
 }
 
 // domainsHTML is what a page lists of domains.

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"sublet/internal/edge"
 	"sublet/internal/vps"
+	"sublet/internal/wordwrap"
 )
 
 // Router is a program that a configuration is for.
@@ -79,18 +81,14 @@ func (t *text) add(format string, args ...any) {
 	t.Builder.WriteByte('\n')
 }
 
-// wrap adds a sentence as comments of lines that fit on a screen.
+// wrap adds a sentence as comments of lines that fit on a screen. first and next begin
+// lines, and are as long as each other.
 func (t *text) wrap(first, next, sentence string) {
 	const width = 96
-	line := first
-	for word := range strings.FieldsSeq(sentence) {
-		if len(line)+len(word) > width && line != first {
-			t.add("%s", strings.TrimRight(line, " "))
-			line = next
-		}
-		line += word + " "
+	for _, line := range wordwrap.Lines(strings.Fields(sentence), width-len(first), utf8.RuneCountInString) {
+		t.add("%s", first+line)
+		first = next
 	}
-	t.add("%s", strings.TrimRight(line, " "))
 }
 
 // head writes what both routers' files begin with.
