@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"sublet/internal/proof/prooftest"
+	"sublet/internal/servertest"
 	"sublet/internal/vps"
 	"sublet/test/lab"
 )
@@ -59,7 +60,7 @@ guests:
 		}
 		return out.Domains[0]
 	}
-	dns := func(records ...string) *prooftest.Server {
+	dns := func(records ...string) *servertest.Server {
 		t.Helper()
 		return prooftest.Start(t, func(c *exec.Cmd) (err error) { h.NS.Do(func() { err = c.Start() }); return err }, "127.0.0.1", 53, records...)
 	}

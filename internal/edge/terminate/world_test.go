@@ -22,6 +22,7 @@ import (
 	"sublet/internal/edge/terminate/acmetest"
 	"sublet/internal/hang"
 	"sublet/internal/nstest"
+	"sublet/internal/servertest"
 	"sublet/internal/vps"
 )
 
@@ -126,7 +127,7 @@ zone:
   - domain: example.net
     file: example.net.zone
 `, w.dir, secret))
-	w.start("server started", "knotd", "-c", conf)
+	servertest.Start(w.t, nil, exec.Command("knotd", "-c", conf), "server started")
 }
 
 // process is a program that runs in the world.
@@ -170,28 +171,6 @@ func (p *process) must(t *testing.T) {
 		t.Fatalf("%s ended", filepath.Base(p.Path))
 	default:
 	}
-}
-
-// start runs a program until the test ends; ready, when it is not empty, is what
-// it says when it can be used.
-func (w *world) start(ready, name string, args ...string) *process {
-	w.t.Helper()
-	p := &process{Cmd: exec.Command(name, args...)}
-	p.Stdout, p.Stderr = p, p
-	if err := p.run(); err != nil {
-		w.t.Fatal(err)
-	}
-	w.t.Cleanup(func() {
-		p.kill()
-		if w.t.Failed() {
-			w.t.Logf("%s said:\n%s", filepath.Base(name), p.text())
-		}
-	})
-	w.await(filepath.Base(name), func() bool {
-		p.must(w.t)
-		return strings.Contains(p.text(), ready)
-	})
-	return p
 }
 
 func (p *process) text() string {

@@ -2,8 +2,6 @@
 package acmetest
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,6 +22,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"sublet/internal/servertest"
 )
 
 // EABKey is the key, in base64, of the account EABKeyID, which an authority knows.
@@ -57,17 +57,15 @@ type Options struct {
 	Mild bool
 }
 
-// Server is a running authority.
+// Server is a running authority. When it is stopped it forgets all accounts.
 type Server struct {
+	*servertest.Server
 	// Directory is its URL, and Roots, in PEM, is what its own certificate is checked
 	// with. Those that it gives are of another root, which RootURL answers with.
 	Directory, Roots, RootURL string
 
-	tb   testing.TB
-	o    Options
-	cmd  *exec.Cmd
-	done chan struct{}
-	said bytes.Buffer // to be read when done
+	tb testing.TB
+	o  Options
 }
 
 // program builds Pebble, once for all tests. Its module is one of the tools, which
@@ -111,60 +109,16 @@ func Start(tb testing.TB, run func(*exec.Cmd) error, o Options) *Server {
 	}
 	s := &Server{
 		Directory: "https://" + net.JoinHostPort(o.Address, acmePort) + "/dir", RootURL: "https://" + net.JoinHostPort(o.Address, rootPort) + "/roots/0",
-		tb: tb, o: o, done: make(chan struct{}),
+		tb: tb, o: o,
 	}
 	s.Roots = s.identity()
-	s.cmd = exec.CommandContext(tb.Context(), path, "-config", s.configure(), "-dnsserver", o.DNS)
-	s.cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1")
+	cmd := exec.CommandContext(tb.Context(), path, "-config", s.configure(), "-dnsserver", o.DNS)
+	cmd.Env = append(os.Environ(), "PEBBLE_VA_NOSLEEP=1")
 	if o.Mild {
-		s.cmd.Env = append(s.cmd.Env, "PEBBLE_WFE_NONCEREJECT=0")
+		cmd.Env = append(cmd.Env, "PEBBLE_WFE_NONCEREJECT=0")
 	}
-	s.cmd.Stderr = os.Stderr
-	said, err := s.cmd.StdoutPipe()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	if run == nil {
-		run = (*exec.Cmd).Start
-	}
-	if err := run(s.cmd); err != nil {
-		tb.Fatalf("Pebble does not start: %v", err)
-	}
-	ready := make(chan struct{})
-	go func() {
-		defer close(s.done)
-		started := sync.OnceFunc(func() { close(ready) })
-		for lines := bufio.NewScanner(said); lines.Scan(); {
-			_, _ = fmt.Fprintln(&s.said, lines.Text())
-			if strings.Contains(lines.Text(), "ACME directory available") {
-				started()
-			}
-		}
-	}()
-	tb.Cleanup(func() {
-		s.Stop()
-		if tb.Failed() {
-			tb.Logf("Pebble said:\n%s", s.said.String())
-		}
-	})
-	select {
-	case <-ready:
-	case <-s.done:
-		tb.Fatal("Pebble does not start")
-	}
+	s.Server = servertest.Start(tb, run, cmd, "ACME directory available")
 	return s
-}
-
-// Stop ends the authority, which forgets all accounts, and waits for its end. It may
-// be called again.
-func (s *Server) Stop() {
-	if s.cmd == nil {
-		return
-	}
-	_ = s.cmd.Process.Kill()
-	<-s.done
-	_ = s.cmd.Wait()
-	s.cmd = nil
 }
 
 // configure writes the configuration, and returns its path.
